@@ -1,0 +1,58 @@
+//! `callback_op` (`callback.h`).
+
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+wire_enum! {
+    /// An operation (`CALLBACKOP_*`).
+    pub struct CallbackOp(u64) {
+        /// Sets an entry point.
+        REGISTER = 0,
+        /// Removes one.
+        UNREGISTER = 1,
+    }
+}
+
+wire_enum! {
+    /// An entry point of the kernel (`CALLBACKTYPE_*`).
+    pub struct CallbackType(u16) {
+        /// An event is pending.
+        EVENT = 0,
+        /// A segment or address of a frame could not be loaded.
+        FAILSAFE = 1,
+        /// `syscall` in user mode.
+        SYSCALL = 2,
+        /// Obsolete.
+        SYSENTER_DEPRECATED = 3,
+        /// NMI.
+        NMI = 4,
+        /// `sysenter` in user mode.
+        SYSENTER = 5,
+        /// `syscall` in 32-bit user mode.
+        SYSCALL32 = 7,
+    }
+}
+
+bitflags! {
+    /// Flags of [`CallbackRegister`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct CallbackFlags: u16 {
+        /// Enter it with upcalls masked.
+        const MASK_EVENTS = 1 << 0;
+    }
+}
+
+/// `struct callback_register`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CallbackRegister {
+    /// Which entry point.
+    pub kind: CallbackType,
+    /// [`CallbackFlags`].
+    pub flags: u16,
+    /// Padding.
+    pub padding: u32,
+    /// Its address.
+    pub address: u64,
+}
+layout!(CallbackRegister: 16, flags @ 2, address @ 8);

@@ -1,0 +1,11 @@
+//! `console_io` (`xen.h`): the emergency console.
+
+wire_enum! {
+    /// An operation (`CONSOLEIO_*`). Arguments: number of bytes, address of the bytes.
+    pub struct ConsoleIoOp(u64) {
+        /// Writes; returns 0.
+        WRITE = 0,
+        /// Reads what is there; returns the number of bytes.
+        READ = 1,
+    }
+}

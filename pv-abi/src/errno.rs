@@ -1,0 +1,89 @@
+//! Error numbers (`errno.h`). A hypercall returns one negated, as a signed 64-bit value.
+
+use core::fmt;
+
+macro_rules! errno {
+    ($($(#[$meta:meta])* $name:ident = $value:literal, $text:literal;)*) => {
+        /// An error number of Xen's ABI, positive.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct Errno(u16);
+
+        impl Errno {
+            $(#[doc = $text] pub const $name: Self = Self($value);)*
+
+            /// Its name in Xen's headers, without the `XEN_`.
+            pub const fn name(self) -> Option<&'static str> {
+                match self.0 { $($value => Some(stringify!($name)),)* _ => None }
+            }
+
+            /// What it means, in a few words.
+            pub const fn text(self) -> &'static str {
+                match self.0 { $($value => $text,)* _ => "unknown error" }
+            }
+        }
+    };
+}
+
+errno! {
+    EPERM = 1, "operation not permitted";
+    ENOENT = 2, "no such entry";
+    ESRCH = 3, "no such domain";
+    EINTR = 4, "interrupted";
+    EIO = 5, "input/output error";
+    ENXIO = 6, "no such device or address";
+    E2BIG = 7, "argument list too long";
+    ENOEXEC = 8, "not an executable";
+    EBADF = 9, "bad descriptor";
+    EAGAIN = 11, "try again";
+    ENOMEM = 12, "out of memory";
+    EACCES = 13, "access denied";
+    EFAULT = 14, "bad guest address";
+    EBUSY = 16, "busy";
+    EEXIST = 17, "exists already";
+    ENODEV = 19, "no such device";
+    EINVAL = 22, "invalid argument";
+    ENOSPC = 28, "no space";
+    ERANGE = 34, "out of range";
+    ENOSYS = 38, "not implemented";
+    ENODATA = 61, "no data";
+    EOVERFLOW = 75, "value too large";
+    EOPNOTSUPP = 95, "not supported";
+}
+
+impl Errno {
+    /// The number, positive.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// What a hypercall leaves in RAX to report this.
+    pub const fn to_return(self) -> u64 {
+        (-(self.0 as i64)) as u64
+    }
+
+    /// Reads a hypercall's return value: the value where it is no error.
+    ///
+    /// # Errors
+    /// The error number where the value lies in -4095..=-1 (`XEN_ERR` range).
+    pub const fn from_return(value: u64) -> Result<u64, Self> {
+        match value as i64 {
+            error @ -4095..=-1 => Err(Self((-error) as u16)),
+            _ => Ok(value),
+        }
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "errno {}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,3 @@
+//! Device protocols between front-ends and back-ends (Xen's `io/` headers).
+
+pub mod console;

@@ -1,0 +1,111 @@
+//! `memory_op` (`memory.h`).
+
+use crate::ids::DomId;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+wire_enum! {
+    /// An operation (`XENMEM_*`).
+    pub struct MemoryOp(u64) {
+        /// Adds memory.
+        INCREASE_RESERVATION = 0,
+        /// Gives memory up.
+        DECREASE_RESERVATION = 1,
+        /// The machine's highest frame.
+        MAXIMUM_RAM_PAGE = 2,
+        /// Pages a domain has.
+        CURRENT_RESERVATION = 3,
+        /// Pages a domain may have.
+        MAXIMUM_RESERVATION = 4,
+        /// Frames of the M2P.
+        MACHPHYS_MFN_LIST = 5,
+        /// Adds memory at given pfns.
+        POPULATE_PHYSMAP = 6,
+        /// Maps hypervisor pages; translated guests.
+        ADD_TO_PHYSMAP = 7,
+        /// The domain's memory map.
+        MEMORY_MAP = 9,
+        /// The machine's memory map; host domain only.
+        MACHINE_MEMORY_MAP = 10,
+        /// Swaps frames.
+        EXCHANGE = 11,
+        /// Where the M2P is mapped.
+        MACHPHYS_MAPPING = 12,
+        /// The domain's highest pfn.
+        MAXIMUM_GPFN = 14,
+    }
+}
+
+/// Bits of the command that hold the operation; the bits above hold a continuation's progress (`MEMOP_CMD_MASK`).
+pub const COMMAND_MASK: u64 = (1 << 6) - 1;
+
+/// `struct xen_machphys_mapping`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MachphysMapping {
+    /// First address of the table.
+    pub v_start: u64,
+    /// First address behind it.
+    pub v_end: u64,
+    /// Highest mfn that it has an entry for.
+    pub max_mfn: u64,
+}
+layout!(MachphysMapping: 24, v_end @ 8, max_mfn @ 16);
+
+/// `struct xen_memory_domain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryDomain {
+    /// The domain asked about.
+    pub domid: DomId,
+}
+layout!(MemoryDomain: 2);
+
+/// `struct xen_memory_map`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryMap {
+    /// In: entries the buffer has room for. Out: entries stored.
+    pub nr_entries: u32,
+    /// Padding.
+    pub padding: u32,
+    /// Address of an array of [`E820Entry`].
+    pub buffer: u64,
+}
+layout!(MemoryMap: 16, buffer @ 8);
+
+/// A range of a memory map (`struct e820entry` of the PC's BIOS interface).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, packed)]
+pub struct E820Entry {
+    /// First byte.
+    pub addr: u64,
+    /// Bytes.
+    pub size: u64,
+    /// 1: memory.
+    pub kind: u32,
+}
+layout!(E820Entry: 20);
+
+impl E820Entry {
+    /// Usable memory.
+    pub const RAM: u32 = 1;
+}
+
+/// `struct xen_memory_reservation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryReservation {
+    /// Address of an array of frame numbers, one an extent.
+    pub extent_start: u64,
+    /// Extents.
+    pub nr_extents: u64,
+    /// Each has 2^this pages.
+    pub extent_order: u32,
+    /// `XENMEMF_*`.
+    pub mem_flags: u32,
+    /// The domain whose reservation changes.
+    pub domid: DomId,
+    /// Padding.
+    pub padding: [u16; 3],
+}
+layout!(MemoryReservation: 32, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24);

@@ -1,0 +1,60 @@
+//! `vcpu_op` (`vcpu.h`).
+
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+wire_enum! {
+    /// An operation (`VCPUOP_*`).
+    pub struct VcpuOp(u64) {
+        /// Gives a vCPU its first context.
+        INITIALISE = 0,
+        /// Starts it.
+        UP = 1,
+        /// Stops it.
+        DOWN = 2,
+        /// Whether it runs.
+        IS_UP = 3,
+        /// Where its time went.
+        GET_RUNSTATE_INFO = 4,
+        /// Where to publish that.
+        REGISTER_RUNSTATE_MEMORY_AREA = 5,
+        /// A timer that repeats.
+        SET_PERIODIC_TIMER = 6,
+        /// Stops it.
+        STOP_PERIODIC_TIMER = 7,
+        /// A timer that fires once.
+        SET_SINGLESHOT_TIMER = 8,
+        /// Stops it.
+        STOP_SINGLESHOT_TIMER = 9,
+        /// Moves the vCPU's `vcpu_info`.
+        REGISTER_VCPU_INFO = 10,
+        /// Sends an NMI.
+        SEND_NMI = 11,
+        /// The physical CPU.
+        GET_PHYSID = 12,
+        /// Moves the vCPU's time info.
+        REGISTER_VCPU_TIME_MEMORY_AREA = 13,
+    }
+}
+
+/// `struct vcpu_set_singleshot_timer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetSingleshotTimer {
+    /// System time in nanoseconds.
+    pub timeout_abs_ns: u64,
+    /// [`SingleshotFlags`].
+    pub flags: u32,
+    /// Padding.
+    pub padding: u32,
+}
+layout!(SetSingleshotTimer: 16, flags @ 8);
+
+bitflags! {
+    /// Flags of [`SetSingleshotTimer`] (`VCPU_SSHOTTMR_*`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct SingleshotFlags: u32 {
+        /// A time in the past is an error (−ETIME in Xen's headers, 62) rather than fires at once.
+        const FUTURE = 1 << 0;
+    }
+}

@@ -1,0 +1,3 @@
+fn main() {
+    eprintln!("This is the guest kernel's host shell; the image is built by the hypervisor's build.rs.");
+}
