@@ -1,1 +1,1 @@
-#![allow(missing_docs)]
+//! Back-ends: host threads that serve guests over shared-memory rings.

@@ -1,1 +1,2 @@
+//! The `paravane` command.
 fn main() {}

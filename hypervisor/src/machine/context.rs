@@ -1,0 +1,145 @@
+//! The seam between the machine and what it runs: everything of a vCPU that a pcpu must load, and why it stopped.
+
+use super::MachineError;
+use pv_abi::Mfn;
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use std::any::Any;
+
+/// General registers. Always those of code at CPL3, whatever the hardware did to report them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub rsp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+}
+
+/// FPU, vector and other extended state, in whatever form the machine keeps it; none means the state after reset.
+#[derive(Debug, Default)]
+pub struct FpuState(pub(crate) Option<Box<dyn Any + Send>>);
+
+/// All of a vCPU that a pcpu loads.
+///
+/// Selectors are what the guest asked for, not what the hardware shows: on some hosts the two differ.
+#[derive(Debug)]
+pub struct Context {
+    /// General registers, RIP, RFLAGS.
+    pub registers: Registers,
+    /// Code selector; the RPL is 3.
+    pub cs: u16,
+    /// Stack selector; the RPL is 3.
+    pub ss: u16,
+    /// Data selectors.
+    pub ds: u16,
+    /// See `ds`.
+    pub es: u16,
+    /// See `ds`.
+    pub fs: u16,
+    /// See `ds`.
+    pub gs: u16,
+    /// FS base; read back at every exit, since a guest may change it.
+    pub fs_base: u64,
+    /// GS base of the mode that the vCPU is in; read back at every exit.
+    pub gs_base: u64,
+    /// The root table of the mode that the vCPU is in.
+    pub root: Mfn,
+    /// The guest's part of the GDT: descriptors from entry 0 on, already validated.
+    pub descriptors: Vec<u64>,
+    /// FPU state; valid while the vCPU is on no pcpu.
+    pub fpu: FpuState,
+    /// Identifies the vCPU to the pcpus, so that a pcpu knows whether it still has it loaded.
+    pub(crate) identity: u64,
+    /// Set by whoever changes selectors or `descriptors`; a pcpu reloads them then.
+    pub segments_changed: bool,
+}
+
+impl Context {
+    /// A vCPU that starts at `rip` on `root`, everything else as Xen's ABI has it at a start: flat selectors, all
+    /// registers zero. `identity` must be unique within the machine.
+    pub fn new(identity: u64, root: Mfn, rip: u64) -> Self {
+        let registers = Registers { rip, rflags: 0x202, ..Registers::default() };
+        Self {
+            registers,
+            cs: FLAT_RING3_CS64,
+            ss: FLAT_RING3_SS64,
+            ds: 0,
+            es: 0,
+            fs: 0,
+            gs: 0,
+            fs_base: 0,
+            gs_base: 0,
+            root,
+            descriptors: Vec::new(),
+            fpu: FpuState::default(),
+            identity,
+            segments_changed: true,
+        }
+    }
+}
+
+/// Why a vCPU stopped. Its [`Context`] is complete and up to date with every one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It executed `syscall`. RIP and RFLAGS are those behind the instruction (RCX and R11 hold them, too).
+    Syscall,
+    /// It stored to the hypercall doorbell; RIP is behind the store.
+    Doorbell,
+    /// It raised an exception.
+    Exception {
+        /// The vector, below 32.
+        vector: u8,
+        /// The hardware's error code; 0 where the vector has none.
+        error_code: u64,
+        /// CR2; meaningful for a page fault.
+        cr2: u64,
+    },
+    /// Somebody kicked the pcpu, or its time is up; nothing happened to the vCPU.
+    Kicked,
+    /// It did something that this machine cannot carry out: the vCPU is as before that. #GP is the fair answer.
+    Unhandled {
+        /// What, for the log and the crash report.
+        what: String,
+    },
+}
+
+/// A physical CPU of the machine, used by one thread.
+pub trait Pcpu: Send {
+    /// Runs the vCPU until something happens.
+    ///
+    /// The context is used as it is, whatever a guest put there: RIP, RFLAGS, selectors and bases are sanitised
+    /// here, in one function. A non-canonical RIP comes back as [`Exit::Exception`] with #GP.
+    ///
+    /// # Errors
+    /// The host's, or an exception in the stub: the pcpu cannot be used any more.
+    fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError>;
+
+    /// Saves what the pcpu still holds of `context` (its FPU state) into it, so that another pcpu can enter it.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    fn save(&mut self, context: &mut Context) -> Result<(), MachineError>;
+
+    /// Reads the TSC as a guest on this pcpu reads it now.
+    fn guest_tsc(&self) -> u64;
+}
+
+/// Wakes a pcpu from guest mode, from any thread: [`Pcpu::enter`] returns soon after, or at its next call.
+pub trait Kick: Send + Sync {
+    /// Does it.
+    fn kick(&self);
+}

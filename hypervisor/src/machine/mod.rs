@@ -1,0 +1,39 @@
+//! The machine: one KVM VM whose guest-physical memory is machine memory, and its pcpus.
+//!
+//! What lies above sees four things and no KVM:
+//! - [`MachineMemory`], the one door to memory that a guest can write;
+//! - [`Translations`], which makes changed page tables take effect everywhere;
+//! - [`Context`] and [`Exit`] with [`Pcpu::enter`]: run a vCPU until something happens;
+//! - [`Layout`], what the hypervisor itself keeps in machine memory and in every address space.
+//!
+//! All `unsafe` code of the project lives below this module.
+
+mod context;
+mod layout;
+mod memory;
+mod translations;
+
+pub mod fake;
+
+pub use context::{Context, Exit, FpuState, Pcpu, Registers};
+pub use layout::Layout;
+pub use memory::{MachineMemory, NoSuchFrame};
+pub use translations::{Change, Translations};
+
+/// The host failed, or the machine is not what it was: nothing that a guest did. Whoever gets one ends the
+/// domain (or the machine) and tells the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct MachineError {
+    /// What was being done, and on what.
+    pub what: String,
+    /// What the host said.
+    pub source: std::io::Error,
+}
+
+impl MachineError {
+    /// `what` failed with `source`.
+    pub fn new(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        Self { what: what.into(), source: source.into() }
+    }
+}
