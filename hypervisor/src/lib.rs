@@ -3,5 +3,6 @@
 //! Layers point down only: `run_loop`, `hypercall` → `domain`, `vcpu`, `event_channel`, `time` → `paging` →
 //! `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
+pub mod builder;
 pub mod error;
 pub mod machine;
