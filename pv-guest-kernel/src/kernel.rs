@@ -1,6 +1,6 @@
 //! The boot order, one line a step.
 
-use crate::{arch, driver, event, memory, sched, shared_info, start_info, time};
+use crate::{arch, driver, event, memory, sched, shared_info, shell, start_info, time};
 
 /// Entered once, from `arch::boot`, with the address of `start_info`.
 pub extern "C" fn main(start_info: u64) -> ! {
@@ -15,5 +15,6 @@ pub extern "C" fn main(start_info: u64) -> ! {
     time::init();
     driver::console::listen();
     println!("{}", memory::summary());
+    shell::start();
     sched::executor::run()
 }

@@ -16,6 +16,8 @@ mod driver;
 #[cfg(guest_image)]
 mod arch;
 #[cfg(guest_image)]
+mod attack;
+#[cfg(guest_image)]
 mod event;
 #[cfg(guest_image)]
 mod kernel;
@@ -26,8 +28,12 @@ mod panic;
 #[cfg(guest_image)]
 mod sched;
 #[cfg(guest_image)]
+mod selftest;
+#[cfg(guest_image)]
 #[allow(unsafe_code, reason = "a page that the hypervisor writes too")]
 mod shared_info;
+#[cfg(guest_image)]
+mod shell;
 #[cfg(guest_image)]
 mod start_info;
 #[cfg(guest_image)]
@@ -35,6 +41,9 @@ mod start_info;
 mod sync;
 #[cfg(guest_image)]
 mod time;
+#[cfg(guest_image)]
+#[allow(unsafe_code, reason = "user memory, and programs as labels")]
+mod user;
 
 #[cfg(not(guest_image))]
 fn main() {

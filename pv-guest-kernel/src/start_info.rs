@@ -1,5 +1,7 @@
 //! What the domain builder tells the kernel, copied out once.
 
+use alloc::string::String;
+
 use pv_abi::start_info::{StartFlags, StartInfo};
 use zerocopy::FromZeros;
 
@@ -19,6 +21,14 @@ pub fn init(address: u64) {
 /// Lends the copy to `f`.
 pub fn with<R>(f: impl FnOnce(&StartInfo) -> R) -> R {
     START_INFO.with(|info| f(info.as_ref().expect("start_info is kept first")))
+}
+
+/// The command line.
+pub fn command_line() -> String {
+    with(|info| {
+        let end = info.cmd_line.iter().position(|byte| *byte == 0).unwrap_or(info.cmd_line.len());
+        String::from_utf8_lossy(&info.cmd_line[..end]).into_owned()
+    })
 }
 
 /// Whether the domain is the control domain, as under Xen without any other.

@@ -7,6 +7,7 @@ use core::arch::asm;
 use pv_abi::callback::{CallbackFlags, CallbackOp, CallbackRegister, CallbackType};
 use pv_abi::console_io::ConsoleIoOp;
 use pv_abi::event_channel::EventChannelOp;
+use pv_abi::extension::{self, ExtensionOp};
 use pv_abi::hypercall::{HYPERCALL_PAGE_ENTRY_SIZE, HypercallNumber, MulticallEntry};
 use pv_abi::memory::{MachphysMapping, MemoryOp};
 use pv_abi::mmu::{MmuExtOp, MmuUpdate, UpdateVaMappingFlags};
@@ -142,6 +143,13 @@ pub fn shutdown(reason: ShutdownReason) -> ! {
     loop {
         let _ = with_structure(HypercallNumber::SCHED_OP, SchedOp::SHUTDOWN.0, &mut Shutdown { reason });
     }
+}
+
+/// Paravane's own: the status that powering off reports.
+pub fn set_exit_status(status: u8) -> Result<u64, Errno> {
+    let args = [ExtensionOp::EXIT_STATUS.0, u64::from(status), 0, 0, 0];
+    // SAFETY: no memory is involved.
+    unsafe { call(HypercallNumber(extension::HYPERCALL_NUMBER), args) }
 }
 
 /// An event channel operation with the structure that it takes.

@@ -43,6 +43,14 @@ impl Write for Console {
     }
 }
 
+/// Waits until the other side has taken all output.
+pub fn drain() {
+    CONSOLE.with(|console| match console {
+        Console::Ring(ring) => ring.drain(),
+        Console::Emergency => {}
+    });
+}
+
 /// Prints; see `print!`.
 pub fn print(arguments: fmt::Arguments) {
     // The console's writer never fails.

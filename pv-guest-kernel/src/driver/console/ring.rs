@@ -13,6 +13,7 @@ use pv_abi::{EventPort, Mfn};
 
 use crate::arch::hypercall;
 use crate::memory::{linear, translation};
+use crate::time;
 
 /// The front-end's side.
 #[derive(Clone, Copy)]
@@ -79,6 +80,20 @@ impl Ring {
         if count > 0 {
             in_cons.store(consumed.wrapping_add(count), Ordering::Release);
             self.notify();
+        }
+    }
+
+    /// Waits until the back-end has taken everything, but not for one that has stopped taking.
+    pub fn drain(&self) {
+        let deadline = time::now() + time::SECOND;
+        while time::now() < deadline {
+            let produced = self.index(offset_of!(ConsoleInterface, out_prod)).load(Ordering::Relaxed);
+            let consumed = self.index(offset_of!(ConsoleInterface, out_cons)).load(Ordering::Acquire);
+            if console::used(OUT_SIZE, produced, consumed) != Ok(0) {
+                hypercall::sched_yield();
+            } else {
+                return;
+            }
         }
     }
 
