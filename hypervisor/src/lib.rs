@@ -5,4 +5,5 @@
 
 pub mod builder;
 pub mod error;
+pub mod kernel_image;
 pub mod machine;
