@@ -95,7 +95,7 @@ pub enum ImageError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Image, tables and stack do not fit.
-    #[error("memory too small: this kernel needs {needs}, the domain has {has}")]
+    #[error("memory too small: this kernel needs at least {needs}, the domain has {has}")]
     MemoryTooSmall {
         /// The least that would do.
         needs: Amount,

@@ -93,7 +93,10 @@ impl Plan {
             return Err(PlanError::MemoryTooLarge { most: Amount(MAX_PAGES), has: Amount(wishes.pages) });
         }
         let has = Amount(wishes.pages);
-        // Alone larger than the domain: not worth laying out, and perhaps not possible.
+        // What alone is larger than the domain is not worth laying out, and perhaps impossible to.
+        if image.pages().end > wishes.pages {
+            return Err(PlanError::MemoryTooSmall { needs: Amount(image.pages().end), has });
+        }
         let ramdisk = wishes.ramdisk.map_or(0, |bytes| bytes.div_ceil(PAGE));
         if ramdisk > wishes.pages {
             return Err(PlanError::RamdiskTooBig { needs: Amount(ramdisk), has });

@@ -55,7 +55,7 @@ fn p2m_and_ramdisk_that_are_wanted_elsewhere_lie_behind_the_mapping() {
 #[test]
 fn memory_that_is_too_small_is_refused_with_both_figures_and_the_needed_one_does() {
     for maker in [Maker::default(), Maker::default().note(NoteType::INIT_P2M, P2M_BASE)] {
-        for pages in [0, 1, 1023] {
+        for pages in [0x104, 0x110, 1023] {
             let Err(PlanError::MemoryTooSmall { needs, has }) = plan_of(&maker, pages, None) else {
                 panic!("{pages} pages are too few")
             };
@@ -64,8 +64,9 @@ fn memory_that_is_too_small_is_refused_with_both_figures_and_the_needed_one_does
             assert!(plan_of(&maker, needs.0 - 1, None).is_err());
         }
     }
-    let message = plan_of(&Maker::default(), 511, None).unwrap_err().to_string();
-    assert_eq!(message, "memory too small: this kernel needs 4 MiB, the domain has 2044 KiB");
+    let message = |pages| plan_of(&Maker::default(), pages, None).unwrap_err().to_string();
+    assert_eq!(message(511), "memory too small: this kernel needs at least 4 MiB, the domain has 2044 KiB");
+    assert_eq!(message(0), "memory too small: this kernel needs at least 1040 KiB, the domain has 0 MiB");
 }
 
 #[test]

@@ -24,7 +24,7 @@ PARAVANE_LOG=debug traces what the hypervisor does, on stderr.";
 
 impl Args {
     /// The command; without one, `run`.
-    pub fn command(self) -> Command {
+    pub fn into_command(self) -> Command {
         self.command.unwrap_or(Command::Run(self.run))
     }
 }
@@ -88,7 +88,7 @@ mod tests {
     use clap::CommandFactory;
 
     fn run(words: &[&str]) -> RunArgs {
-        match Args::try_parse_from(words).unwrap().command() {
+        match Args::try_parse_from(words).unwrap().into_command() {
             Command::Run(args) => args,
             other => panic!("not run: {other:?}"),
         }
@@ -103,6 +103,9 @@ mod tests {
     fn run_is_the_default() {
         assert_eq!(run(&["paravane"]).memory, Amount(32768));
         assert_eq!(run(&["paravane", "--memory", "1G"]).memory, Amount(262_144));
-        assert_eq!(run(&["paravane", "run", "--exec", "selftest; poweroff"]).exec.unwrap(), "selftest; poweroff");
+        assert_eq!(
+            run(&["paravane", "run", "--exec", "selftest; poweroff"]).exec.unwrap(),
+            "selftest; poweroff"
+        );
     }
 }

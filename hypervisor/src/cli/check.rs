@@ -1,9 +1,9 @@
 //! `paravane check`: what this host is like.
 
 use super::args::CheckArgs;
-use super::say;
+use super::fit::needed_frames;
 use super::status::{Failure, Status};
-use hypervisor::machine::kvm::{HostError, KvmKind, KvmMachine, MachineConfig, ProbeReport, TableWay, frames_needed};
+use hypervisor::machine::kvm::{HostError, KvmKind, KvmMachine, MachineConfig, ProbeReport, TableWay};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -36,9 +36,7 @@ pub fn check(args: &CheckArgs) -> Result<Status, Failure> {
 }
 
 fn probe() -> Result<ProbeReport, HostError> {
-    let frames = frames_needed(0, 1);
-    // The tables that describe memory describe themselves as well.
-    let frames = frames_needed(frames, 1) + 1;
+    let frames = needed_frames(1, 1);
     KvmMachine::new(MachineConfig { frames, pcpus: 1, tables: None }).map(|machine| machine.report)
 }
 
@@ -62,7 +60,8 @@ fn describe(report: &ProbeReport) -> String {
         TableWay::Flush => "written by the host, flushed by each pcpu",
         TableWay::Invalidate => "written by the host, forgotten by KVM at the host's request",
     };
-    let gates = report.gates.iter().map(|cost| format!("{} {:.1} µs", cost.gate, cost.round_trip_ns as f64 / 1e3));
+    let gates =
+        report.gates.iter().map(|cost| format!("{} {:.1} µs", cost.gate, cost.round_trip_ns as f64 / 1e3));
     let m2p = match report.m2p_at_fixed_address {
         true => "at Xen's fixed address",
         false => "elsewhere; reads at Xen's fixed address are emulated",

@@ -44,7 +44,12 @@ impl Images {
     }
 
     /// Lays a domain out.
-    pub fn plan(&self, image: &KernelImage<'_>, args: &RunArgs, command_line: String) -> Result<Plan, Failure> {
+    pub fn plan(
+        &self,
+        image: &KernelImage<'_>,
+        args: &RunArgs,
+        command_line: String,
+    ) -> Result<Plan, Failure> {
         let ramdisk = self.ramdisk.as_ref().map(|(_, bytes)| bytes.len() as u64);
         let wishes = Wishes { pages: args.memory.0, ramdisk, command_line };
         Plan::new(image, &wishes).map_err(|error| match (&error, &self.ramdisk) {
@@ -52,6 +57,7 @@ impl Images {
             (PlanError::AddressRange { .. } | PlanError::MemoryTooSmall { .. }, _) => {
                 Failure::about(&self.name, error)
             }
+            (PlanError::CommandLineTooLong { .. }, _) => Failure::about("--cmdline and --exec", error),
             _ => Failure::new(error),
         })
     }

@@ -15,6 +15,8 @@ pub fn kernel(args: &KernelArgs) -> Result<Status, Failure> {
     };
     match written {
         Ok(()) => Ok(Status::Fine),
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Status::Fine),
         Err(error) => Err(Failure::about(args.output.display(), reason(&error))),
     }
 }

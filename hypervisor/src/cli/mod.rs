@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod command_line;
 mod files;
+mod fit;
 mod image;
 mod kernel;
 mod run;
@@ -24,7 +25,7 @@ pub fn main() -> ExitCode {
     install_panic_hook();
     start_log();
     let outcome = match Args::try_parse() {
-        Ok(args) => dispatch(args.command()),
+        Ok(args) => dispatch(args.into_command()),
         Err(error) => return usage(&error),
     };
     match outcome {
