@@ -4,4 +4,6 @@
 //! `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 pub mod error;
+pub mod frame;
 pub mod machine;
+pub mod paging;
