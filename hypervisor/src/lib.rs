@@ -5,5 +5,8 @@
 
 pub mod builder;
 pub mod error;
+
+pub mod frame;
 pub mod kernel_image;
 pub mod machine;
+pub mod paging;
