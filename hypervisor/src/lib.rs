@@ -5,7 +5,6 @@
 
 pub mod builder;
 pub mod error;
-
 pub mod frame;
 pub mod kernel_image;
 pub mod machine;

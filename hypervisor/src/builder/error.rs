@@ -2,6 +2,8 @@
 //!
 //! Every message is one line and reads well behind the name of the file or option at fault.
 
+use crate::error::{Failure, Refusal};
+use crate::machine::NoSuchFrame;
 use pv_abi::PAGE_SIZE;
 use std::fmt;
 
@@ -137,6 +139,34 @@ pub enum PlanError {
         /// Its length.
         bytes: u64,
     },
+}
+
+/// Why a planned domain could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The machine has not got the memory.
+    #[error("the domain needs {needs}, and the machine has {has} left")]
+    MachineTooSmall {
+        /// The domain's memory.
+        needs: Amount,
+        /// What is free.
+        has: Amount,
+    },
+    /// The page tables were refused, or the machine failed.
+    #[error("the domain cannot be built: {0}")]
+    Mmu(#[from] Failure),
+    /// The machine's memory is not what it was.
+    #[error("the domain cannot be built: {0}")]
+    Memory(#[from] NoSuchFrame),
+    /// The plan names a page that the domain does not have: a defect of the plan.
+    #[error("the domain cannot be built: it has no pfn {0:#x}")]
+    Plan(u64),
+}
+
+impl From<Refusal> for BuildError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Mmu(refusal.into())
+    }
 }
 
 /// An amount of memory in pages, shown exactly.

@@ -11,18 +11,22 @@
 //! - Nothing that is built here is trusted: the page tables are written as data, and become page tables by
 //!   pinning their root through the same validation that a guest's own tables pass.
 
+mod build;
 mod elf;
 mod error;
 mod image;
 mod notes;
 mod plan;
+mod symbols;
 mod tables;
 
 #[cfg(test)]
 mod image_maker;
 
-pub use error::{Amount, ImageError, PlanError};
+pub use build::{BuiltDomain, Identity, build};
+pub use error::{Amount, BuildError, ImageError, PlanError};
 pub use image::{KernelImage, Segment};
 pub use notes::Notes;
 pub use plan::{MAX_COMMAND_LINE, MAX_PAGES, Plan, Ramdisk, Wishes};
+pub use symbols::{Function, functions};
 pub use tables::{Mapping, Table, Tables, Target};

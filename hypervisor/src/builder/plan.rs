@@ -119,6 +119,11 @@ impl Plan {
         self.virt_base + pfn * PAGE
     }
 
+    /// Whether the p2m list lies in the initial mapping.
+    pub fn p2m_in_mapping(&self) -> bool {
+        self.p2m_address == self.address(self.p2m.start)
+    }
+
     /// The first pfn behind all that the plan uses.
     fn end(&self) -> u64 {
         let mapped = self.tables.mappings().iter().map(|mapping| mapping.first_pfn + mapping.pages);
