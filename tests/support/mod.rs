@@ -1,4 +1,5 @@
 //! What the tests that start the `paravane` binary share.
+#![allow(dead_code)] // no test file uses all of it
 
 use libtest_mimic::{Completion, Failed, Trial};
 use std::fs::OpenOptions;
@@ -19,7 +20,6 @@ pub fn test(name: &str, run: fn()) -> Trial {
 }
 
 /// A test that needs KVM: where there is none, it counts as ignored, with the reason.
-#[allow(dead_code)] // not every test file has one
 pub fn needs_kvm(name: &str, run: fn()) -> Trial {
     let outcome = move || -> Result<Completion, Failed> {
         match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
@@ -58,7 +58,6 @@ pub fn run(arguments: &[&str]) -> Outcome {
 }
 
 /// Runs `paravane` to its end, with `typed` on stdin.
-#[allow(dead_code)]
 pub fn run_typing(arguments: &[&str], typed: &[u8]) -> Outcome {
     let mut child = paravane(arguments).stdin(Stdio::piped()).spawn().expect("paravane starts");
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
