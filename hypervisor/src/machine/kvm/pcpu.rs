@@ -43,6 +43,8 @@ pub struct KvmPcpu {
     loaded: Option<u64>,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
+    /// The root that no domain owns: where the stub is between two vCPUs.
+    own_root: u64,
 }
 
 /// Where the hardware was when KVM_RUN returned.
@@ -71,7 +73,7 @@ impl KvmPcpu {
     ) -> Result<Self, MachineError> {
         let fpu = Fpu::new(&run)?;
         let offsets = stub::offsets();
-        Ok(Self { run, fpu, memory, shared, pages, offsets, tsc_offset: 0, loaded: None, live })
+        Ok(Self { run, fpu, memory, shared, pages, offsets, tsc_offset: 0, loaded: None, live, own_root: live.cr3 })
     }
 
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
@@ -283,6 +285,8 @@ impl KvmPcpu {
         if self.loaded != Some(context.identity) {
             self.fpu.load(&self.run, &context.fpu)?;
             context.segments_changed = true;
+            // The vCPU before may be dead and its root anything: the stub must not run on that.
+            self.live.cr3 = self.own_root;
             self.loaded = Some(context.identity);
         }
         Ok(())
