@@ -16,8 +16,6 @@ mod driver;
 #[cfg(guest_image)]
 mod arch;
 #[cfg(guest_image)]
-mod attack;
-#[cfg(guest_image)]
 mod event;
 #[cfg(guest_image)]
 mod kernel;
@@ -28,6 +26,7 @@ mod panic;
 #[cfg(guest_image)]
 mod sched;
 #[cfg(guest_image)]
+#[allow(unsafe_code, reason = "tries what must not work")]
 mod selftest;
 #[cfg(guest_image)]
 #[allow(unsafe_code, reason = "a page that the hypervisor writes too")]

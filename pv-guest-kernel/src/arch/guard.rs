@@ -13,14 +13,11 @@ use super::trap::Frame;
 use crate::sync::Local;
 
 /// What ended a guarded call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Trap {
-    pub vector: u64,
-    pub error: u64,
+    pub frame: Frame,
     /// The faulting address of a page fault, otherwise 0.
     pub address: u64,
-    /// Where it happened.
-    pub rip: u64,
 }
 
 /// RSP of the guarded call in progress, below its saved registers; 0 if there is none.
@@ -35,9 +32,7 @@ pub fn recover(frame: &mut Frame) -> bool {
     }
     let address =
         if frame.vector == u64::from(Vector::PAGE_FAULT.0) { crate::shared_info::fault_address() } else { 0 };
-    LAST_TRAP.with(|trap| {
-        *trap = Some(Trap { vector: frame.vector, error: frame.error, address, rip: frame.rip })
-    });
+    LAST_TRAP.with(|trap| *trap = Some(Trap { frame: *frame, address }));
     frame.rip = abandon as *const () as u64;
     frame.rsp = rsp;
     true
