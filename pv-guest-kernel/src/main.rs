@@ -16,6 +16,9 @@ mod driver;
 #[cfg(guest_image)]
 mod arch;
 #[cfg(guest_image)]
+#[allow(unsafe_code, reason = "tries what must not work")]
+mod attack;
+#[cfg(guest_image)]
 mod event;
 #[cfg(guest_image)]
 mod kernel;

@@ -7,7 +7,8 @@ use core::arch::naked_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory_functions;
-use pv_abi::trap::Vector;
+use pv_abi::segment::{FLAT_KERNEL_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::{Vector, rflags};
 
 use super::trap::Frame;
 use crate::sync::Local;
@@ -33,8 +34,12 @@ pub fn recover(frame: &mut Frame) -> bool {
     let address =
         if frame.vector == u64::from(Vector::PAGE_FAULT.0) { crate::shared_info::fault_address() } else { 0 };
     LAST_TRAP.with(|trap| *trap = Some(Trap { frame: *frame, address }));
+    // A return that failed left its own selectors and flags in the frame.
     frame.rip = abandon as *const () as u64;
+    frame.cs = u64::from(FLAT_KERNEL_CS64);
+    frame.rflags = rflags::RESERVED1;
     frame.rsp = rsp;
+    frame.ss = u64::from(FLAT_RING3_SS64);
     true
 }
 

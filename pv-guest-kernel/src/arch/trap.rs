@@ -9,7 +9,7 @@
 //!   the recovery point of a guarded call (`guard`), or ends in a panic.
 //! - The way back is always the hypercall `iret`: the image holds no `iretq`.
 
-use core::arch::{asm, global_asm};
+use core::arch::{asm, global_asm, naked_asm};
 
 use pv_abi::callback::CallbackType;
 use pv_abi::hypercall::HypercallNumber;
@@ -289,4 +289,32 @@ pub fn return_to_self(flags: u64, rflags: u64) -> [u64; 3] {
         );
     }
     [rax, rcx, r11]
+}
+
+/// An `iret` to `frame`'s RIP, CS, SS and RFLAGS, on the current stack, as a guarded call: if the place
+/// can be reached, it returns from there.
+pub fn guarded_return(frame: &Frame) -> Result<u64, guard::Trap> {
+    let function = return_to as *const () as u64;
+    // SAFETY: naked, and it leaves nothing behind that has to be dropped.
+    unsafe { guard::call(function, &raw const *frame as u64, 0, 0) }
+}
+
+/// Leaves by `iret` to the frame in RDI, with RSP as on entry.
+#[unsafe(naked)]
+unsafe extern "C" fn return_to() {
+    naked_asm!(
+        "mov rax, rsp",
+        "push qword ptr [rdi + {ss}]",
+        "push rax",
+        "push qword ptr [rdi + {rflags}]",
+        "push qword ptr [rdi + {cs}]",
+        "push qword ptr [rdi + {rip}]",
+        "push 0",
+        "jmp hypercall_page + {iret} * 32",
+        ss = const core::mem::offset_of!(Frame, ss),
+        rflags = const core::mem::offset_of!(Frame, rflags),
+        cs = const core::mem::offset_of!(Frame, cs),
+        rip = const core::mem::offset_of!(Frame, rip),
+        iret = const HypercallNumber::IRET.0,
+    )
 }

@@ -4,10 +4,10 @@
 
 mod batches;
 mod calls;
-mod descriptors;
+pub mod descriptors;
 mod events;
 pub mod laboratory;
-mod mappings;
+pub mod mappings;
 mod memory_calls;
 mod programs;
 pub mod report;

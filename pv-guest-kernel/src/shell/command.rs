@@ -11,7 +11,7 @@ use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
-use crate::{memory, selftest, time};
+use crate::{attack, memory, selftest, time};
 
 /// Usage and meaning, in the order of `help`.
 const COMMANDS: [(&str, &str); 13] = [
@@ -49,6 +49,7 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["spawn", name, number] => spawn(name, parse(number)?).await?,
         ["spawn", name, number, "&"] => background(name, parse(number)?)?,
         ["selftest"] => selftest::run().await?,
+        ["attack"] => attack::run().await?,
         ["crash"] => panic!("crash was asked for"),
         ["reboot"] => power::reboot(),
         ["poweroff"] => power::off(0),

@@ -110,6 +110,16 @@ pub struct Running {
 
 /// Starts a program with a number as its argument. `capture` keeps its output instead of printing it.
 pub fn start(program: &'static Program, argument: u64, capture: bool) -> Result<Arc<Process>, Errno> {
+    start_changed(program, argument, capture, |_| {})
+}
+
+/// Starts a program with registers that `change` has had a hand in.
+pub fn start_changed(
+    program: &'static Program,
+    argument: u64,
+    capture: bool,
+    change: impl FnOnce(&mut Frame),
+) -> Result<Arc<Process>, Errno> {
     let captured = capture.then(|| Local::new(String::new()));
     let process = Arc::new(Process {
         program,
@@ -127,6 +137,7 @@ pub fn start(program: &'static Program, argument: u64, capture: bool) -> Result<
         },
         heap_end: HEAP_START,
     };
+    change(&mut running.context.frame);
     executor::spawn(program.name, async move {
         let outcome = running.run().await;
         let Running { process, space, .. } = running;
