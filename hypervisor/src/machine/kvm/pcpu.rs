@@ -19,10 +19,10 @@ use super::run::{Reason, Run};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
 use kvm_bindings::{kvm_regs, kvm_sregs};
+use pv_abi::PAGE_SIZE;
 use pv_abi::address::is_canonical;
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{Vector, rflags};
-use pv_abi::PAGE_SIZE;
 use std::sync::Arc;
 
 /// Bytes of the frame that `iretq` pops.
@@ -188,10 +188,14 @@ impl KvmPcpu {
                     self.live = self.run.sregs();
                     self.run.set_regs(&before);
                     self.run.drop_pending_exception();
-                    return Ok(Stop::Unhandled("access to the doorbell's page other than a hypercall".into()));
+                    return Ok(Stop::Unhandled(
+                        "access to the doorbell's page other than a hypercall".into(),
+                    ));
                 }
                 Reason::InternalError { suberror } if in_guest => {
-                    return Ok(Stop::Unhandled(format!("KVM cannot emulate an instruction (suberror {suberror})")));
+                    return Ok(Stop::Unhandled(format!(
+                        "KVM cannot emulate an instruction (suberror {suberror})"
+                    )));
                 }
                 Reason::Interrupted => {
                     if let Some(stop) = self.interrupted(in_guest) {
@@ -240,7 +244,8 @@ impl KvmPcpu {
         self.memory
             .read(frame, (regs.rsp - base) as usize, bytes)
             .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))?;
-        let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let mut words =
+            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let error_code = if has_error_code { words.next().unwrap_or_default() } else { 0 };
         let mut next = || words.next().unwrap_or_default();
         let (rip, cs, flags, rsp, ss) = (next(), next() as u16, next(), next(), next() as u16);
@@ -250,7 +255,9 @@ impl KvmPcpu {
             if rip == LSTAR && cs == STUB_CS {
                 return Ok(take_syscall(context, &regs, rsp));
             }
-            return Err(self.broken(&format!("vector {vector} (error {error_code:#x}) in the stub at {rip:#x}")));
+            return Err(
+                self.broken(&format!("vector {vector} (error {error_code:#x}) in the stub at {rip:#x}"))
+            );
         }
         context.registers = Registers { rip, rflags: flags, rsp, ..from_kvm(&regs) };
         context.cs = visible_selector(cs);
@@ -292,10 +299,12 @@ impl KvmPcpu {
         sanitise(context);
         self.load(context)?;
         self.shared.going_in();
-        let stop = self.prepare(context, true).and_then(|_| loop {
-            match self.run() {
-                Ok(Stop::KickedInGuest | Stop::KickedInStub) => self.shared.forget_kicks(),
-                stop => break stop,
+        let stop = self.prepare(context, true).and_then(|_| {
+            loop {
+                match self.run() {
+                    Ok(Stop::KickedInGuest | Stop::KickedInStub) => self.shared.forget_kicks(),
+                    stop => break stop,
+                }
             }
         });
         self.shared.is_out(true);
