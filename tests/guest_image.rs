@@ -9,7 +9,7 @@ use hypervisor::kernel_image::KERNEL_IMAGE;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::elf::{PF_X, PT_LOAD};
 use object::read::elf::{ElfFile64, ProgramHeader};
-use object::{Endianness, Object, ObjectSection, ObjectSymbol};
+use object::{Endianness, Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 /// `ud2; .ascii "xen"; cpuid`: a CPUID that the hypervisor answers.
 const PREFIXED_CPUID: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
@@ -125,7 +125,7 @@ fn image() -> ElfFile64<'static, Endianness> {
 fn symbolise(image: &ElfFile64<'_, Endianness>, address: u64) -> String {
     let symbol = image
         .symbols()
-        .filter(|symbol| symbol.address() <= address && symbol.name().is_ok_and(|name| !name.is_empty()))
+        .filter(|symbol| symbol.address() <= address && symbol.kind() == SymbolKind::Text)
         .max_by_key(ObjectSymbol::address);
     match symbol {
         Some(symbol) => format!("{}+{:#x}", symbol.name().unwrap_or_default(), address - symbol.address()),

@@ -16,9 +16,32 @@ use crate::sync::Local;
 /// What ended a guarded call.
 #[derive(Clone, Copy, Debug)]
 pub struct Trap {
-    pub frame: Frame,
+    pub vector: u64,
+    pub error: u64,
     /// The faulting address of a page fault, otherwise 0.
     pub address: u64,
+    /// From the frame, as the next four.
+    pub rcx: u64,
+    pub r11: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub ss: u64,
+}
+
+impl Trap {
+    fn of(frame: &Frame) -> Self {
+        let page_fault = frame.vector == u64::from(Vector::PAGE_FAULT.0);
+        Self {
+            vector: frame.vector,
+            error: frame.error,
+            address: if page_fault { crate::shared_info::fault_address() } else { 0 },
+            rcx: frame.rcx,
+            r11: frame.r11,
+            cs: frame.cs,
+            rflags: frame.rflags,
+            ss: frame.ss,
+        }
+    }
 }
 
 /// RSP of the guarded call in progress, below its saved registers; 0 if there is none.
@@ -31,9 +54,7 @@ pub fn recover(frame: &mut Frame) -> bool {
     if rsp == 0 {
         return false;
     }
-    let address =
-        if frame.vector == u64::from(Vector::PAGE_FAULT.0) { crate::shared_info::fault_address() } else { 0 };
-    LAST_TRAP.with(|trap| *trap = Some(Trap { frame: *frame, address }));
+    LAST_TRAP.with(|trap| *trap = Some(Trap::of(frame)));
     // A return that failed left its own selectors and flags in the frame.
     frame.rip = abandon as *const () as u64;
     frame.cs = u64::from(FLAT_KERNEL_CS64);

@@ -92,11 +92,6 @@ impl Frame {
             ..Self::ZERO
         }
     }
-
-    /// Whether user mode was interrupted. The kernel shows as RPL 0, although it runs in ring 3.
-    pub fn from_user(&self) -> bool {
-        self.cs & 3 == 3
-    }
 }
 
 // Each stub turns what the hypervisor pushed into a `Frame`. On top of the usual frame lie RCX and

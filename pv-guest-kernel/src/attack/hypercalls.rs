@@ -127,11 +127,12 @@ fn events(report: &mut Report) {
 }
 
 fn counts(report: &mut Report) {
-    let mut poll = Poll { ports: NON_CANONICAL, nr_ports: u32::MAX, padding: 0, timeout: 1 };
-    let args = [SchedOp::POLL.0, &raw mut poll as u64, 0, 0, 0];
-    report.refusal("polling four billion ports", hypercall(HypercallNumber::SCHED_OP, args));
-    poll.nr_ports = 1;
-    report.refusal("polling ports at a wild address", hypercall(HypercallNumber::SCHED_OP, args));
+    for (what, nr_ports) in [("polling four billion ports", u32::MAX), ("polling ports at a wild address", 1)]
+    {
+        let poll = Poll { ports: NON_CANONICAL, nr_ports, padding: 0, timeout: 1 };
+        let args = [SchedOp::POLL.0, &raw const poll as u64, 0, 0, 0];
+        report.refusal(what, hypercall(HypercallNumber::SCHED_OP, args));
+    }
     for (what, number) in
         [("updates", HypercallNumber::MMU_UPDATE), ("extended operations", HypercallNumber::MMUEXT_OP)]
     {

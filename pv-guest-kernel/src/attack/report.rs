@@ -76,10 +76,10 @@ impl Reason for Errno {
 
 impl Reason for Trap {
     fn in_words(&self) -> String {
-        match Vector(self.frame.vector as u8) {
+        match Vector(self.vector as u8) {
             Vector::GENERAL_PROTECTION => "general protection".into(),
             Vector::PAGE_FAULT => "page fault".into(),
-            _ => format!("trap {:#x}", self.frame.vector),
+            _ => format!("trap {:#x}", self.vector),
         }
     }
 }

@@ -9,6 +9,7 @@ use pv_abi::version::VersionOp;
 use super::laboratory::{Page, read};
 use super::report::Report;
 use super::{WILD, hypercall};
+use crate::arch::hypercall::multicall;
 use crate::memory::KERNEL_DATA;
 
 fn entry(number: HypercallNumber, args: [u64; 3]) -> MulticallEntry {
@@ -28,7 +29,7 @@ pub fn run(report: &mut Report) {
         entry(HypercallNumber::SCHED_OP, [SchedOp::YIELD.0, 0, 0]),
     ];
     // SAFETY: the calls change one page of this check.
-    let result = unsafe { crate::arch::hypercall::multicall(&mut entries) };
+    let result = unsafe { multicall(&mut entries) };
     report.done("a batch of hypercalls", result);
     let results = entries.map(|entry| Errno::from_return(entry.result));
     report.equal("their results", results, [Ok(4096), Err(Errno::ENOSYS), Ok(0), Ok(0)]);

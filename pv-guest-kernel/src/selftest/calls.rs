@@ -11,7 +11,7 @@ use zerocopy::FromZeros;
 
 use super::report::Report;
 use super::{WILD, hypercall};
-use crate::arch::hypercall::{xen_version, xen_version_query};
+use crate::arch::hypercall::{stack_switch, xen_version, xen_version_query};
 use crate::arch::{trap, user_mode};
 
 pub fn run(report: &mut Report) {
@@ -88,7 +88,7 @@ fn entries(report: &mut Report) {
     trap::init();
     let wild = hypercall(HypercallNumber::SET_TRAP_TABLE, [WILD, 0, 0, 0, 0]);
     report.refused("a trap table at a wild address", wild, Errno::EFAULT);
-    report.done("stack_switch", crate::arch::hypercall::stack_switch(user_mode::entry_stack_top()));
+    report.done("stack_switch", stack_switch(user_mode::entry_stack_top()));
     let mut callback = CallbackRegister { kind: CallbackType(99), flags: 0, padding: 0, address: 0 };
     let address = &raw mut callback as u64;
     let unknown = hypercall(HypercallNumber::CALLBACK_OP, [CallbackOp::REGISTER.0, address, 0, 0, 0]);

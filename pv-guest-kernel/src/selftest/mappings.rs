@@ -105,7 +105,7 @@ fn stores(report: &mut Report) {
     let wanted = Pte::new(page.mfn(), KERNEL_READ_ONLY);
     let stored = write(place, wanted.0);
     let emulated = stored.is_ok() && linear::read(table, index).flags().contains(KERNEL_READ_ONLY);
-    let faulted = stored.is_err_and(|trap| trap.frame.vector == PAGE_FAULT && trap.frame.error == 3);
+    let faulted = stored.is_err_and(|trap| trap.vector == PAGE_FAULT && trap.error == 3);
     report.check(
         "storing into my own L1",
         emulated != faulted,

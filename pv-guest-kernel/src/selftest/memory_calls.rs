@@ -62,7 +62,7 @@ fn m2p(report: &mut Report) {
     let traps = super::laboratory::write(first, 0);
     report.check(
         "the M2P is read-only",
-        traps.is_err_and(|trap| trap.frame.vector == 14 && trap.frame.error & 2 != 0),
+        traps.is_err_and(|trap| trap.vector == 14 && trap.error & 2 != 0),
         "page fault on writing",
     );
 }

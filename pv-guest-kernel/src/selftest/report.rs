@@ -57,7 +57,7 @@ impl Report {
     pub fn traps(&mut self, what: &str, result: &Result<u64, Trap>, vector: u64, error: u64) {
         let outcome = match result {
             Ok(_) => return self.check(what, false, "no trap"),
-            Err(trap) => (trap.frame.vector, trap.frame.error),
+            Err(trap) => (trap.vector, trap.error),
         };
         let words = format!("vector {:#x}, error code {:#x}", outcome.0, outcome.1);
         if outcome == (vector, error) {
@@ -74,7 +74,7 @@ impl Report {
             Err(trap) => self.check(
                 what,
                 false,
-                format_args!("vector {:#x}, error code {:#x}", trap.frame.vector, trap.frame.error),
+                format_args!("vector {:#x}, error code {:#x}", trap.vector, trap.error),
             ),
         }
     }

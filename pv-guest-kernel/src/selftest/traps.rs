@@ -40,7 +40,7 @@ pub fn run(report: &mut Report) {
 fn int_21(report: &mut Report) {
     const MISREPORTED: u64 = 0x21 << 4 | 2;
     match execute(INT_21, 0, 0) {
-        Err(trap) if (trap.frame.vector, trap.frame.error) == (13, MISREPORTED) => {
+        Err(trap) if (trap.vector, trap.error) == (13, MISREPORTED) => {
             report.check("int 0x21 from the kernel", true, "misreported by an emulated processor");
         }
         result => report.traps("int 0x21 from the kernel", &result, 0x21, 0),
@@ -51,12 +51,12 @@ fn frame(report: &mut Report) {
     let Err(trap) = execute(REGISTERS, 0, 0) else {
         return report.check("a frame", false, "no trap");
     };
-    let frame = trap.frame;
+    let frame = trap;
     report.equal("RCX and R11 in a frame", (frame.rcx, frame.r11), (0x1111, 0x2222));
     report.equal("the code selector in it", frame.cs as u16, FLAT_KERNEL_CS64);
     report.equal("the event mask in it", frame.cs >> 32 & 0xff, 1);
     report.equal("the interrupt flag in it", frame.rflags & rflags::IF, 0);
     report.equal("the stack selector in it", frame.ss as u16, FLAT_RING3_SS64);
-    let direction = execute(DIRECTION, 0, 0).map_err(|trap| trap.frame.rflags & rflags::DF);
+    let direction = execute(DIRECTION, 0, 0).map_err(|trap| trap.rflags & rflags::DF);
     report.equal("the direction flag in it", direction.err(), Some(rflags::DF));
 }
