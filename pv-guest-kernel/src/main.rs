@@ -16,6 +16,7 @@ mod driver;
 #[cfg(guest_image)]
 mod arch;
 #[cfg(guest_image)]
+#[allow(unsafe_code, reason = "tries what must not work")]
 mod attack;
 #[cfg(guest_image)]
 mod event;
@@ -28,6 +29,7 @@ mod panic;
 #[cfg(guest_image)]
 mod sched;
 #[cfg(guest_image)]
+#[allow(unsafe_code, reason = "tries what must not work")]
 mod selftest;
 #[cfg(guest_image)]
 #[allow(unsafe_code, reason = "a page that the hypervisor writes too")]

@@ -7,20 +7,41 @@ use core::arch::naked_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory_functions;
-use pv_abi::trap::Vector;
+use pv_abi::segment::{FLAT_KERNEL_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::{Vector, rflags};
 
 use super::trap::Frame;
 use crate::sync::Local;
 
 /// What ended a guarded call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Trap {
     pub vector: u64,
     pub error: u64,
     /// The faulting address of a page fault, otherwise 0.
     pub address: u64,
-    /// Where it happened.
-    pub rip: u64,
+    /// From the frame, as the next four.
+    pub rcx: u64,
+    pub r11: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub ss: u64,
+}
+
+impl Trap {
+    fn of(frame: &Frame) -> Self {
+        let page_fault = frame.vector == u64::from(Vector::PAGE_FAULT.0);
+        Self {
+            vector: frame.vector,
+            error: frame.error,
+            address: if page_fault { crate::shared_info::fault_address() } else { 0 },
+            rcx: frame.rcx,
+            r11: frame.r11,
+            cs: frame.cs,
+            rflags: frame.rflags,
+            ss: frame.ss,
+        }
+    }
 }
 
 /// RSP of the guarded call in progress, below its saved registers; 0 if there is none.
@@ -33,13 +54,13 @@ pub fn recover(frame: &mut Frame) -> bool {
     if rsp == 0 {
         return false;
     }
-    let address =
-        if frame.vector == u64::from(Vector::PAGE_FAULT.0) { crate::shared_info::fault_address() } else { 0 };
-    LAST_TRAP.with(|trap| {
-        *trap = Some(Trap { vector: frame.vector, error: frame.error, address, rip: frame.rip })
-    });
+    LAST_TRAP.with(|trap| *trap = Some(Trap::of(frame)));
+    // A return that failed left its own selectors and flags in the frame.
     frame.rip = abandon as *const () as u64;
+    frame.cs = u64::from(FLAT_KERNEL_CS64);
+    frame.rflags = rflags::RESERVED1;
     frame.rsp = rsp;
+    frame.ss = u64::from(FLAT_RING3_SS64);
     true
 }
 

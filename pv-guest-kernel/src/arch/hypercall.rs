@@ -165,6 +165,12 @@ pub fn set_singleshot_timer(timeout_abs_ns: u64) -> Result<u64, Errno> {
     unsafe { call(HypercallNumber::VCPU_OP, args) }
 }
 
+/// Ends the timer events that nobody asked for.
+pub fn stop_periodic_timer() -> Result<u64, Errno> {
+    // SAFETY: no memory is involved.
+    unsafe { call(HypercallNumber::VCPU_OP, [VcpuOp::STOP_PERIODIC_TIMER.0, 0, 0, 0, 0]) }
+}
+
 /// The older form of [`set_singleshot_timer`].
 pub fn set_timer_op(timeout_abs_ns: u64) -> Result<u64, Errno> {
     // SAFETY: no memory is involved.

@@ -9,10 +9,11 @@
 //!   the recovery point of a guarded call (`guard`), or ends in a panic.
 //! - The way back is always the hypercall `iret`: the image holds no `iretq`.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm, naked_asm};
 
 use pv_abi::callback::CallbackType;
-use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::hypercall::HypercallNumber;
+use pv_abi::segment::{FLAT_KERNEL_CS64, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{TrapInfo, Vector, rflags};
 
 use super::{guard, hypercall, user_mode};
@@ -90,11 +91,6 @@ impl Frame {
             rflags: rflags::RESERVED1 | rflags::IF,
             ..Self::ZERO
         }
-    }
-
-    /// Whether user mode was interrupted. The kernel shows as RPL 0, although it runs in ring 3.
-    pub fn from_user(&self) -> bool {
-        self.cs & 3 == 3
     }
 }
 
@@ -189,7 +185,7 @@ global_asm!(
     cs = const core::mem::offset_of!(Frame, cs),
     from_user = sym user_mode::leave,
     from_kernel = sym from_kernel,
-    iret = const 23,
+    iret = const HypercallNumber::IRET.0,
 );
 
 /// An entry from kernel mode. Runs on the kernel stack, above what was interrupted.
@@ -253,4 +249,67 @@ pub fn init() {
         hypercall::register_callback(kind, address).expect("callback_op");
     }
     hypercall::stack_switch(user_mode::entry_stack_top()).expect("stack_switch");
+}
+
+/// An `iret` from the kernel to itself with these flags words. Gives back RAX, RCX and R11, for which
+/// 0xa, 0xc and 0xb were asked.
+pub fn return_to_self(flags: u64, rflags: u64) -> [u64; 3] {
+    let (rax, rcx, r11);
+    // SAFETY: goes on behind the jump with the stack as before; the clobbers are those of a call, for an
+    // event may be taken in between.
+    unsafe {
+        asm!(
+            "mov r8, rsp",
+            "push {ss}",
+            "push r8",
+            "push rsi",
+            "push {cs}",
+            "lea rax, [rip + 2f]",
+            "push rax",
+            "push rdi",
+            "mov eax, 0xa",
+            "mov ecx, 0xc",
+            "mov r11d, 0xb",
+            "jmp hypercall_page + {iret} * 32",
+            "2:",
+            ss = const FLAT_RING3_SS64,
+            cs = const FLAT_KERNEL_CS64,
+            iret = const HypercallNumber::IRET.0,
+            in("rdi") flags,
+            in("rsi") rflags,
+            lateout("rax") rax,
+            lateout("rcx") rcx,
+            lateout("r11") r11,
+            clobber_abi("C"),
+        );
+    }
+    [rax, rcx, r11]
+}
+
+/// An `iret` to `frame`'s RIP, CS, SS and RFLAGS, on the current stack, as a guarded call: if the place
+/// can be reached, it returns from there.
+pub fn guarded_return(frame: &Frame) -> Result<u64, guard::Trap> {
+    let function = return_to as *const () as u64;
+    // SAFETY: naked, and it leaves nothing behind that has to be dropped.
+    unsafe { guard::call(function, &raw const *frame as u64, 0, 0) }
+}
+
+/// Leaves by `iret` to the frame in RDI, with RSP as on entry.
+#[unsafe(naked)]
+unsafe extern "C" fn return_to() {
+    naked_asm!(
+        "mov rax, rsp",
+        "push qword ptr [rdi + {ss}]",
+        "push rax",
+        "push qword ptr [rdi + {rflags}]",
+        "push qword ptr [rdi + {cs}]",
+        "push qword ptr [rdi + {rip}]",
+        "push 0",
+        "jmp hypercall_page + {iret} * 32",
+        ss = const core::mem::offset_of!(Frame, ss),
+        rflags = const core::mem::offset_of!(Frame, rflags),
+        cs = const core::mem::offset_of!(Frame, cs),
+        rip = const core::mem::offset_of!(Frame, rip),
+        iret = const HypercallNumber::IRET.0,
+    )
 }

@@ -1,7 +1,7 @@
 //! The linear map: the kernel's one mapping of each of its frames, and access to frames through it.
 
 use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
-use pv_abi::{Errno, Mfn, PAGE_SIZE, Pfn};
+use pv_abi::{Errno, PAGE_SIZE, Pfn};
 
 use super::update::{self, Batch};
 use super::{KERNEL_DATA, KERNEL_READ_ONLY, TABLE, VIRT_BASE, frames, translation};
@@ -138,9 +138,4 @@ fn hand_over(new: Pfn, level: Level, virtual_address: u64) -> Result<(), Errno> 
         batch.set(entry_address(above, level, virtual_address), Pte::new(translation::mfn(new), TABLE))?;
     }
     batch.flush()
-}
-
-/// The machine frame of a page of the kernel's own data.
-pub fn mfn_of(virtual_address: u64) -> Mfn {
-    translation::mfn(pfn_of(virtual_address))
 }

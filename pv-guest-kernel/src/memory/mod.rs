@@ -60,7 +60,7 @@ pub fn summary() -> String {
     format!(
         "memory: {} MiB, {} MiB free, heap {} KiB used of {} KiB{unused}",
         mib(used),
-        mib(frames::free_frames()),
+        mib(free_frames()),
         heap::used() / 1024,
         heap::BYTES / 1024,
     )

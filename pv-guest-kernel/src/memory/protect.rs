@@ -1,7 +1,7 @@
 //! The image's rights: the domain builder maps everything writable and executable.
 
+use pv_abi::Pfn;
 use pv_abi::page_table::PteFlags;
-use pv_abi::{PAGE_SIZE, Pfn};
 
 use super::linear;
 use super::update::{self, Batch};
@@ -52,10 +52,4 @@ pub fn image() {
     apply(stack..stack + 1, PteFlags::empty());
     batch.flush().expect("protecting the image");
     update::flush_translations().expect("flush");
-}
-
-/// The bytes of the guard page below the stack.
-pub fn guard_page() -> core::ops::Range<u64> {
-    let start = &raw const KERNEL_STACK as u64;
-    start..start + PAGE_SIZE as u64
 }

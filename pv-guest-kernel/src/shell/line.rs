@@ -32,11 +32,7 @@ pub async fn edit(prompt: &str) -> String {
             CONTROL_U => {
                 line.drain(..).for_each(|_| print!("\x08 \x08"));
             }
-            BACKSPACE | DELETE => {
-                if line.pop().is_some() {
-                    print!("\x08 \x08");
-                }
-            }
+            BACKSPACE | DELETE if line.pop().is_some() => print!("\x08 \x08"),
             ESCAPE => skip_escape_sequence().await,
             byte @ b' '..=b'~' if line.len() < LIMIT => {
                 line.push(byte);

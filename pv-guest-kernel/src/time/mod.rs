@@ -4,7 +4,7 @@ mod clock;
 mod timer;
 
 pub use clock::{now, wall_clock};
-pub use timer::{arm, expire, init, sleep, sleep_until};
+pub use timer::{arm, events, expire, forget_armed, init, port, sleep};
 
 /// Nanoseconds in a millisecond.
 pub const MILLISECOND: u64 = 1_000_000;

@@ -4,8 +4,8 @@ use alloc::collections::BTreeMap;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
-use pv_abi::Errno;
 use pv_abi::event_channel::Virq;
+use pv_abi::{Errno, EventPort};
 
 use super::now;
 use crate::arch::hypercall;
@@ -25,10 +25,27 @@ struct Timers {
 static TIMERS: Local<Timers> =
     Local::new(Timers { waiting: BTreeMap::new(), next_number: 0, armed: 0, port: None });
 
-/// Binds the timer's virtual interrupt.
+/// Binds the timer's virtual interrupt, and stops the tick that Xen starts each vCPU with.
 pub fn init() {
+    // A hypervisor without periodic timers has none to stop.
+    let _ = hypercall::stop_periodic_timer();
     let port = event::bind_virq(Virq::TIMER).expect("VIRQ_TIMER");
     TIMERS.with(|timers| timers.port = Some(port));
+}
+
+/// The port of the timer.
+pub fn port() -> EventPort {
+    TIMERS.with(|timers| timers.port.as_ref().map_or(EventPort(0), Port::number))
+}
+
+/// How many timer events have come.
+pub fn events() -> u64 {
+    TIMERS.with(|timers| timers.port.as_ref().map_or(0, Port::fired))
+}
+
+/// Somebody else has set the hypervisor's timer: what it was asked for is not known any more.
+pub fn forget_armed() {
+    TIMERS.with(|timers| timers.armed = 0);
 }
 
 /// Wakes the tasks whose deadline has passed.
@@ -71,7 +88,7 @@ fn set(deadline: u64) -> Result<(), Errno> {
 }
 
 /// Waits for a system time.
-pub async fn sleep_until(deadline: u64) {
+async fn sleep_until(deadline: u64) {
     poll_fn(|context| {
         if now() >= deadline {
             return Poll::Ready(());

@@ -142,11 +142,6 @@ impl AddressSpace {
         load((translation::mfn(self.kernel_root), translation::mfn(self.user_root)))
     }
 
-    /// Machine frames of the roots, kernel's first.
-    pub fn roots(&self) -> (Mfn, Mfn) {
-        (translation::mfn(self.kernel_root), translation::mfn(self.user_root))
-    }
-
     fn tables(&self) -> Vec<Pfn> {
         let upper = [self.kernel_root, self.user_root, self.level3, self.level2];
         upper.into_iter().chain(self.level1.values().copied()).collect()

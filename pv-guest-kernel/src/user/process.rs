@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pv_abi::{Errno, PAGE_SIZE};
 
@@ -36,8 +37,7 @@ const STACK_PAGES: u64 = 4;
 pub enum Outcome {
     Exited(u64),
     Killed,
-    /// The trap's number and a description.
-    Faulted(u64, String),
+    Faulted(Fault),
 }
 
 impl fmt::Display for Outcome {
@@ -46,9 +46,17 @@ impl fmt::Display for Outcome {
             Self::Exited(0) => f.write_str("exited"),
             Self::Exited(code) => write!(f, "exited with {code}"),
             Self::Killed => f.write_str("killed"),
-            Self::Faulted(_, what) => write!(f, "killed: {what}"),
+            Self::Faulted(fault) => write!(f, "killed: {}", fault.description),
         }
     }
+}
+
+/// What a program was stopped for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub vector: u64,
+    pub error: u64,
+    pub description: String,
 }
 
 /// What others see of a program.
@@ -56,6 +64,7 @@ pub struct Process {
     pub program: &'static Program,
     /// What it wrote, where that is kept rather than printed.
     pub captured: Option<Local<String>>,
+    preemptions: AtomicU64,
     kill: Signal<()>,
     outcome: Signal<Outcome>,
 }
@@ -64,6 +73,11 @@ impl Process {
     /// Ends it at the next opportunity.
     pub fn kill(&self) {
         self.kill.set(());
+    }
+
+    /// How often an event interrupted it.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions.load(Ordering::Relaxed)
     }
 
     /// Waits until it has been asked to end.
@@ -96,8 +110,24 @@ pub struct Running {
 
 /// Starts a program with a number as its argument. `capture` keeps its output instead of printing it.
 pub fn start(program: &'static Program, argument: u64, capture: bool) -> Result<Arc<Process>, Errno> {
+    start_changed(program, argument, capture, |_| {})
+}
+
+/// Starts a program with registers that `change` has had a hand in.
+pub fn start_changed(
+    program: &'static Program,
+    argument: u64,
+    capture: bool,
+    change: impl FnOnce(&mut Frame),
+) -> Result<Arc<Process>, Errno> {
     let captured = capture.then(|| Local::new(String::new()));
-    let process = Arc::new(Process { program, captured, kill: Signal::new(), outcome: Signal::new() });
+    let process = Arc::new(Process {
+        program,
+        captured,
+        preemptions: AtomicU64::new(0),
+        kill: Signal::new(),
+        outcome: Signal::new(),
+    });
     let mut running = Running {
         process: process.clone(),
         space: load(program)?,
@@ -107,6 +137,7 @@ pub fn start(program: &'static Program, argument: u64, capture: bool) -> Result<
         },
         heap_end: HEAP_START,
     };
+    change(&mut running.context.frame);
     executor::spawn(program.name, async move {
         let outcome = running.run().await;
         let Running { process, space, .. } = running;
@@ -135,20 +166,28 @@ impl Running {
                 return Outcome::Killed;
             }
             if let Err(error) = self.space.load() {
-                return Outcome::Faulted(0, format!("its address space was refused: {error}"));
+                return self.fault(format!("its address space was refused: {error}"));
             }
             time::arm(executor::others_are_ready().then(|| time::now() + SLICE));
             user_mode::enter(&mut self.context);
             match self.context.frame.vector {
-                EVENT => yield_now().await,
+                EVENT => {
+                    self.process.preemptions.fetch_add(1, Ordering::Relaxed);
+                    yield_now().await;
+                }
                 SYSTEM_CALL | system_call::LEGACY_VECTOR => {
                     if let Some(outcome) = system_call::handle(self).await {
                         return outcome;
                     }
                 }
-                vector => return Outcome::Faulted(vector, self.describe_fault()),
+                _ => return self.fault(self.describe_fault()),
             }
         }
+    }
+
+    fn fault(&self, description: String) -> Outcome {
+        let frame = &self.context.frame;
+        Outcome::Faulted(Fault { vector: frame.vector, error: frame.error, description })
     }
 
     fn describe_fault(&self) -> String {

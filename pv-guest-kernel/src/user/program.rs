@@ -159,6 +159,11 @@ programs! {
         "EXIT 0"
         "18: EXIT 1";
 
+    flags "flags", "exits with its flags register":
+        "pushfq"
+        "pop rdi"
+        "SYSTEM_CALL EXIT_NUMBER";
+
     eat_memory "eat-memory", "takes all memory that it can get":
         "12: mov edi, 64"
         "SYSTEM_CALL ALLOCATE"

@@ -80,7 +80,9 @@ pub async fn interrupted() {
     poll_fn(|context| {
         INPUT.with(|input| {
             if input.interrupts != before {
-                input.bytes.clear();
+                let behind =
+                    input.bytes.iter().rposition(|byte| *byte == CONTROL_C).map_or(0, |last| last + 1);
+                input.bytes.drain(..behind);
                 return Poll::Ready(());
             }
             input.wakers.push(context.waker().clone());
