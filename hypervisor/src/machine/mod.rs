@@ -15,7 +15,7 @@ mod translations;
 
 pub mod fake;
 
-pub use context::{Context, Exit, FpuState, Pcpu, Registers};
+pub use context::{Context, Exit, FpuState, Kick, Pcpu, Registers};
 pub use layout::Layout;
 pub use memory::{MachineMemory, NoSuchFrame};
 pub use translations::{Change, Translations};
