@@ -5,9 +5,24 @@
 
 pub mod bell;
 pub mod clock;
+pub mod control;
+pub mod cpuid;
+pub mod decode;
+pub mod domain;
+pub mod emulate;
 pub mod error;
+pub mod event_channel;
 pub mod frame;
+pub mod guest_memory;
+pub mod hypercall;
 pub mod lock;
 pub mod machine;
 pub mod paging;
+pub mod report;
+pub mod run_loop;
+pub mod sched;
 pub mod time;
+pub mod vcpu;
+
+#[cfg(test)]
+mod testing;
