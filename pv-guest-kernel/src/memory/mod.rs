@@ -52,7 +52,7 @@ pub fn init() {
 
 /// One line about memory.
 pub fn summary() -> String {
-    let given = crate::start_info::with(|info| info.nr_pages);
+    let given = translation::all_frames();
     let used = translation::frames();
     let mib = |frames: u64| frames / 256;
     let (heap_used, heap_bytes) = heap::used_of();
