@@ -231,7 +231,9 @@ impl Area {
     /// As [`Self::write_tables`].
     pub fn map_lstar(&self, memory: &MachineMemory, for_user: bool) -> Result<(), NoSuchFrame> {
         let user = if for_user { PteFlags::USER } else { PteFlags::empty() };
-        memory.exchange_entry(self.area_l1(), 1, Pte::new(self.lstar(), PteFlags::PRESENT | user), 0).map(|_| ())
+        memory
+            .exchange_entry(self.area_l1(), 1, Pte::new(self.lstar(), PteFlags::PRESENT | user), 0)
+            .map(|_| ())
     }
 
     /// What slots 256–271 of an L4 table hold.

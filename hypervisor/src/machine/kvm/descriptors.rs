@@ -68,7 +68,12 @@ pub fn write_pcpu(memory: &MachineMemory, pages: &PcpuPages) -> Result<(), NoSuc
 ///
 /// # Errors
 /// [`NoSuchFrame`] where there is no such entry.
-pub fn write_descriptor(memory: &MachineMemory, pages: &PcpuPages, index: usize, descriptor: u64) -> Result<(), NoSuchFrame> {
+pub fn write_descriptor(
+    memory: &MachineMemory,
+    pages: &PcpuPages,
+    index: usize,
+    descriptor: u64,
+) -> Result<(), NoSuchFrame> {
     let page = (index / 512) as u64;
     let frame = Mfn(pages.gdt().0.0 + page);
     if page >= GDT_PAGES {
@@ -87,7 +92,8 @@ pub fn write_idt(memory: &MachineMemory, area: &Area) -> Result<(), NoSuchFrame>
         let ist = OWN_STACK.iter().position(|&own| u16::from(own) == vector).map_or(0, |n| n as u64 + 1);
         let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
         let attributes = 0x8e00 | dpl << 13 | ist;
-        let low = handler & 0xffff | u64::from(STUB_CS) << 16 | attributes << 32 | (handler >> 16 & 0xffff) << 48;
+        let low =
+            handler & 0xffff | u64::from(STUB_CS) << 16 | attributes << 32 | (handler >> 16 & 0xffff) << 48;
         memory.store_u64(area.idt(), usize::from(vector) * 16, low)?;
         memory.store_u64(area.idt(), usize::from(vector) * 16 + 8, handler >> 32)?;
     }
@@ -130,19 +136,23 @@ pub fn stub_stack() -> kvm_segment {
 /// segment for CPL3 counts as null, since a failed load cannot be reported at a resume.
 pub fn data_segment(context: &Context, selector: u16) -> kvm_segment {
     match descriptor_of(context, selector) {
-        Some(descriptor) if is_ring3_data(descriptor) && selector & 4 == 0 => segment(selector | 3, descriptor),
+        Some(descriptor) if is_ring3_data(descriptor) && selector & 4 == 0 => {
+            segment(selector | 3, descriptor)
+        }
         _ => null_segment(),
     }
 }
 
 /// Whether `selector` names 64-bit or 32-bit code for CPL3.
 pub fn is_ring3_code(context: &Context, selector: u16) -> bool {
-    selector & 7 == 3 && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xf8 == 0xf8)
+    selector & 7 == 3
+        && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xf8 == 0xf8)
 }
 
 /// Whether `selector` names a writable stack for CPL3.
 pub fn is_ring3_stack(context: &Context, selector: u16) -> bool {
-    selector & 7 == 3 && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xfa == 0xf2)
+    selector & 7 == 3
+        && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xfa == 0xf2)
 }
 
 fn is_ring3_data(descriptor: u64) -> bool {

@@ -26,7 +26,8 @@ impl Fpu {
     /// # Errors
     /// The host's.
     pub fn load(&self, run: &Run, state: &FpuState) -> Result<(), MachineError> {
-        let image = state.0.as_ref().and_then(|image| image.downcast_ref::<kvm_xsave>()).unwrap_or(&self.initial);
+        let image =
+            state.0.as_ref().and_then(|image| image.downcast_ref::<kvm_xsave>()).unwrap_or(&self.initial);
         // SAFETY: the host's state fits into `kvm_xsave`: `Host::new` refused to start otherwise.
         unsafe { run.vcpu().set_xsave(image) }
             .map_err(|error| MachineError::new("a vCPU's FPU state cannot be loaded", error))

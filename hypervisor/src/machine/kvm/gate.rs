@@ -84,7 +84,11 @@ mod tests {
                 };
                 assert!(instructions.iter().any(loads), "{gate} {number}");
                 assert!(instructions.iter().all(|i| !i.is_invalid()), "{gate} {number}");
-                let ends = if number == 23 { instructions.len() >= 5 } else { instructions.last().unwrap().mnemonic() == Mnemonic::Ret };
+                let ends = if number == 23 {
+                    instructions.len() >= 5
+                } else {
+                    instructions.last().unwrap().mnemonic() == Mnemonic::Ret
+                };
                 assert!(ends, "{gate} {number}");
             }
         }

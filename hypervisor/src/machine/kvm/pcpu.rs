@@ -19,10 +19,10 @@ use super::run::{Reason, Run};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
 use kvm_bindings::{kvm_regs, kvm_sregs};
+use pv_abi::PAGE_SIZE;
 use pv_abi::address::is_canonical;
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{Vector, rflags};
-use pv_abi::PAGE_SIZE;
 use std::sync::Arc;
 
 /// Bytes of the frame that `iretq` pops.
@@ -41,6 +41,8 @@ pub struct KvmPcpu {
     tsc_offset: u64,
     /// The vCPU whose segments and FPU state the hardware holds.
     loaded: Option<u64>,
+    /// How many of the GDT's entries are the loaded vCPU's.
+    descriptors: usize,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
 }
@@ -71,7 +73,18 @@ impl KvmPcpu {
     ) -> Result<Self, MachineError> {
         let fpu = Fpu::new(&run)?;
         let offsets = stub::offsets();
-        Ok(Self { run, fpu, memory, shared, pages, offsets, tsc_offset: 0, loaded: None, live })
+        Ok(Self {
+            run,
+            fpu,
+            memory,
+            shared,
+            pages,
+            offsets,
+            tsc_offset: 0,
+            loaded: None,
+            descriptors: 0,
+            live,
+        })
     }
 
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
@@ -119,10 +132,7 @@ impl KvmPcpu {
         sregs.cs = descriptors::stub_code();
         sregs.ss = descriptors::stub_stack();
         if context.segments_changed {
-            for (index, descriptor) in context.descriptors.iter().enumerate() {
-                descriptors::write_descriptor(&self.memory, &self.pages, index, *descriptor)
-                    .map_err(|error| MachineError::new("a GDT", std::io::Error::other(error)))?;
-            }
+            self.load_descriptors(&context.descriptors)?;
             sregs.ds = descriptors::data_segment(context, context.ds);
             sregs.es = descriptors::data_segment(context, context.es);
             sregs.fs = descriptors::data_segment(context, context.fs);
@@ -133,6 +143,18 @@ impl KvmPcpu {
         sregs.gs.base = context.gs_base;
         self.run.set_sregs(&sregs);
         self.live = sregs;
+        Ok(())
+    }
+
+    /// Replaces the guest's part of the GDT; what another vCPU had there goes.
+    fn load_descriptors(&mut self, descriptors: &[u64]) -> Result<(), MachineError> {
+        let gone = self.descriptors.saturating_sub(descriptors.len());
+        let zeros = std::iter::repeat_n(&0, gone);
+        for (index, descriptor) in descriptors.iter().chain(zeros).enumerate() {
+            descriptors::write_descriptor(&self.memory, &self.pages, index, *descriptor)
+                .map_err(|error| MachineError::new("a GDT", std::io::Error::other(error)))?;
+        }
+        self.descriptors = descriptors.len();
         Ok(())
     }
 
@@ -188,10 +210,14 @@ impl KvmPcpu {
                     self.live = self.run.sregs();
                     self.run.set_regs(&before);
                     self.run.drop_pending_exception();
-                    return Ok(Stop::Unhandled("access to the doorbell's page other than a hypercall".into()));
+                    return Ok(Stop::Unhandled(
+                        "access to the doorbell's page other than a hypercall".into(),
+                    ));
                 }
                 Reason::InternalError { suberror } if in_guest => {
-                    return Ok(Stop::Unhandled(format!("KVM cannot emulate an instruction (suberror {suberror})")));
+                    return Ok(Stop::Unhandled(format!(
+                        "KVM cannot emulate an instruction (suberror {suberror})"
+                    )));
                 }
                 Reason::Interrupted => {
                     if let Some(stop) = self.interrupted(in_guest) {
@@ -240,7 +266,8 @@ impl KvmPcpu {
         self.memory
             .read(frame, (regs.rsp - base) as usize, bytes)
             .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))?;
-        let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let mut words =
+            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let error_code = if has_error_code { words.next().unwrap_or_default() } else { 0 };
         let mut next = || words.next().unwrap_or_default();
         let (rip, cs, flags, rsp, ss) = (next(), next() as u16, next(), next(), next() as u16);
@@ -250,7 +277,9 @@ impl KvmPcpu {
             if rip == LSTAR && cs == STUB_CS {
                 return Ok(take_syscall(context, &regs, rsp));
             }
-            return Err(self.broken(&format!("vector {vector} (error {error_code:#x}) in the stub at {rip:#x}")));
+            return Err(
+                self.broken(&format!("vector {vector} (error {error_code:#x}) in the stub at {rip:#x}"))
+            );
         }
         context.registers = Registers { rip, rflags: flags, rsp, ..from_kvm(&regs) };
         context.cs = visible_selector(cs);
@@ -292,10 +321,12 @@ impl KvmPcpu {
         sanitise(context);
         self.load(context)?;
         self.shared.going_in();
-        let stop = self.prepare(context, true).and_then(|_| loop {
-            match self.run() {
-                Ok(Stop::KickedInGuest | Stop::KickedInStub) => self.shared.forget_kicks(),
-                stop => break stop,
+        let stop = self.prepare(context, true).and_then(|_| {
+            loop {
+                match self.run() {
+                    Ok(Stop::KickedInGuest | Stop::KickedInStub) => self.shared.forget_kicks(),
+                    stop => break stop,
+                }
             }
         });
         self.shared.is_out(true);

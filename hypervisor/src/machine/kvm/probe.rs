@@ -129,7 +129,8 @@ impl<'a> Probe<'a> {
 
     fn build(&self) -> Result<(), NoSuchFrame> {
         let all = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
-        let set = |table, index, mfn| self.memory.exchange_entry(table, index, Pte::new(mfn, all), 0).map(|_| ());
+        let set =
+            |table, index, mfn| self.memory.exchange_entry(table, index, Pte::new(mfn, all), 0).map(|_| ());
         let (root, code, stack) = (self.frame(0), self.frame(5), self.frame(6));
         for (n, slot) in self.area.slots(true).iter().enumerate() {
             self.memory.exchange_entry(root, FIRST_HYPERVISOR_SLOT + n, *slot, 0)?;
@@ -145,9 +146,13 @@ impl<'a> Probe<'a> {
         self.memory.write(self.page_a(), 0, &MARKER_A.to_le_bytes())?;
         self.memory.write(self.page_b(), 0, &MARKER_B.to_le_bytes())?;
         let doorbell = Gate::Doorbell.ring();
-        for (at, bytes) in
-            [(READ_AT, READ), (WRITE_AT, WRITE), (TSC_AT, TSC), (SYSCALL_AT, SYSCALL), (DOORBELL_AT, &doorbell)]
-        {
+        for (at, bytes) in [
+            (READ_AT, READ),
+            (WRITE_AT, WRITE),
+            (TSC_AT, TSC),
+            (SYSCALL_AT, SYSCALL),
+            (DOORBELL_AT, &doorbell),
+        ] {
             self.memory.write(code, at as usize, bytes)?;
         }
         Ok(())
@@ -197,7 +202,8 @@ impl<'a> Probe<'a> {
     /// What was seen instead, or the host's error in words.
     pub fn try_tables(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<(), String> {
         for _ in 0..4 {
-            let trials: [Trial<'a>; 5] = [Self::remap, Self::protect, Self::unmap, Self::move_upper, Self::reuse_table];
+            let trials: [Trial<'a>; 5] =
+                [Self::remap, Self::protect, Self::unmap, Self::move_upper, Self::reuse_table];
             for trial in trials {
                 trial(self, pcpu, way).map_err(|error| error.to_string())??;
             }
@@ -217,7 +223,13 @@ impl<'a> Probe<'a> {
         }
     }
 
-    fn expect(&mut self, pcpu: &mut KvmPcpu, what: &str, code: u64, wanted: Access) -> Result<Verdict, MachineError> {
+    fn expect(
+        &mut self,
+        pcpu: &mut KvmPcpu,
+        what: &str,
+        code: u64,
+        wanted: Access,
+    ) -> Result<Verdict, MachineError> {
         let seen = self.access(pcpu, code, DATA)?;
         Ok(if seen == wanted { Ok(()) } else { Err(format!("{what}: {seen:x?} instead of {wanted:x?}")) })
     }
@@ -231,7 +243,8 @@ impl<'a> Probe<'a> {
         self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), true))?;
         let before = self.expect(pcpu, "a first mapping", READ_AT, Access::Value(MARKER_A))?;
         self.set(way, self.l1(), Level::L1, Self::page(self.page_b(), true))?;
-        let after = self.expect(pcpu, "a page that was mapped elsewhere", READ_AT, Access::Value(MARKER_B))?;
+        let after =
+            self.expect(pcpu, "a page that was mapped elsewhere", READ_AT, Access::Value(MARKER_B))?;
         Ok(before.and(after))
     }
 
@@ -271,7 +284,8 @@ impl<'a> Probe<'a> {
             .exchange_entry(self.l1(), Level::L1.index(DATA), Self::page(self.page_b(), false), 0)
             .map_err(|error| MachineError::new("a probe's table", io::Error::other(error)))?;
         self.set(way, self.l2(), Level::L2, Self::page(self.l1(), true))?;
-        let after = self.expect(pcpu, "a table in a frame that held another", READ_AT, Access::Value(MARKER_B))?;
+        let after =
+            self.expect(pcpu, "a table in a frame that held another", READ_AT, Access::Value(MARKER_B))?;
         Ok(before.and(after))
     }
 
@@ -281,7 +295,8 @@ impl<'a> Probe<'a> {
     /// [`HostError::Probe`] where a gate does not arrive.
     pub fn gates(&mut self, pcpu: &mut KvmPcpu) -> Result<Vec<GateCost>, HostError> {
         const ROUNDS: usize = 33;
-        let gates = [(Gate::Syscall, SYSCALL_AT, Exit::Syscall), (Gate::Doorbell, DOORBELL_AT, Exit::Doorbell)];
+        let gates =
+            [(Gate::Syscall, SYSCALL_AT, Exit::Syscall), (Gate::Doorbell, DOORBELL_AT, Exit::Doorbell)];
         let mut samples: [Vec<u64>; 2] = Default::default();
         for _ in 0..ROUNDS {
             for ((gate, code, expected), samples) in gates.iter().zip(&mut samples) {

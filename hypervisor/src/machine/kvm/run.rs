@@ -85,7 +85,10 @@ impl Run {
             libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, vcpu.as_raw_fd(), 0)
         };
         if page == libc::MAP_FAILED || length < size_of::<kvm_run>() {
-            return Err(MachineError::new("a pcpu's kvm_run cannot be mapped", std::io::Error::last_os_error()));
+            return Err(MachineError::new(
+                "a pcpu's kvm_run cannot be mapped",
+                std::io::Error::last_os_error(),
+            ));
         }
         let mapping = Arc::new(Mapping { page: page.cast(), length });
         let valid = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS);

@@ -45,7 +45,9 @@ impl Scribe {
     }
 
     fn store_chunk(&mut self, words: &[(u64, u64)]) -> Result<(), MachineError> {
-        let failed = |error: String| MachineError::new("the scribe cannot store into a page table", io::Error::other(error));
+        let failed = |error: String| {
+            MachineError::new("the scribe cannot store into a page table", io::Error::other(error))
+        };
         let (list, list_address) = self.pages.stack();
         for (n, (address, value)) in words.iter().enumerate() {
             let pair = [DIRECT_MAP.wrapping_add(*address), *value];

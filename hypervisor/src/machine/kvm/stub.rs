@@ -128,7 +128,10 @@ mod tests {
         use Mnemonic::{Dec, Iretq, Jne, Lodsq, Mov, Out, Pop, Stosq, Ud2};
         for code in [code(), syscall_code()] {
             for instruction in &mut Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
-                let known = matches!(instruction.mnemonic(), Dec | Iretq | Jne | Lodsq | Mov | Out | Pop | Stosq | Ud2);
+                let known = matches!(
+                    instruction.mnemonic(),
+                    Dec | Iretq | Jne | Lodsq | Mov | Out | Pop | Stosq | Ud2
+                );
                 assert!(known, "{:#x}: {:?}", instruction.ip(), instruction.mnemonic());
             }
         }

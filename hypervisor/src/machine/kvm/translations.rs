@@ -79,7 +79,8 @@ fn not_there(error: super::super::NoSuchFrame) -> MachineError {
 
 impl Translations for Invalidate {
     fn settle(&self, changes: &[Change]) -> Result<(), MachineError> {
-        let (leaves, upper): (Vec<&Change>, Vec<&Change>) = changes.iter().partition(|change| change.level == Level::L1);
+        let (leaves, upper): (Vec<&Change>, Vec<&Change>) =
+            changes.iter().partition(|change| change.level == Level::L1);
         let mut words = Vec::with_capacity(upper.len());
         for change in upper {
             let now = self.memory.entry(change.table, usize::from(change.index)).map_err(not_there)?;

@@ -6,8 +6,8 @@ use super::cpuid::CpuidPolicy;
 use super::descriptors::{self, STUB_CS};
 use super::run::Run;
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region, kvm_xcr,
-    kvm_xcrs,
+    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region,
+    kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use pv_abi::{Mfn, PAGE_SIZE};
@@ -35,19 +35,27 @@ const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18; // T
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// No device node.
-    #[error("/dev/kvm does not exist: load the module (modprobe kvm-intel or kvm-amd), or enable virtualisation in the firmware or for this virtual machine")]
+    #[error(
+        "/dev/kvm does not exist: load the module (modprobe kvm-intel or kvm-amd), or enable virtualisation in the firmware or for this virtual machine"
+    )]
     Missing,
     /// No permission.
-    #[error("/dev/kvm may not be opened by this user: join its group (usermod -aG kvm $USER, then log in again) or run as root")]
+    #[error(
+        "/dev/kvm may not be opened by this user: join its group (usermod -aG kvm $USER, then log in again) or run as root"
+    )]
     NotPermitted,
     /// In use.
-    #[error("/dev/kvm is busy: another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualisation; stop it and try again")]
+    #[error(
+        "/dev/kvm is busy: another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualisation; stop it and try again"
+    )]
     Busy,
     /// Something that this machine needs.
     #[error("this host's KVM lacks {0}; a Linux kernel of 5.17 or later has it")]
     Lacks(&'static str),
     /// A probe failed.
-    #[error("start-up probe `{probe}` failed: {why}; guests cannot be isolated on this host, so none is started")]
+    #[error(
+        "start-up probe `{probe}` failed: {why}; guests cannot be isolated on this host, so none is started"
+    )]
     Probe {
         /// Its name.
         probe: &'static str,
@@ -151,9 +159,17 @@ impl Vm {
     ///
     /// # Errors
     /// The host's.
-    pub fn create_vcpu(&self, number: u64, root: Mfn, pages: &PcpuPages) -> Result<(Run, kvm_sregs), MachineError> {
+    pub fn create_vcpu(
+        &self,
+        number: u64,
+        root: Mfn,
+        pages: &PcpuPages,
+    ) -> Result<(Run, kvm_sregs), MachineError> {
         let vcpu = self.vm.create_vcpu(number).map_err(failed("KVM_CREATE_VCPU"))?;
-        let cpuid = self.cpuid.to_kvm().ok_or_else(|| MachineError::new("the CPUID policy", io::Error::other("too many leaves")))?;
+        let cpuid = self
+            .cpuid
+            .to_kvm()
+            .ok_or_else(|| MachineError::new("the CPUID policy", io::Error::other("too many leaves")))?;
         vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
 
         let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
@@ -179,12 +195,9 @@ impl Vm {
             vcpu.set_xcrs(&xcrs).map_err(failed("KVM_SET_XCRS"))?;
         }
         let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-        let msrs = [
-            msr(MSR_STAR, u64::from(STUB_CS) << 32),
-            msr(MSR_LSTAR, LSTAR),
-            msr(MSR_FMASK, FMASK),
-        ];
-        let list = Msrs::from_entries(&msrs).map_err(|_| MachineError::new("MSRs", io::Error::other("too many")))?;
+        let msrs = [msr(MSR_STAR, u64::from(STUB_CS) << 32), msr(MSR_LSTAR, LSTAR), msr(MSR_FMASK, FMASK)];
+        let list =
+            Msrs::from_entries(&msrs).map_err(|_| MachineError::new("MSRs", io::Error::other("too many")))?;
         let set = vcpu.set_msrs(&list).map_err(failed("KVM_SET_MSRS"))?;
         if set != msrs.len() {
             return Err(MachineError::new("KVM_SET_MSRS", io::Error::other("the syscall MSRs are refused")));
