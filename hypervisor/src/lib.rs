@@ -4,4 +4,5 @@
 //! `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 pub mod error;
+pub mod kernel_image;
 pub mod machine;
