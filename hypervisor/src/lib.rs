@@ -5,4 +5,6 @@
 
 pub mod error;
 pub mod kernel_image;
+pub mod frame;
 pub mod machine;
+pub mod paging;
