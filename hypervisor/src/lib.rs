@@ -4,6 +4,7 @@
 //! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 pub mod bell;
+pub mod builder;
 pub mod clock;
 pub mod control;
 pub mod cpuid;

@@ -23,5 +23,5 @@ fn main() -> ExitCode {
     }
     tests.extend(kicks::tests());
     tests.extend(escape::tests());
-    support::main(tests)
+    support::main_one_at_a_time(tests)
 }

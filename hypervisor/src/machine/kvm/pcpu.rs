@@ -45,6 +45,8 @@ pub struct KvmPcpu {
     descriptors: usize,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
+    /// The root that no domain owns: where the stub is between two vCPUs.
+    own_root: u64,
 }
 
 /// Where the hardware was when KVM_RUN returned.
@@ -84,6 +86,7 @@ impl KvmPcpu {
             loaded: None,
             descriptors: 0,
             live,
+            own_root: live.cr3,
         })
     }
 
@@ -305,6 +308,8 @@ impl KvmPcpu {
         if self.loaded != Some(context.identity) {
             self.fpu.load(&self.run, &context.fpu)?;
             context.segments_changed = true;
+            // The vCPU before may be dead and its root anything: the stub must not run on that.
+            self.live.cr3 = self.own_root;
             self.loaded = Some(context.identity);
         }
         Ok(())
