@@ -34,7 +34,8 @@ pub trait Translations: Debug + Send + Sync {
     fn settle(&self, changes: &[Change]) -> Result<(), MachineError>;
 
     /// To be called before a validated table stops being one, its entries still in place: whatever the machine
-    /// derived from it is forgotten, so that the frame may hold data, or another table.
+    /// derived from it is forgotten, so that the frame may hold data, or another table. That includes a root:
+    /// after this, no pcpu has it loaded, not even one that is outside of guest mode.
     ///
     /// # Errors
     /// As [`Self::settle`].

@@ -1,0 +1,286 @@
+//! All frames of the machine: a word, an owner and a progress mark each.
+//!
+//! Invariants:
+//! - a word changes by [`step`] only, in one compare-exchange (guarded by `frame::tests::word`);
+//! - the owner is set while the frame is free and nobody can see it, and read only under a general reference;
+//!   so [`FrameTable::get`] refers first and looks at the owner then, and a frame that changed hands in between is
+//!   refused (guarded by `frame::tests::table::a_frame_is_found_by_its_owner_only`);
+//! - live and free frames add up to the machine ([`FrameTable::conservation`], checked by every audit);
+//! - a frame is zero when it is allocated (guarded by `frame::tests::table::a_reused_frame_is_scrubbed`).
+//!
+//! Locks: the free list's, a leaf. Words are atomics because frames cross domains; whatever needs more than one
+//! word is under the lock of the owner's page tables, see [`crate::paging`].
+
+use super::free_list::{FreeFrame, FreeList};
+use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word, step};
+use crate::error::Refusal;
+use crate::machine::{Layout, MachineMemory};
+use pv_abi::{DomId, Errno, Mfn, Pfn};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use zerocopy::FromZeros;
+
+/// One frame.
+#[derive(Debug, FromZeros)]
+#[repr(C)]
+struct Record {
+    word: AtomicU64,
+    owner: AtomicU16,
+    /// Entries of a table, from 0 up, which hold references while it is validated or devalidated. Written only
+    /// under the owner's paging lock.
+    progress: AtomicU16,
+}
+
+/// Where all frames are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conservation {
+    /// Frames of the machine.
+    pub total: u64,
+    /// Free.
+    pub free: u64,
+    /// Owned by somebody, the hypervisor included.
+    pub owned: u64,
+}
+
+/// The frame table.
+#[derive(Debug)]
+pub struct FrameTable {
+    records: Vec<Record>,
+    owned: Vec<AtomicU32>,
+    free: Mutex<FreeList>,
+    m2p: MachineToPhys,
+    memory: Arc<MachineMemory>,
+}
+
+impl FrameTable {
+    /// All frames below `layout.first_free` are the hypervisor's, for ever; the others are free.
+    ///
+    /// # Panics
+    /// At the start of the machine, where the host has no address space for one record a frame.
+    pub fn new(memory: Arc<MachineMemory>, layout: &Layout) -> Self {
+        let frames = layout.frames.min(memory.frames());
+        let first_free = layout.first_free.0.min(frames);
+        // Zeros are free frames, and cost the host no memory until they are used.
+        let zeroed = "the frame table fits the address space, as the machine's memory does";
+        let table = Self {
+            records: Record::new_vec_zeroed(frames as usize).expect(zeroed),
+            owned: AtomicU32::new_vec_zeroed(1 << u16::BITS).expect(zeroed),
+            free: Mutex::new(FreeList::new(first_free..frames)),
+            m2p: MachineToPhys::new(Arc::clone(&memory), layout),
+            memory,
+        };
+        for mfn in (0..first_free).map(Mfn) {
+            let given = table.give(mfn, DomId::XEN);
+            debug_assert!(given.is_ok(), "{mfn} is free");
+        }
+        table
+    }
+
+    /// The machine-to-physical table.
+    pub fn m2p(&self) -> &MachineToPhys {
+        &self.m2p
+    }
+
+    /// All frame numbers.
+    pub fn all(&self) -> impl Iterator<Item = Mfn> + use<> {
+        (0..self.records.len() as u64).map(Mfn)
+    }
+
+    /// The state of a frame at this moment; a free frame's where the machine has no such frame.
+    pub fn word(&self, mfn: Mfn) -> Word {
+        self.record(mfn).map_or(Word::FREE, |record| Word::unpack(record.word.load(Ordering::SeqCst)))
+    }
+
+    /// Who owns a frame; meaningful under a reference only. Nobody owns a free one.
+    pub fn owner(&self, mfn: Mfn) -> Option<DomId> {
+        let record = self.record(mfn).ok()?;
+        (record.word.load(Ordering::SeqCst) != 0).then(|| DomId(record.owner.load(Ordering::SeqCst)))
+    }
+
+    /// How many frames a domain owns, those included that it gave back and somebody still refers to.
+    pub fn owned_by(&self, domain: DomId) -> u64 {
+        self.owned_count(domain).map_or(0, |count| count.load(Ordering::SeqCst).into())
+    }
+
+    /// How many frames are free.
+    pub fn free_frames(&self) -> u64 {
+        self.free_list().len()
+    }
+
+    /// Where all frames are; exact while nothing else happens.
+    pub fn conservation(&self) -> Conservation {
+        let owned = self.owned.iter().map(|count| u64::from(count.load(Ordering::SeqCst))).sum();
+        Conservation { total: self.records.len() as u64, free: self.free_frames(), owned }
+    }
+
+    /// Whether the free list has the frame; slow, for audits.
+    pub(crate) fn is_listed_free(&self, mfn: Mfn) -> bool {
+        self.free_list().contains(mfn)
+    }
+
+    /// Gives a domain a frame of zeros.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn allocate(&self, owner: DomId) -> Result<Mfn, Refusal> {
+        let free = self.free_list().take();
+        let (mfn, scrub) = match free.ok_or(Refusal::new(Errno::ENOMEM, "the machine has no free frame"))? {
+            FreeFrame::Untouched(mfn) => (mfn, false),
+            FreeFrame::Used(mfn) => (mfn, true),
+        };
+        if scrub {
+            self.memory.zero(mfn).map_err(|_| NO_SUCH_FRAME)?;
+        }
+        self.give(mfn, owner)?;
+        Ok(mfn)
+    }
+
+    /// A free frame, which nobody else can have now, gets an owner.
+    fn give(&self, mfn: Mfn, owner: DomId) -> Result<(), Refusal> {
+        self.record(mfn)?.owner.store(owner.0, Ordering::SeqCst);
+        if let Some(count) = self.owned_count(owner) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        self.apply(mfn, Operation::Allocate).map(|_| ())
+    }
+
+    /// Takes a general reference to a frame of `owner`'s.
+    ///
+    /// # Errors
+    /// Why the frame is none of the owner's.
+    pub fn get(&self, owner: DomId, mfn: Mfn) -> Result<Reference, Refusal> {
+        self.apply(mfn, Operation::Get)?;
+        let reference = Reference::new(mfn, ReferenceKind::General);
+        match self.owner(mfn) {
+            Some(actual) if actual == owner => Ok(reference),
+            actual => {
+                self.put(reference);
+                Err(Refusal::new(
+                    Errno::EPERM,
+                    if actual == Some(DomId::XEN) {
+                        "the frame is the hypervisor's"
+                    } else {
+                        "the frame belongs to another domain"
+                    },
+                ))
+            }
+        }
+    }
+
+    /// Turns a general reference into one that allows writing.
+    ///
+    /// # Errors
+    /// The frame is a table; the reference is given back.
+    pub fn into_writable(&self, reference: Reference) -> Result<Reference, Refusal> {
+        let mfn = reference.mfn();
+        match self.apply(mfn, Operation::AcquireType(FrameType::Writable)) {
+            Ok(_) => Ok(Reference::new(mfn, ReferenceKind::Typed(FrameType::Writable))),
+            Err(refusal) => {
+                self.put(reference);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Gives a reference back. Where it was the last that kept a table, the table's mfn comes back: its entries
+    /// have to be given back now, and the reference is that work's.
+    pub fn give_back(&self, reference: Reference) -> Option<Mfn> {
+        let mfn = reference.mfn();
+        if let ReferenceKind::Typed(kind) = reference.kind() {
+            match self.apply(mfn, Operation::ReleaseType(kind)) {
+                Ok(Effect::Devalidate) => return Some(mfn),
+                Ok(_) => {}
+                Err(refusal) => {
+                    self.report_defect(mfn, refusal);
+                    return None;
+                }
+            }
+        }
+        self.put(Reference::new(mfn, ReferenceKind::General));
+        None
+    }
+
+    /// The domain gives a frame back.
+    ///
+    /// # Errors
+    /// It is not the domain's, or given back before.
+    pub fn deallocate(&self, owner: DomId, mfn: Mfn) -> Result<(), Refusal> {
+        let reference = self.get(owner, mfn)?;
+        let outcome = self.apply(mfn, Operation::Deallocate);
+        if outcome.is_ok() {
+            self.m2p.set(mfn, Pfn::INVALID);
+        }
+        self.put(reference);
+        outcome.map(|_| ())
+    }
+
+    /// Gives a general reference back.
+    pub(crate) fn put(&self, reference: Reference) {
+        debug_assert_eq!(reference.kind(), ReferenceKind::General);
+        match self.apply(reference.mfn(), Operation::Put) {
+            Ok(Effect::Freed) => self.free(reference.mfn()),
+            Ok(_) => {}
+            Err(refusal) => self.report_defect(reference.mfn(), refusal),
+        }
+    }
+
+    /// One operation on one frame.
+    ///
+    /// # Errors
+    /// As [`step`] refuses it, or there is no such frame.
+    pub(crate) fn apply(&self, mfn: Mfn, operation: Operation) -> Result<Effect, Refusal> {
+        let record = self.record(mfn)?;
+        let mut seen = record.word.load(Ordering::SeqCst);
+        loop {
+            let (next, effect) = step(Word::unpack(seen), operation)?;
+            match record.word.compare_exchange_weak(seen, next.pack(), Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Ok(effect),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Entries of a table that hold references while it is not valid.
+    pub(crate) fn progress(&self, mfn: Mfn) -> usize {
+        self.record(mfn).map_or(0, |record| record.progress.load(Ordering::SeqCst).into())
+    }
+
+    /// See [`Self::progress`]; under the owner's paging lock.
+    pub(crate) fn set_progress(&self, mfn: Mfn, entries: usize) {
+        if let (Ok(record), Ok(entries)) = (self.record(mfn), u16::try_from(entries)) {
+            record.progress.store(entries, Ordering::SeqCst);
+        }
+    }
+
+    fn free(&self, mfn: Mfn) {
+        self.m2p.set(mfn, Pfn::INVALID);
+        if let Ok(record) = self.record(mfn) {
+            let owner = DomId(record.owner.swap(DomId::INVALID.0, Ordering::SeqCst));
+            if let Some(count) = self.owned_count(owner) {
+                count.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.free_list().give_back(mfn);
+    }
+
+    /// A reference was given back that nobody had: a defect of the hypervisor. The frame is leaked, which is
+    /// safe, rather than freed, which is not.
+    fn report_defect(&self, mfn: Mfn, refusal: Refusal) {
+        tracing::error!(%mfn, word = ?self.word(mfn), %refusal, "reference count defect");
+        debug_assert!(false, "{mfn}: {refusal}: {:?}", self.word(mfn));
+    }
+
+    fn record(&self, mfn: Mfn) -> Result<&Record, Refusal> {
+        usize::try_from(mfn.0).ok().and_then(|index| self.records.get(index)).ok_or(NO_SUCH_FRAME)
+    }
+
+    fn owned_count(&self, domain: DomId) -> Option<&AtomicU32> {
+        self.owned.get(usize::from(domain.0))
+    }
+
+    fn free_list(&self) -> MutexGuard<'_, FreeList> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const NO_SUCH_FRAME: Refusal = Refusal::new(Errno::EINVAL, "the machine has no such frame");

@@ -1,0 +1,365 @@
+//! What the frame table knows of one frame, in one word, and the only function that changes it.
+//!
+//! States. A frame is *free* (all zero), or *live* with a general count and a type. Its type goes
+//!
+//! ```text
+//!            AcquireType(Writable)                    ReleaseType (last)
+//!   None ─────────────────────────────▶ Writable ─────────────────────────▶ None
+//!   None ── AcquireType(Table|Descriptors) ─▶ Validating ── Validated ─▶ Valid ── ReleaseType (last) ─┐
+//!    ▲                                            └──────── Abandon ───────┐                          │
+//!    └──────────────────── Devalidated ◀──────────────────────────── Devalidating ◀──────────────────┘
+//! ```
+//!
+//! Invariants ([`Word::inconsistency`]; guarded by `frame::tests::word::every_step_from_every_word_keeps_the_invariants`):
+//! - a type reference comes with a general reference of its own, and so does being allocated:
+//!   `general >= uses + allocated`; a free frame is all zero;
+//! - the type is [`FrameType::None`] exactly while its count is zero: a type changes only through zero;
+//! - a frame that is being validated or devalidated has exactly one type reference, the work's own;
+//! - a pin holds one type reference of a valid table, a permanent mark one of a writable frame;
+//! - counts never wrap: what would exceed [`Word::MAX`] is refused.
+
+use super::FrameType::{Descriptors, Table, Writable};
+use crate::error::Refusal;
+use pv_abi::Errno;
+use pv_abi::page_table::Level;
+
+/// What a frame is used as. Two uses of different types exclude each other; reading needs no type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrameType {
+    /// Nothing that needs a type: it may be mapped read-only.
+    None,
+    /// A page table: every entry is checked, and nobody but the hypervisor writes it.
+    Table(Level),
+    /// Segment descriptors: every descriptor is checked, and nobody but the hypervisor writes it.
+    Descriptors,
+    /// Mapped writable somewhere.
+    Writable,
+}
+
+impl FrameType {
+    /// All of them, in the order of their numbers in the word.
+    pub const ALL: [Self; 7] = [
+        Self::None,
+        Table(Level::L1),
+        Table(Level::L2),
+        Table(Level::L3),
+        Table(Level::L4),
+        Descriptors,
+        Writable,
+    ];
+
+    const fn number(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Table(level) => level as u64,
+            Descriptors => 5,
+            Writable => 6,
+        }
+    }
+
+    /// The table's level, where it is a table.
+    pub const fn level(self) -> Option<Level> {
+        match self {
+            Table(level) => Some(level),
+            _ => None,
+        }
+    }
+}
+
+/// How far the check of a frame's contents is. [`Phase::Valid`] wherever there is nothing to check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// All of it holds.
+    Valid,
+    /// Some of the contents are checked, perhaps by a call that was interrupted.
+    Validating,
+    /// The contents' references are being given back.
+    Devalidating,
+}
+
+/// The state of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// References of any kind.
+    pub general: u32,
+    /// References that need the type.
+    pub uses: u32,
+    /// The type.
+    pub kind: FrameType,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// A guest keeps it validated: one type reference.
+    pub pinned: bool,
+    /// Its owner has not given it back: one general reference.
+    pub allocated: bool,
+    /// It must stay writable for its owner's life: one type reference.
+    pub permanent: bool,
+}
+
+/// What may happen to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A free frame gets an owner.
+    Allocate,
+    /// Its owner gives it back; it is free once the last reference is gone.
+    Deallocate,
+    /// One general reference more.
+    Get,
+    /// One general reference less.
+    Put,
+    /// One type reference more; the caller holds a general reference to go with it.
+    AcquireType(FrameType),
+    /// One type reference less; the general one that went with it stays the caller's.
+    ReleaseType(FrameType),
+    /// The contents are checked to the end.
+    Validated,
+    /// The contents are bad, or nobody wants them any more.
+    Abandon,
+    /// All references of the contents are given back.
+    Devalidated,
+    /// The pin takes over a type reference of the caller's.
+    Pin,
+    /// The pin's type reference becomes the caller's.
+    Unpin,
+    /// The mark takes over a writable reference of the caller's.
+    MakePermanent,
+    /// The mark's reference becomes the caller's.
+    DropPermanent,
+}
+
+/// What the caller of [`step`] has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Nothing,
+    /// Check the contents from the start. The references just taken belong to that work until it is done.
+    Validate,
+    /// Go on checking where another call was interrupted. No reference was taken: the work has its own, and they
+    /// become the caller's when it is done.
+    Resume,
+    /// Give back what the contents refer to. The reference just released belongs to that work until then.
+    Devalidate,
+    /// The frame is free.
+    Freed,
+}
+
+const COUNT_BITS: u32 = 28;
+const USES_SHIFT: u32 = COUNT_BITS;
+const KIND_SHIFT: u32 = 2 * COUNT_BITS;
+const PHASE_SHIFT: u32 = KIND_SHIFT + 3;
+const PINNED: u64 = 1 << 61;
+const ALLOCATED: u64 = 1 << 62;
+const PERMANENT: u64 = 1 << 63;
+
+impl Word {
+    /// The highest count.
+    pub const MAX: u32 = (1 << COUNT_BITS) - 1;
+
+    /// A frame that nobody has.
+    pub const FREE: Self = Self {
+        general: 0,
+        uses: 0,
+        kind: FrameType::None,
+        phase: Phase::Valid,
+        pinned: false,
+        allocated: false,
+        permanent: false,
+    };
+
+    /// As it stands in the frame table.
+    pub const fn pack(self) -> u64 {
+        let phase = match self.phase {
+            Phase::Valid => 0,
+            Phase::Validating => 1,
+            Phase::Devalidating => 2,
+        };
+        self.general as u64
+            | (self.uses as u64) << USES_SHIFT
+            | self.kind.number() << KIND_SHIFT
+            | phase << PHASE_SHIFT
+            | flag_bit(self.pinned, PINNED)
+            | flag_bit(self.allocated, ALLOCATED)
+            | flag_bit(self.permanent, PERMANENT)
+    }
+
+    /// Reads what [`Self::pack`] wrote.
+    pub const fn unpack(bits: u64) -> Self {
+        let kind = match bits >> KIND_SHIFT & 7 {
+            1 => Table(Level::L1),
+            2 => Table(Level::L2),
+            3 => Table(Level::L3),
+            4 => Table(Level::L4),
+            5 => Descriptors,
+            6 => Writable,
+            _ => FrameType::None,
+        };
+        let phase = match bits >> PHASE_SHIFT & 3 {
+            1 => Phase::Validating,
+            2 => Phase::Devalidating,
+            _ => Phase::Valid,
+        };
+        Self {
+            general: bits as u32 & Self::MAX,
+            uses: (bits >> USES_SHIFT) as u32 & Self::MAX,
+            kind,
+            phase,
+            pinned: bits & PINNED != 0,
+            allocated: bits & ALLOCATED != 0,
+            permanent: bits & PERMANENT != 0,
+        }
+    }
+
+    /// Whether it is a table of this level that may be walked and updated.
+    pub fn is_valid_table(self, level: Level) -> bool {
+        self.kind == Table(level) && self.phase == Phase::Valid
+    }
+
+    /// Which invariant it breaks, if any.
+    pub fn inconsistency(self) -> Option<&'static str> {
+        let has_contents = matches!(self.kind, Table(_) | Descriptors);
+        let held = u64::from(self.uses) + u64::from(self.allocated);
+        let rules = [
+            (u64::from(self.general) < held, "a type reference, or being allocated, lacks its general one"),
+            ((self.kind == FrameType::None) != (self.uses == 0), "the type is none exactly while unused"),
+            (self.phase != Phase::Valid && !has_contents, "only tables and descriptors are validated"),
+            (self.phase != Phase::Valid && self.uses != 1, "work on the contents holds the only reference"),
+            (self.pinned && (self.kind.level().is_none() || self.phase != Phase::Valid), "pinned, not valid"),
+            (self.permanent && self.kind != Writable, "permanent, and not writable"),
+        ];
+        rules.into_iter().find_map(|(broken, rule)| broken.then_some(rule))
+    }
+}
+
+const fn flag_bit(set: bool, bit: u64) -> u64 {
+    if set { bit } else { 0 }
+}
+
+const fn refused<T>(errno: Errno, why: &'static str) -> Result<T, Refusal> {
+    Err(Refusal::new(errno, why))
+}
+
+/// Carries out one operation on a frame's word, or says why not.
+///
+/// # Errors
+/// The reason; nothing has happened then. Where it is an operation that gives something back, the reason is a
+/// defect of the hypervisor and not of a guest.
+pub fn step(word: Word, operation: Operation) -> Result<(Word, Effect), Refusal> {
+    match operation {
+        Operation::Allocate => allocate(word),
+        Operation::Deallocate if !word.allocated => refused(Errno::EINVAL, "the frame was given back before"),
+        Operation::Deallocate => put(Word { allocated: false, ..word }),
+        Operation::Get => get(word),
+        Operation::Put => put(word),
+        Operation::AcquireType(kind) => acquire_type(word, kind),
+        Operation::ReleaseType(kind) => release_type(word, kind),
+        Operation::Validated => from_phase(word, Phase::Validating, Phase::Valid),
+        Operation::Abandon => from_phase(word, Phase::Validating, Phase::Devalidating),
+        Operation::Devalidated => devalidated(word),
+        Operation::Pin => pin(word),
+        Operation::Unpin if !word.pinned => refused(Errno::EINVAL, "the table is not pinned"),
+        Operation::Unpin => Ok((Word { pinned: false, ..word }, Effect::Nothing)),
+        Operation::MakePermanent if word.kind != Writable || word.permanent => {
+            refused(Errno::EINVAL, "the frame is not writable, or permanent already")
+        }
+        Operation::MakePermanent => Ok((Word { permanent: true, ..word }, Effect::Nothing)),
+        Operation::DropPermanent if !word.permanent => refused(Errno::EINVAL, "the frame is not permanent"),
+        Operation::DropPermanent => Ok((Word { permanent: false, ..word }, Effect::Nothing)),
+    }
+}
+
+fn allocate(word: Word) -> Result<(Word, Effect), Refusal> {
+    if word != Word::FREE {
+        return refused(Errno::EBUSY, "the frame is not free");
+    }
+    Ok((Word { general: 1, allocated: true, ..word }, Effect::Nothing))
+}
+
+fn get(word: Word) -> Result<(Word, Effect), Refusal> {
+    match word.general {
+        0 => refused(Errno::EINVAL, "the frame is free"),
+        Word::MAX => refused(Errno::EOVERFLOW, "the frame has too many references"),
+        general => Ok((Word { general: general + 1, ..word }, Effect::Nothing)),
+    }
+}
+
+/// Gives a general reference back that no type reference, nor being allocated, still needs.
+fn put(word: Word) -> Result<(Word, Effect), Refusal> {
+    if u64::from(word.general) <= u64::from(word.uses) + u64::from(word.allocated) {
+        return refused(Errno::EINVAL, "nobody holds the reference that is given back");
+    }
+    let general = word.general - 1;
+    Ok((Word { general, ..word }, if general == 0 { Effect::Freed } else { Effect::Nothing }))
+}
+
+fn acquire_type(word: Word, kind: FrameType) -> Result<(Word, Effect), Refusal> {
+    if kind == FrameType::None {
+        return refused(Errno::EINVAL, "there is no reference of no type");
+    }
+    if word.uses != 0 && word.kind != kind {
+        return conflict(word.kind, kind);
+    }
+    match word.phase {
+        Phase::Devalidating => return refused(Errno::EAGAIN, "the frame is ceasing to be a table"),
+        Phase::Validating => return Ok((word, Effect::Resume)),
+        Phase::Valid => {}
+    }
+    if u64::from(word.general) <= u64::from(word.uses) + u64::from(word.allocated) {
+        return refused(Errno::EINVAL, "a type reference without a general one");
+    }
+    let uses = word.uses + 1; // cannot wrap: it stays at or below `general`
+    if word.uses == 0 && kind != Writable {
+        return Ok((Word { uses, kind, phase: Phase::Validating, ..word }, Effect::Validate));
+    }
+    Ok((Word { uses, kind, ..word }, Effect::Nothing))
+}
+
+fn conflict<T>(present: FrameType, wanted: FrameType) -> Result<T, Refusal> {
+    match (present, wanted) {
+        (Writable, _) => refused(Errno::EBUSY, "the frame is mapped writable somewhere"),
+        (Table(_), Writable) => refused(Errno::EBUSY, "a page table cannot be writable"),
+        (Descriptors, Writable) => refused(Errno::EBUSY, "a descriptor table cannot be writable"),
+        (Table(a), Table(b)) if a == b => refused(Errno::EBUSY, "the table is in use"),
+        (Table(_), Table(_)) => refused(Errno::EINVAL, "the frame is a page table of another level"),
+        _ => refused(Errno::EINVAL, "the frame is in use as another type"),
+    }
+}
+
+fn release_type(word: Word, kind: FrameType) -> Result<(Word, Effect), Refusal> {
+    if word.uses == 0 || word.kind != kind || word.phase != Phase::Valid {
+        return refused(Errno::EINVAL, "nobody holds the type reference that is given back");
+    }
+    if word.uses > 1 {
+        return Ok((Word { uses: word.uses - 1, ..word }, Effect::Nothing));
+    }
+    if word.pinned || word.permanent {
+        return refused(Errno::EINVAL, "the last type reference is the pin's");
+    }
+    if let Table(_) = kind {
+        return Ok((Word { phase: Phase::Devalidating, ..word }, Effect::Devalidate));
+    }
+    Ok((Word { uses: 0, kind: FrameType::None, ..word }, Effect::Nothing))
+}
+
+fn from_phase(word: Word, from: Phase, to: Phase) -> Result<(Word, Effect), Refusal> {
+    if word.phase != from {
+        return refused(Errno::EINVAL, "the frame's contents are not being validated");
+    }
+    Ok((Word { phase: to, ..word }, Effect::Nothing))
+}
+
+fn devalidated(word: Word) -> Result<(Word, Effect), Refusal> {
+    if word.phase != Phase::Devalidating {
+        return refused(Errno::EINVAL, "the frame's contents are not being devalidated");
+    }
+    Ok((Word { uses: 0, kind: FrameType::None, phase: Phase::Valid, ..word }, Effect::Nothing))
+}
+
+fn pin(word: Word) -> Result<(Word, Effect), Refusal> {
+    if word.pinned {
+        return refused(Errno::EINVAL, "the table is pinned already");
+    }
+    if word.kind.level().is_none() || word.phase != Phase::Valid {
+        return refused(Errno::EINVAL, "the frame is not a valid table");
+    }
+    Ok((Word { pinned: true, ..word }, Effect::Nothing))
+}

@@ -1,0 +1,71 @@
+//! A machine without KVM: its memory is real, its pcpus and their caches are made up. What lies above the machine
+//! is tested on it, and so is what no host at hand can show: a missing flush.
+
+mod pcpu;
+mod translations;
+
+pub use pcpu::{Action, FakeKick, FakePcpu, Scripts};
+pub use translations::{Derived, FakeTranslations, Fault, Kind, Sabotage};
+
+use super::{Layout, MachineMemory};
+use pv_abi::page_table::{Pte, PteFlags};
+use pv_abi::{Mfn, PAGE_SIZE};
+use std::sync::Arc;
+
+/// Frames of a fake machine that are the hypervisor's before the M2P: one of nothing, and two of its tables.
+const PRIVATE_FRAMES: u64 = 3;
+/// Pcpus of a fake machine.
+pub const PCPUS: usize = 2;
+
+/// A machine for tests.
+#[derive(Clone, Debug)]
+pub struct FakeMachine {
+    /// Its memory.
+    pub memory: Arc<MachineMemory>,
+    /// Where things are.
+    pub layout: Arc<Layout>,
+    /// Its pcpus and what they cache.
+    pub translations: Arc<FakeTranslations>,
+}
+
+impl FakeMachine {
+    /// A machine of `frames` pages, whose pcpus cache as hardware does.
+    ///
+    /// # Panics
+    /// Where the host gives no memory, which ends a test as it should.
+    pub fn new(frames: u64) -> Self {
+        Self::of_kind(frames, Kind::Hardware)
+    }
+
+    /// A machine of either kind.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn of_kind(frames: u64, kind: Kind) -> Self {
+        let memory = match MachineMemory::new(frames) {
+            Ok(memory) => Arc::new(memory),
+            Err(error) => panic!("a fake machine needs memory: {error}"),
+        };
+        let translations = Arc::new(FakeTranslations::new(Arc::clone(&memory), kind, PCPUS));
+        Self { layout: Arc::new(layout(frames)), memory, translations }
+    }
+}
+
+/// Slots as a real machine has them: one with the hypervisor's own tables, closed to guests, one with the M2P,
+/// open to reads, the others empty.
+fn layout(frames: u64) -> Layout {
+    let m2p = PRIVATE_FRAMES..PRIVATE_FRAMES + frames.div_ceil(PAGE_SIZE as u64 / 8);
+    let mut slots = [Pte::default(); super::layout::HYPERVISOR_SLOTS];
+    let own = PteFlags::PRESENT | PteFlags::ACCESSED;
+    slots[1] = Pte::new(Mfn(1), own | PteFlags::WRITABLE);
+    slots[2] = Pte::new(Mfn(2), own | PteFlags::USER);
+    Layout {
+        frames,
+        first_free: Mfn(m2p.end),
+        m2p,
+        slots,
+        m2p_address: 0xffff_8100_0000_0000..0xffff_8100_0000_0000 + frames * 8,
+        m2p_at_fixed_address: false,
+        hypercall_page: vec![0xcc; PAGE_SIZE],
+    }
+}

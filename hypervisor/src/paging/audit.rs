@@ -1,0 +1,121 @@
+//! Recounts everything: what each table's entries, pins, marks and leftovers hold must be what the frame table says.
+
+use super::Mmu;
+use super::entry::{admit, is_bookkeeping};
+use super::space::Deferred;
+use super::teardown::recall;
+use crate::frame::{FrameType, Phase, ReferenceKind, Word};
+use pv_abi::Mfn;
+use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level};
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+/// References found, by frame.
+#[derive(Default)]
+struct Found {
+    general: u32,
+    uses: BTreeMap<FrameType, u32>,
+}
+
+/// A recount.
+#[derive(Default)]
+struct Recount {
+    found: BTreeMap<Mfn, Found>,
+    discrepancies: Vec<String>,
+}
+
+impl Recount {
+    fn hold(&mut self, mfn: Mfn, kind: ReferenceKind) {
+        let found = self.found.entry(mfn).or_default();
+        found.general += 1;
+        if let ReferenceKind::Typed(kind) = kind {
+            *found.uses.entry(kind).or_default() += 1;
+        }
+    }
+
+    fn report(&mut self, text: String) {
+        self.discrepancies.push(text);
+    }
+}
+
+impl Mmu {
+    /// Recounts every reference and says in words where the frame table disagrees. `held` are those outside of it:
+    /// of roots ([`super::Roots::held`]), of descriptor frames, of [`Mmu::hold`]. Slow; nothing else may go on, and
+    /// no batch may be open.
+    pub fn audit(&self, held: &[(Mfn, ReferenceKind)]) -> Vec<String> {
+        let mut recount = Recount::default();
+        held.iter().for_each(|&(mfn, kind)| recount.hold(mfn, kind));
+        for space in self.spaces.all() {
+            let space = space.lock().unwrap_or_else(PoisonError::into_inner);
+            for deferred in &space.deferred {
+                if let Deferred::GiveBack(reference) = deferred {
+                    recount.hold(reference.mfn(), reference.kind());
+                }
+            }
+        }
+        self.frames.all().for_each(|mfn| self.count_held_by(mfn, &mut recount));
+        self.frames.all().for_each(|mfn| self.compare(mfn, &mut recount));
+        let sum = self.frames.conservation();
+        if sum.free + sum.owned != sum.total {
+            recount.report(format!("frames are not conserved: {sum:?}"));
+        }
+        recount.discrepancies
+    }
+
+    /// What a frame holds of itself and of others.
+    fn count_held_by(&self, mfn: Mfn, recount: &mut Recount) {
+        let word = self.frames.word(mfn);
+        if word.allocated {
+            recount.hold(mfn, ReferenceKind::General);
+        }
+        if word.pinned || word.permanent || word.phase != Phase::Valid {
+            recount.hold(mfn, ReferenceKind::Typed(word.kind));
+        }
+        if let Some(level) = word.kind.level() {
+            let entries = if word.phase == Phase::Valid { ENTRIES } else { self.frames.progress(mfn) };
+            (0..entries).for_each(|index| self.count_entry(mfn, level, index, word, recount));
+        }
+    }
+
+    fn count_entry(&self, table: Mfn, level: Level, index: usize, word: Word, recount: &mut Recount) {
+        let Ok(entry) = self.memory.entry(table, index) else {
+            return recount.report(format!("{table} is a table outside of memory"));
+        };
+        let Some(reference) = recall(level, index, entry) else {
+            let slot = index.checked_sub(FIRST_HYPERVISOR_SLOT).and_then(|slot| self.layout.slots.get(slot));
+            let is_own = slot.is_none_or(|&slot| slot == entry || is_bookkeeping(slot, entry));
+            if level == Level::L4 && word.phase == Phase::Valid && !is_own {
+                recount.report(format!("{table} slot {index} is {entry:?} and not the hypervisor's"));
+            }
+            return;
+        };
+        if admit(level, entry) != Ok(entry) {
+            recount.report(format!("{table} entry {index} is {entry:?}, which no check lets pass"));
+        }
+        if word.phase != Phase::Devalidating && self.frames.owner(reference.mfn()) != self.frames.owner(table)
+        {
+            recount.report(format!("{table} entry {index} names {}, of another domain", reference.mfn()));
+        }
+        recount.hold(reference.mfn(), reference.kind());
+        reference.into_entry();
+    }
+
+    fn compare(&self, mfn: Mfn, recount: &mut Recount) {
+        let word = self.frames.word(mfn);
+        let found = recount.found.remove(&mfn).unwrap_or_default();
+        if let Some(rule) = word.inconsistency() {
+            recount.report(format!("{mfn}: {rule}: {word:?}"));
+        }
+        if found.general != word.general {
+            recount.report(format!("{mfn} counts {} references and has {}", word.general, found.general));
+        }
+        let expected =
+            if word.uses == 0 { BTreeMap::new() } else { BTreeMap::from([(word.kind, word.uses)]) };
+        if found.uses != expected {
+            recount.report(format!("{mfn} counts uses {expected:?} and has {:?}", found.uses));
+        }
+        if (word == Word::FREE) != self.frames.is_listed_free(mfn) {
+            recount.report(format!("{mfn} is {word:?}, which the free list contradicts"));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the hypervisor keeps for the page tables of one domain, under one lock.
+
+use super::counters::count;
+use super::{Budget, Mmu, Progress};
+use crate::error::{Failure, Refusal};
+use crate::frame::Reference;
+use pv_abi::page_table::Level;
+use pv_abi::{DomId, Errno, Mfn};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Work that a call left over.
+#[derive(Debug)]
+pub(super) enum Deferred {
+    /// A reference that no translation needs any more.
+    GiveBack(Reference),
+    /// A table whose type nobody holds any more. It keeps its last references until the work is done.
+    TearDown {
+        /// The table.
+        table: Mfn,
+        /// Its level.
+        level: Level,
+        /// Whether no pcpu can have anything that was derived from it.
+        retired: bool,
+    },
+}
+
+/// How alive a domain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Alive,
+    /// Being taken apart: no new references.
+    Dying,
+    /// Taken apart, but for frames that others still refer to.
+    Dead,
+    /// The machine failed to settle: nothing of this domain may be touched again.
+    Failed,
+}
+
+/// The state of one domain's page tables.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub domain: DomId,
+    pub life: Life,
+    /// Last in, first out, so that a tree is torn down depth first and the list stays short.
+    pub deferred: Vec<Deferred>,
+    /// How far [`Mmu::release_domain`] has looked through the frames.
+    pub released: u64,
+}
+
+impl Space {
+    fn new(domain: DomId) -> Self {
+        Self { domain, life: Life::Alive, deferred: Vec::new(), released: 0 }
+    }
+
+    pub(super) fn defer(&mut self, reference: Reference) {
+        self.deferred.push(Deferred::GiveBack(reference));
+    }
+
+    pub(super) fn check_alive(&self) -> Result<(), Failure> {
+        match self.life {
+            Life::Alive => Ok(()),
+            Life::Dying | Life::Dead => Err(Refusal::new(Errno::EINVAL, "the domain is dying").into()),
+            Life::Failed => Err(Failure::Crash("the machine failed to settle its page tables".into())),
+        }
+    }
+}
+
+/// All spaces, made when a domain is first heard of.
+#[derive(Debug, Default)]
+pub(super) struct Spaces(RwLock<BTreeMap<DomId, Arc<Mutex<Space>>>>);
+
+impl Spaces {
+    fn of(&self, domain: DomId) -> Arc<Mutex<Space>> {
+        if let Some(space) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&domain) {
+            return Arc::clone(space);
+        }
+        let mut spaces = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let space = spaces.entry(domain).or_insert_with(|| Arc::new(Mutex::new(Space::new(domain))));
+        Arc::clone(space)
+    }
+
+    /// Those there are, for audits.
+    pub(super) fn all(&self) -> Vec<Arc<Mutex<Space>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+impl Mmu {
+    /// Runs `action` under the lock of the domain's page tables. A failure of the machine in it ends the domain.
+    pub(super) fn with_space<R>(
+        &self,
+        domain: DomId,
+        action: impl FnOnce(&mut Space) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let space = self.spaces.of(domain);
+        let mut space = space.lock().unwrap_or_else(PoisonError::into_inner);
+        if space.life == Life::Dead && self.frames.owned_by(domain) == 0 {
+            *space = Space::new(domain); // the number may be used again
+        }
+        let outcome = action(&mut space);
+        match &outcome {
+            Err(Failure::Machine(_)) => space.life = Life::Failed,
+            Err(_) => count(&self.counters.refusals, 1),
+            Ok(_) => {}
+        }
+        outcome
+    }
+
+    /// Runs an operation of a guest: first what earlier ones left over, then `action`.
+    pub(super) fn operate(
+        &self,
+        domain: DomId,
+        budget: &mut Budget,
+        action: impl FnOnce(&mut Space, &mut Budget) -> Result<Progress, Failure>,
+    ) -> Result<Progress, Failure> {
+        let progress = self.with_space(domain, |space| {
+            space.check_alive()?;
+            match self.drain_space(space, budget)? {
+                Progress::Done => action(space, budget),
+                Progress::Preempted => Ok(Progress::Preempted),
+            }
+        })?;
+        if progress == Progress::Preempted {
+            count(&self.counters.preemptions, 1);
+        }
+        Ok(progress)
+    }
+}

@@ -1,0 +1,130 @@
+//! A frame becomes a table: every entry is checked, and takes its reference. Tables below are checked on the way,
+//! at most three levels down. Where the budget ends, each table on the way keeps its progress, and the references
+//! of its entries and its own, in the frame table; whoever wants the table next goes on from there.
+
+use super::counters::count;
+use super::entry::admit;
+use super::space::Space;
+use super::{Budget, Mmu, Progress};
+use crate::error::Failure;
+use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
+use pv_abi::Mfn;
+use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervisor_slot};
+
+/// The reference that an entry needs.
+pub(super) enum Taken {
+    /// None: it is not present.
+    Nothing,
+    /// This one.
+    Reference(Reference),
+    /// The table below it is not checked to the end yet.
+    Preempted,
+}
+
+impl Mmu {
+    /// Takes the reference that an admitted entry of a table of `level` needs.
+    pub(super) fn take_for_entry(
+        &self,
+        space: &mut Space,
+        level: Level,
+        entry: Pte,
+        budget: &mut Budget,
+    ) -> Result<Taken, Failure> {
+        let Some(kind) = Reference::kind_of_entry(level, entry) else { return Ok(Taken::Nothing) };
+        let mfn = entry.mfn();
+        if let ReferenceKind::Typed(FrameType::Table(below)) = kind {
+            let taken = self.take_table(space, mfn, below, budget)?;
+            return Ok(taken.map_or(Taken::Preempted, Taken::Reference));
+        }
+        let general = self.frames.get(space.domain, mfn)?;
+        Ok(Taken::Reference(match kind {
+            ReferenceKind::General => general,
+            ReferenceKind::Typed(_) => self.frames.into_writable(general)?,
+        }))
+    }
+
+    /// Takes a reference to a table of the domain's, which is validated first if it is none yet. Nothing comes back
+    /// where the budget ends before.
+    pub(super) fn take_table(
+        &self,
+        space: &mut Space,
+        table: Mfn,
+        level: Level,
+        budget: &mut Budget,
+    ) -> Result<Option<Reference>, Failure> {
+        let general = self.frames.get(space.domain, table)?;
+        let kind = FrameType::Table(level);
+        match self.frames.apply(table, Operation::AcquireType(kind)) {
+            Ok(Effect::Validate) => {
+                self.frames.set_progress(table, 0);
+                general.into_entry(); // the work's own, with the type reference
+            }
+            Ok(Effect::Resume) => self.frames.put(general),
+            Ok(_) => {
+                general.into_entry();
+                return Ok(Some(Reference::recall(table, ReferenceKind::Typed(kind))));
+            }
+            Err(refusal) => {
+                self.frames.put(general);
+                return Err(refusal.into());
+            }
+        }
+        match self.validate(space, table, level, budget) {
+            Ok(Progress::Done) => Ok(Some(Reference::recall(table, ReferenceKind::Typed(kind)))),
+            Ok(Progress::Preempted) => Ok(None),
+            Err(failure) => {
+                self.abandon(space, table, level);
+                Err(failure)
+            }
+        }
+    }
+
+    fn validate(
+        &self,
+        space: &mut Space,
+        table: Mfn,
+        level: Level,
+        budget: &mut Budget,
+    ) -> Result<Progress, Failure> {
+        for index in self.frames.progress(table)..ENTRIES {
+            if budget.is_exhausted() {
+                return Ok(Progress::Preempted);
+            }
+            if self.validate_entry(space, table, level, index, budget)? == Progress::Preempted {
+                return Ok(Progress::Preempted);
+            }
+            self.frames.set_progress(table, index + 1);
+            count(&self.counters.entries_validated, 1);
+            budget.spend();
+        }
+        self.frames.apply(table, Operation::Validated)?;
+        count(&self.counters.tables_validated, 1);
+        Ok(Progress::Done)
+    }
+
+    fn validate_entry(
+        &self,
+        space: &mut Space,
+        table: Mfn,
+        level: Level,
+        index: usize,
+        budget: &mut Budget,
+    ) -> Result<Progress, Failure> {
+        if level == Level::L4 && is_hypervisor_slot(index) {
+            let slot = self.layout.slots.get(index - FIRST_HYPERVISOR_SLOT).copied().unwrap_or_default();
+            self.exchange(table, index, slot, 0)?;
+            return Ok(Progress::Done);
+        }
+        let found = self.entry(table, index)?;
+        let admitted = admit(level, found)?;
+        match self.take_for_entry(space, level, admitted, budget)? {
+            Taken::Preempted => return Ok(Progress::Preempted),
+            Taken::Reference(reference) => reference.into_entry(),
+            Taken::Nothing => {}
+        }
+        if admitted != found {
+            self.exchange(table, index, admitted, 0)?;
+        }
+        Ok(Progress::Done)
+    }
+}
