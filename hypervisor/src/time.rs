@@ -4,10 +4,10 @@
 //! Invariants, with the tests that guard them (below):
 //! - a reader sees either all of an update or none: `version` is odd meanwhile (`versions_are_even_at_rest`);
 //! - a vCPU's clock never runs backwards, also where the host's clock and the TSC disagree: what the guest may
-//!   have seen is a floor, and a clock that is ahead is slowed down by at most [`SLEW`] until the host's has
-//!   caught up (`a_drifting_clock_stays_monotonic_and_close`).
+//!   have seen is a floor, and a clock that is ahead runs slower, by at most one in [`SLEW`], so that the host's
+//!   catches up within about a second (`a_drifting_clock_stays_monotonic_and_close`).
 
-use crate::clock::Clock;
+use crate::clock::{Clock, SECOND};
 use crate::machine::{MachineMemory, NoSuchFrame};
 use pv_abi::Mfn;
 use pv_abi::shared_info::{SharedInfo, VcpuInfo};
@@ -15,8 +15,8 @@ use pv_abi::time::{VcpuTimeInfo, multiplier_for};
 use std::mem::offset_of;
 use zerocopy::IntoBytes;
 
-/// A clock that is ahead is slowed down by one in this many.
-pub const SLEW: u32 = 1024;
+/// A clock that is ahead is slowed down by one in this many at most.
+pub const SLEW: u64 = 1024;
 
 /// A vCPU's clock as last published.
 #[derive(Debug, Default)]
@@ -39,12 +39,13 @@ impl VcpuClock {
     pub fn refresh(&mut self, clock: &dyn Clock, tsc: u64) -> VcpuTimeInfo {
         let now = clock.now();
         let (mul, shift) = multiplier_for(clock.tsc_khz());
-        let ahead = self.seen > now;
+        let ahead = self.seen.saturating_sub(now).min(SECOND / SLEW);
+        let slower = u64::from(mul).saturating_mul(ahead) / SECOND;
         self.published = VcpuTimeInfo {
             version: self.published.version.wrapping_add(2),
             tsc_timestamp: tsc,
             system_time: now.max(self.seen),
-            tsc_to_system_mul: if ahead { mul - mul / SLEW } else { mul },
+            tsc_to_system_mul: mul.saturating_sub(slower as u32),
             tsc_shift: shift,
             ..VcpuTimeInfo::default()
         };
@@ -88,13 +89,13 @@ pub fn publish_wall_clock(memory: &MachineMemory, frame: Mfn, clock: &dyn Clock)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{FakeClock, MILLISECOND, SECOND};
+    use crate::clock::{FakeClock, MILLISECOND};
     use zerocopy::FromBytes;
 
     /// A guest reads its clock all the time while the TSC runs `ppm` faster than it says, refreshed each `step`.
     fn drift(ppm: i64, step: u64) -> u64 {
         let (clock, mut vcpu, mut last, mut worst) = (FakeClock::default(), VcpuClock::default(), 0, 0);
-        let tsc_at = |now: u64| 77_000 + now + (now as i64 * ppm / 1_000_000) as u64;
+        let tsc_at = |now: u64| (77_000 + now as i64 + now as i64 * ppm / 1_000_000) as u64;
         while clock.now() < 10 * SECOND {
             let info = vcpu.refresh(&clock, tsc_at(clock.now()));
             for _ in 0..8 {

@@ -8,6 +8,7 @@ use pv_abi::trap::Vector;
 
 use crate::arch::trap::Frame;
 use crate::arch::{guard, hypercall, processor};
+use crate::driver::console;
 use crate::shared_info;
 
 /// A trap in the kernel that no guarded call expected.
@@ -27,6 +28,7 @@ fn panic(info: &PanicInfo) -> ! {
 
 fn end(frame_pointer: u64) -> ! {
     back_trace(frame_pointer);
+    console::drain();
     hypercall::shutdown(ShutdownReason::CRASH)
 }
 

@@ -31,6 +31,11 @@ pub fn command_line() -> String {
     })
 }
 
+/// Whether the command line contains `text`: for those who come before the heap.
+pub fn mentions(text: &str) -> bool {
+    with(|info| info.cmd_line.windows(text.len()).any(|window| window == text.as_bytes()))
+}
+
 /// Whether the domain is the control domain, as under Xen without any other.
 pub fn is_control_domain() -> bool {
     StartFlags::from_bits_retain(with(|info| info.flags)).contains(StartFlags::INITDOMAIN)

@@ -1,15 +1,31 @@
-//! What the tests that start the `paravane` binary share.
-#![allow(dead_code)] // no test file uses all of it
+//! What the test programs share: telling "passed" from "could not be tried here", and running `paravane`.
+#![allow(dead_code)] // no test program uses all of it
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, on a slow host too.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// A test that needs `/dev/kvm`: where there is none, it counts as ignored, with the reason.
+pub fn kvm_test(name: &str, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
+    Trial::ignorable_test(name, move || match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => run().map(|()| Completion::Completed),
+        Err(error) => Ok(Completion::ignored_with(format!("needs /dev/kvm: {error}"))),
+    })
+}
+
+/// The same for a test that panics where it fails.
+pub fn needs_kvm(name: &str, run: fn()) -> Trial {
+    kvm_test(name, move || {
+        run();
+        Ok(())
+    })
+}
 
 /// A test that needs no KVM.
 pub fn test(name: &str, run: fn()) -> Trial {
@@ -19,18 +35,21 @@ pub fn test(name: &str, run: fn()) -> Trial {
     })
 }
 
-/// A test that needs KVM: where there is none, it counts as ignored, with the reason.
-pub fn needs_kvm(name: &str, run: fn()) -> Trial {
-    let outcome = move || -> Result<Completion, Failed> {
-        match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-            Ok(_) => {
-                run();
-                Ok(Completion::Completed)
-            }
-            Err(error) => Ok(Completion::ignored_with(format!("needs /dev/kvm: {error}"))),
-        }
-    };
-    Trial::ignorable_test(name, outcome)
+/// Runs tests one at a time, unless told otherwise: each has pcpus of its own.
+pub fn main_one_at_a_time(tests: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
+
+/// Fails the test with a message.
+pub fn fail<T>(message: impl Into<String>) -> Result<T, Failed> {
+    Err(Failed::from(message.into()))
+}
+
+/// Checks a condition.
+pub fn check(condition: bool, message: impl FnOnce() -> String) -> Result<(), Failed> {
+    if condition { Ok(()) } else { fail(message()) }
 }
 
 /// `paravane` with these arguments, and nothing on stdin.

@@ -145,7 +145,7 @@ impl Vcpu {
             id,
             context: Context::new(identity, Mfn(0), 0),
             mode: Mode::Kernel,
-            roots: Roots::NONE,
+            roots: Roots::default(),
             other_gs_base: 0,
             other_gs: 0,
             traps: TrapTable::default(),

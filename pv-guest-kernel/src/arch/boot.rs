@@ -62,7 +62,7 @@ global_asm!(
     "XEN_NOTE {guest_version}, .asciz, \"1\"",
     "XEN_NOTE {loader}, .asciz, \"generic\"",
     "XEN_NOTE {xen_version}, .asciz, \"xen-3.0\"",
-    "XEN_NOTE {features}, .asciz, \"!writable_page_tables\"",
+    "XEN_NOTE {features}, .asciz, \"\"",
     "XEN_NOTE {virt_base}, .quad, VIRT_BASE",
     "XEN_NOTE {paddr_offset}, .quad, 0",
     "XEN_NOTE {entry}, .quad, kernel_entry",

@@ -7,7 +7,8 @@ use pv_abi::trap::rflags;
 
 use super::report::Report;
 use super::{Hex, hypervisor_addresses};
-use crate::arch::trap::{Frame, guarded_return};
+use crate::arch::trap::Frame;
+use crate::arch::trap::returns::guarded_return;
 use crate::memory::{KERNEL_CODE, linear};
 use crate::selftest::laboratory::{Page, code};
 use crate::user::process::{self, Outcome};

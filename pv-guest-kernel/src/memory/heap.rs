@@ -8,10 +8,11 @@ use pv_abi::PAGE_SIZE;
 use talc::TalcCell;
 use talc::source::Manual;
 
-use super::{frames, linear};
+use super::{frames, linear, translation};
 
-/// The heap's size.
-pub const BYTES: usize = 4 << 20;
+/// The heap's share of memory, and its limits, in frames.
+const SHARE: u64 = 16;
+const LIMITS: (u64, u64) = (256, 4096);
 
 struct Heap(TalcCell<Manual>);
 
@@ -41,12 +42,15 @@ static HEAP: Heap = Heap(TalcCell::new(Manual));
 
 /// Takes the frames.
 pub fn init() {
-    let first = frames::allocate_run((BYTES / PAGE_SIZE) as u64).expect("frames for the heap");
+    let count = (translation::frames() / SHARE).clamp(LIMITS.0, LIMITS.1);
+    let first = frames::allocate_run(count).expect("frames for the heap");
+    let bytes = count as usize * PAGE_SIZE;
     // SAFETY: the frames adjoin in the linear map, and were given to nobody else.
-    unsafe { HEAP.0.claim(linear::address(first) as *mut u8, BYTES) }.expect("a heap");
+    unsafe { HEAP.0.claim(linear::address(first) as *mut u8, bytes) }.expect("a heap");
 }
 
-/// Bytes in use.
-pub fn used() -> usize {
-    HEAP.0.counters().allocated_bytes
+/// Bytes in use, and bytes that there are.
+pub fn used_of() -> (usize, usize) {
+    let counters = HEAP.0.counters();
+    (counters.allocated_bytes, counters.claimed_bytes)
 }

@@ -86,27 +86,37 @@ pub fn make_writable(batch: &mut Batch, pfn: Pfn) -> Result<(), Errno> {
     set_flags(batch, pfn, KERNEL_DATA)
 }
 
-/// Maps what the domain builder left unmapped, one L1 table (2 MiB) at a time: each step releases the
-/// frames that the next steps take their tables from.
+/// Tables that are handed over together.
+const ROUND: usize = 32;
+
+/// Maps what the domain builder left unmapped, some L1 tables (2 MiB each) at a time: each round
+/// releases the frames that the next takes its tables from.
 pub fn extend() {
     let mut next = frames::first_unplaced();
     let last = translation::frames();
     while next < last {
-        let behind = ((next / ENTRIES as u64 + 1) * ENTRIES as u64).min(last);
-        match table(root(), Level::L1, address(Pfn(next))) {
-            Some(table) => fill(table, next, behind),
-            None => add_table(next, behind),
+        let start = next;
+        let mut batch = Batch::new();
+        for _ in 0..ROUND {
+            let behind = ((next / ENTRIES as u64 + 1) * ENTRIES as u64).min(last);
+            let mapped = match table(root(), Level::L1, address(Pfn(next))) {
+                Some(table) => fill(&mut batch, table, next, behind),
+                None => add_table(&mut batch, next, behind),
+            };
+            mapped.expect("extending the linear map");
+            next = behind;
+            if next == last || frames::free_frames() == 0 {
+                break;
+            }
         }
-        .expect("extending the linear map");
-        frames::release(next, behind);
-        next = behind;
+        batch.flush().expect("extending the linear map");
+        frames::release(start, next);
     }
     update::flush_translations().expect("flush");
 }
 
 /// Completes a table that is in use: the domain builder may have left its end empty.
-fn fill(table: Pfn, first: u64, behind: u64) -> Result<(), Errno> {
-    let mut batch = Batch::new();
+fn fill(batch: &mut Batch, table: Pfn, first: u64, behind: u64) -> Result<(), Errno> {
     for pfn in (first..behind).map(Pfn) {
         if !read(table, Level::L1.index(address(pfn))).is_present() {
             let place = entry_address(table, Level::L1, address(pfn));
@@ -114,28 +124,20 @@ fn fill(table: Pfn, first: u64, behind: u64) -> Result<(), Errno> {
             unsafe { batch.set(place, Pte::new(translation::mfn(pfn), KERNEL_DATA))? };
         }
     }
-    batch.flush()
+    Ok(())
 }
 
 /// Fills a new table by plain stores, then hands it over: read-only first, then in use.
-fn add_table(first: u64, behind: u64) -> Result<(), Errno> {
-    let table = frames::allocate().ok_or(Errno::ENOMEM)?;
-    clear(table);
+fn add_table(batch: &mut Batch, first: u64, behind: u64) -> Result<(), Errno> {
+    let new = frames::allocate().ok_or(Errno::ENOMEM)?;
+    clear(new);
     for pfn in (first..behind).map(Pfn) {
-        let entry = Pte::new(translation::mfn(pfn), KERNEL_DATA);
-        write(table, Level::L1.index(address(pfn)), entry);
+        write(new, Level::L1.index(address(pfn)), Pte::new(translation::mfn(pfn), KERNEL_DATA));
     }
-    hand_over(table, Level::L2, address(Pfn(first)))
-}
-
-/// Puts a new L1 table into the kernel's second level.
-fn hand_over(new: Pfn, level: Level, virtual_address: u64) -> Result<(), Errno> {
-    let above = table(root(), level, virtual_address).ok_or(Errno::ENOENT)?;
-    let mut batch = Batch::new();
-    make_read_only(&mut batch, new)?;
+    let first = address(Pfn(first));
+    let above = table(root(), Level::L2, first).ok_or(Errno::ENOENT)?;
+    make_read_only(batch, new)?;
+    let entry = Pte::new(translation::mfn(new), TABLE);
     // SAFETY: nothing is mapped there yet.
-    unsafe {
-        batch.set(entry_address(above, level, virtual_address), Pte::new(translation::mfn(new), TABLE))?;
-    }
-    batch.flush()
+    unsafe { batch.set(entry_address(above, Level::L2, first), entry) }
 }

@@ -52,16 +52,17 @@ pub fn init() {
 
 /// One line about memory.
 pub fn summary() -> String {
-    let given = crate::start_info::with(|info| info.nr_pages);
+    let given = translation::all_frames();
     let used = translation::frames();
     let mib = |frames: u64| frames / 256;
+    let (heap_used, heap_bytes) = heap::used_of();
     let unused =
         if used < given { format!(", {} MiB beyond reach", mib(given - used)) } else { String::new() };
     format!(
-        "memory: {} MiB, {} MiB free, heap {} KiB used of {} KiB{unused}",
+        "memory: {} MiB, {} MiB free, heap {} KiB of {} KiB in use{unused}",
         mib(used),
         mib(free_frames()),
-        heap::used() / 1024,
-        heap::BYTES / 1024,
+        heap_used / 1024,
+        heap_bytes / 1024,
     )
 }

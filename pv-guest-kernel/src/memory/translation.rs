@@ -21,9 +21,8 @@ static TABLES: Local<Option<Tables>> = Local::new(None);
 /// Finds both tables.
 pub fn init() {
     let (list, pages) = start_info::with(|info| (info.mfn_list, info.nr_pages));
-    let length = pages.min(LINEAR_FRAMES) as usize;
     // SAFETY: the ABI's promise: the list has an entry for each page. Nothing writes it later.
-    let p2m = unsafe { core::slice::from_raw_parts(list as *const u64, length) };
+    let p2m = unsafe { core::slice::from_raw_parts(list as *const u64, pages as usize) };
     let m2p = hypercall::machphys_mapping().expect("XENMEM_machphys_mapping");
     TABLES.with(|tables| *tables = Some(Tables { p2m, m2p }));
 }
@@ -34,10 +33,15 @@ fn with_tables<R>(f: impl FnOnce(&Tables) -> R) -> R {
 
 /// Frames that the domain has and the linear map reaches.
 pub fn frames() -> u64 {
+    all_frames().min(LINEAR_FRAMES)
+}
+
+/// Frames that the domain has.
+pub fn all_frames() -> u64 {
     with_tables(|tables| tables.p2m.len() as u64)
 }
 
-/// The machine frame of one of the domain's frames. Panics for a pfn beyond [`frames`].
+/// The machine frame of one of the domain's frames. Panics for a pfn that it does not have.
 pub fn mfn(pfn: Pfn) -> Mfn {
     with_tables(|tables| Mfn(tables.p2m[pfn.0 as usize]))
 }

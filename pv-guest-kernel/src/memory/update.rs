@@ -1,7 +1,5 @@
 //! Batches of page-table updates: a hypercall costs far more than an update.
 
-use alloc::vec::Vec;
-
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp, MmuUpdate, MmuUpdateKind};
 use pv_abi::page_table::Pte;
 use pv_abi::{Errno, Mfn};
@@ -50,15 +48,18 @@ impl Batch {
     }
 }
 
-/// Has an L4 table and all below it validated, and kept so. They must be mapped read-only.
-pub fn pin_root(root: Mfn) -> Result<(), Errno> {
-    operate(&[MmuExtOp::new(MmuExtCommand::PIN_L4_TABLE, root.0)])
+/// Has two L4 tables and all below them validated, and kept so. They must be mapped read-only.
+pub fn pin_roots(roots: (Mfn, Mfn)) -> Result<(), Errno> {
+    operate_on_both(MmuExtCommand::PIN_L4_TABLE, roots)
 }
 
 /// Gives up the pins of `roots`, which no vCPU uses.
-pub fn unpin_roots(roots: &[Mfn]) -> Result<(), Errno> {
-    let unpin = |root: &Mfn| MmuExtOp::new(MmuExtCommand::UNPIN_TABLE, root.0);
-    operate(&roots.iter().map(unpin).collect::<Vec<_>>())
+pub fn unpin_roots(roots: (Mfn, Mfn)) -> Result<(), Errno> {
+    operate_on_both(MmuExtCommand::UNPIN_TABLE, roots)
+}
+
+fn operate_on_both(command: MmuExtCommand, roots: (Mfn, Mfn)) -> Result<(), Errno> {
+    operate(&[MmuExtOp::new(command, roots.0.0), MmuExtOp::new(command, roots.1.0)])
 }
 
 /// Loads the roots of kernel and user mode. `kernel` must map the kernel; a `user` of 0 is none.

@@ -28,6 +28,17 @@ struct Task {
     nanoseconds: AtomicU64,
 }
 
+impl Task {
+    fn state(&self) -> &'static str {
+        // The work is lent to `turn` while it runs.
+        match self.work.try_with(|_| ()) {
+            None => "running",
+            Some(()) if self.queued.load(Ordering::Relaxed) => "ready",
+            Some(()) => "waiting",
+        }
+    }
+}
+
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
         if !self.queued.swap(true, Ordering::Relaxed) {
@@ -62,7 +73,7 @@ pub fn spawn(name: &str, work: impl Future<Output = ()> + 'static) -> u32 {
 pub struct Entry {
     pub number: u32,
     pub name: String,
-    pub ready: bool,
+    pub state: &'static str,
     pub nanoseconds: u64,
 }
 
@@ -71,7 +82,7 @@ pub fn tasks() -> Vec<Entry> {
     let entry = |task: &Arc<Task>| Entry {
         number: task.number,
         name: task.name.clone(),
-        ready: task.queued.load(Ordering::Relaxed),
+        state: task.state(),
         nanoseconds: task.nanoseconds.load(Ordering::Relaxed),
     };
     TASKS.with(|(_, tasks)| tasks.values().map(entry).collect())

@@ -3,9 +3,16 @@
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::pin::pin;
-use core::task::{Poll, Waker};
+use core::task::{Context, Poll, Waker};
 
 use crate::sync::Local;
+
+/// Notes who is to be woken, once.
+pub fn note(wakers: &mut Vec<Waker>, context: &Context) {
+    if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+        wakers.push(context.waker().clone());
+    }
+}
 
 /// Lets the other tasks that are ready run first.
 pub async fn yield_now() {
@@ -68,7 +75,7 @@ impl<T: Clone> Signal<T> {
             self.0.with(|(place, wakers)| match place {
                 Some(value) => Poll::Ready(value.clone()),
                 None => {
-                    wakers.push(context.waker().clone());
+                    note(wakers, context);
                     Poll::Pending
                 }
             })

@@ -73,7 +73,7 @@ fn remapping(report: &mut Report) {
     let flush = UpdateVaMappingFlags::TLB_FLUSH;
     report.done("the first frame mapped again", first.map(first.mfn(), KERNEL_DATA, flush));
     report.runs("what is read then", &read(first.address()), 1);
-    let wild = hypercall(HypercallNumber::UPDATE_VA_MAPPING, [WILD << 20, 0, 0, 0, 0]);
+    let wild = hypercall(HypercallNumber::UPDATE_VA_MAPPING, [1 << 40, 0, 0, 0, 0]);
     report.refused("mapping where there is no table", wild, Errno::EINVAL);
 }
 
@@ -111,7 +111,7 @@ fn stores(report: &mut Report) {
         emulated != faulted,
         if emulated { "treated as an update" } else { "page fault" },
     );
-    page.protect(KERNEL_DATA).expect("a writable page");
+    page.protect(KERNEL_DATA).ok();
     let bad = write(place, Pte::new(translation::mfn(table), KERNEL_DATA).0);
     report.traps("storing a writable mapping of a table into it", &bad, PAGE_FAULT, 3);
     report.equal("the entry after that", linear::read(table, index).mfn(), before.mfn());

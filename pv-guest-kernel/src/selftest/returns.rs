@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use pv_abi::trap::{IretFlags, rflags};
 
 use super::report::Report;
-use crate::arch::trap::return_to_self;
+use crate::arch::trap::returns::return_to_self;
 use crate::{event, shared_info};
 
 pub fn run(report: &mut Report) {

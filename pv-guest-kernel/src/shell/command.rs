@@ -80,7 +80,13 @@ fn version() {
     println!("interface:    Xen {}.{}{}", version >> 16, version & 0xffff, String::from_utf8_lossy(extra));
     let [_, signature @ ..] = processor::cpuid(pv_abi::cpuid::FIRST_LEAF);
     let signature: alloc::vec::Vec<u8> = signature.into_iter().flat_map(u32::to_le_bytes).collect();
-    println!("hypervisor:   {}, extensions: {:?}", String::from_utf8_lossy(&signature), power::extensions());
+    println!("hypervisor:   {}, extensions: {}", String::from_utf8_lossy(&signature), extensions());
+}
+
+/// The names of what the hypervisor offers beyond Xen's ABI.
+fn extensions() -> String {
+    let names: alloc::vec::Vec<&str> = power::extensions().iter_names().map(|(name, _)| name).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 fn uptime() {
@@ -91,9 +97,13 @@ fn uptime() {
 fn ps() {
     println!("task  state    cpu ms  name");
     for task in executor::tasks() {
-        // The shell itself is what runs while this is printed.
-        let state = if task.ready { "ready" } else { "waiting" };
-        println!("{:4}  {:7}  {:6}  {}", task.number, state, task.nanoseconds / time::MILLISECOND, task.name);
+        println!(
+            "{:4}  {:7}  {:6}  {}",
+            task.number,
+            task.state,
+            task.nanoseconds / time::MILLISECOND,
+            task.name
+        );
     }
 }
 

@@ -50,10 +50,11 @@ async fn skip_escape_sequence() {
     }
 }
 
-/// Lines of a pipe, up to an end-of-transmission byte at the start of a line.
+/// Lines of a pipe, up to an end-of-transmission byte.
 #[derive(Default)]
 pub struct Piped {
     received: bool,
+    ended: bool,
 }
 
 impl Piped {
@@ -65,19 +66,19 @@ impl Piped {
     /// The next line, without its end; none at the end of the input.
     pub async fn next(&mut self) -> Option<String> {
         let mut line: Vec<u8> = Vec::new();
-        loop {
-            match console::next_byte().await {
-                END_OF_TRANSMISSION if line.is_empty() => return None,
+        while !self.ended {
+            let byte = console::next_byte().await;
+            self.ended = byte == END_OF_TRANSMISSION;
+            self.received |= !self.ended;
+            match byte {
+                END_OF_TRANSMISSION if line.is_empty() => break,
                 b'\r' | b'\n' | END_OF_TRANSMISSION => {
-                    self.received = true;
                     return Some(String::from_utf8_lossy(&line).into_owned());
                 }
-                byte if line.len() < LIMIT => {
-                    self.received = true;
-                    line.push(byte);
-                }
+                byte if line.len() < LIMIT => line.push(byte),
                 _ => {}
             }
         }
+        None
     }
 }

@@ -89,9 +89,14 @@ fn set(deadline: u64) -> Result<(), Errno> {
 
 /// Waits for a system time.
 async fn sleep_until(deadline: u64) {
+    let mut waiting = false;
     poll_fn(|context| {
         if now() >= deadline {
             return Poll::Ready(());
+        }
+        // A future stays with its task, so one entry is enough, however often it is polled.
+        if core::mem::replace(&mut waiting, true) {
+            return Poll::Pending;
         }
         TIMERS.with(|timers| {
             timers.next_number += 1;

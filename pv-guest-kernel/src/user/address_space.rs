@@ -127,19 +127,24 @@ impl AddressSpace {
 
     /// Hands the tables over to the hypervisor.
     pub fn activate(&mut self) -> Result<(), Errno> {
+        // From here on the hypervisor may hold some of the tables, whatever fails.
+        self.active = true;
         let mut batch = Batch::new();
         for table in self.tables() {
             linear::make_read_only(&mut batch, table)?;
         }
         batch.flush()?;
-        self.active = true;
-        update::pin_root(translation::mfn(self.user_root))?;
-        update::pin_root(translation::mfn(self.kernel_root))
+        update::pin_roots(self.roots())
     }
 
     /// Makes this the address space of user mode, and its kernel root the kernel's.
     pub fn load(&self) -> Result<(), Errno> {
-        load((translation::mfn(self.kernel_root), translation::mfn(self.user_root)))
+        load(self.roots())
+    }
+
+    /// The machine frames of the roots: kernel mode's, user mode's.
+    fn roots(&self) -> (Mfn, Mfn) {
+        (translation::mfn(self.kernel_root), translation::mfn(self.user_root))
     }
 
     fn tables(&self) -> Vec<Pfn> {
@@ -150,7 +155,7 @@ impl AddressSpace {
     /// Takes the tables back from the hypervisor.
     fn deactivate(&mut self) -> Result<(), Errno> {
         load_kernel()?;
-        update::unpin_roots(&[translation::mfn(self.kernel_root), translation::mfn(self.user_root)])?;
+        update::unpin_roots(self.roots())?;
         let mut batch = Batch::new();
         for table in self.tables() {
             linear::make_writable(&mut batch, table)?;

@@ -52,8 +52,6 @@ pub struct MachineConfig {
     pub frames: u64,
     /// Pcpus.
     pub pcpus: u32,
-    /// The way of changing tables; none: what the probe prefers. A way that its probe does not pass is refused.
-    pub tables: Option<TableWay>,
 }
 
 /// Frames that the hypervisor takes of a machine of `frames` pages with `pcpus` pcpus.
@@ -104,11 +102,10 @@ impl KvmMachine {
         let shared = pcpus.iter().map(|pcpu| Arc::clone(pcpu.shared())).collect();
 
         let mut report = probe_kind(&memory, &area, &mut pcpus)?;
-        let ways: [(TableWay, Arc<dyn Translations>); 2] = [
-            (TableWay::Flush, Arc::new(Flush::new(shared))),
-            (TableWay::Invalidate, Arc::new(Invalidate::new(Arc::clone(&memory), scribe))),
-        ];
-        let (tables, translations) = choose_tables(&memory, &area, &mut pcpus, config.tables, ways)?;
+        let flush = Flush::new(shared);
+        let invalidate = Invalidate::new(Arc::clone(&memory), scribe);
+        let (tables, translations) =
+            choose_tables(&memory, &area, &mut pcpus, report.kvm, flush, invalidate)?;
         report.tables = tables;
 
         let layout = area.layout(report.m2p_at_fixed_address, report.gate.hypercall_page());
@@ -145,32 +142,45 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     Ok(ProbeReport { kvm, tables: TableWay::Flush, gates, gate, m2p_at_fixed_address, tsc_offsets, tsc_khz })
 }
 
-/// The first way, or the one asked for, that passes its probe.
+/// The first way of changing tables that holds on every pcpu.
+///
+/// Invalidation reaches what KVM derived from the tables, not what a CPU that walks them by itself has cached of
+/// the upper levels: on hardware KVM it would pass the probe and not be enough, so there it is not tried.
 fn choose_tables(
     memory: &MachineMemory,
     area: &Area,
     pcpus: &mut [KvmPcpu],
-    wanted: Option<TableWay>,
-    ways: [(TableWay, Arc<dyn Translations>); 2],
+    kvm: KvmKind,
+    flush: Flush,
+    invalidate: Invalidate,
 ) -> Result<(TableWay, Arc<dyn Translations>), HostError> {
+    let ways: [(TableWay, KvmKind, Arc<dyn Translations>); 2] = [
+        (TableWay::Flush, kvm, Arc::new(flush)),
+        (TableWay::Invalidate, KvmKind::Software, Arc::new(invalidate)),
+    ];
     let mut reasons = Vec::new();
-    for (way, translations) in ways {
-        if wanted.is_some_and(|wanted| wanted != way) {
-            continue;
-        }
-        let mut probe = Probe::new(memory, area)?;
-        let verdict = match pcpus.first_mut() {
-            Some(pcpu) => {
-                let verdict = probe.try_tables(pcpu, &*translations);
-                probe.leave(pcpu)?;
-                verdict
-            }
-            None => Err("no pcpu".into()),
-        };
-        match verdict {
+    for (way, _, translations) in ways.into_iter().filter(|(_, only_on, _)| *only_on == kvm) {
+        match try_tables(memory, area, pcpus, &*translations)? {
             Ok(()) => return Ok((way, translations)),
             Err(why) => reasons.push(format!("{way:?}: {why}").to_lowercase()),
         }
     }
     Err(HostError::Probe { probe: "tables", why: reasons.join("; ") })
+}
+
+fn try_tables(
+    memory: &MachineMemory,
+    area: &Area,
+    pcpus: &mut [KvmPcpu],
+    translations: &dyn Translations,
+) -> Result<Result<(), String>, HostError> {
+    let mut probe = Probe::new(memory, area)?;
+    for pcpu in pcpus {
+        let verdict = probe.try_tables(pcpu, translations);
+        probe.leave(pcpu)?;
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+    }
+    Ok(Ok(()))
 }

@@ -41,6 +41,8 @@ pub struct KvmPcpu {
     tsc_offset: u64,
     /// The vCPU whose segments and FPU state the hardware holds.
     loaded: Option<u64>,
+    /// How many of the GDT's entries are the loaded vCPU's.
+    descriptors: usize,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
     /// The root that no domain owns: where the stub is between two vCPUs.
@@ -73,7 +75,19 @@ impl KvmPcpu {
     ) -> Result<Self, MachineError> {
         let fpu = Fpu::new(&run)?;
         let offsets = stub::offsets();
-        Ok(Self { run, fpu, memory, shared, pages, offsets, tsc_offset: 0, loaded: None, live, own_root: live.cr3 })
+        Ok(Self {
+            run,
+            fpu,
+            memory,
+            shared,
+            pages,
+            offsets,
+            tsc_offset: 0,
+            loaded: None,
+            descriptors: 0,
+            live,
+            own_root: live.cr3,
+        })
     }
 
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
@@ -121,10 +135,7 @@ impl KvmPcpu {
         sregs.cs = descriptors::stub_code();
         sregs.ss = descriptors::stub_stack();
         if context.segments_changed {
-            for (index, descriptor) in context.descriptors.iter().enumerate() {
-                descriptors::write_descriptor(&self.memory, &self.pages, index, *descriptor)
-                    .map_err(|error| MachineError::new("a GDT", std::io::Error::other(error)))?;
-            }
+            self.load_descriptors(&context.descriptors)?;
             sregs.ds = descriptors::data_segment(context, context.ds);
             sregs.es = descriptors::data_segment(context, context.es);
             sregs.fs = descriptors::data_segment(context, context.fs);
@@ -135,6 +146,18 @@ impl KvmPcpu {
         sregs.gs.base = context.gs_base;
         self.run.set_sregs(&sregs);
         self.live = sregs;
+        Ok(())
+    }
+
+    /// Replaces the guest's part of the GDT; what another vCPU had there goes.
+    fn load_descriptors(&mut self, descriptors: &[u64]) -> Result<(), MachineError> {
+        let gone = self.descriptors.saturating_sub(descriptors.len());
+        let zeros = std::iter::repeat_n(&0, gone);
+        for (index, descriptor) in descriptors.iter().chain(zeros).enumerate() {
+            descriptors::write_descriptor(&self.memory, &self.pages, index, *descriptor)
+                .map_err(|error| MachineError::new("a GDT", std::io::Error::other(error)))?;
+        }
+        self.descriptors = descriptors.len();
         Ok(())
     }
 

@@ -15,7 +15,10 @@ use super::super::{Kick, MachineError};
 use super::run::Mapping;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::register_signal_handler;
+
+/// Interrupts KVM_RUN. Not a real-time signal: those queue, and two kicks are no more than one.
+const KICK_SIGNAL: libc::c_int = libc::SIGUSR1;
 
 /// The part of a pcpu that other threads use.
 #[derive(Debug)]
@@ -53,10 +56,18 @@ impl Shared {
         self.mapping.immediate_exit().store(0, SeqCst);
     }
 
-    fn flush(&self) {
-        self.flush_pending.store(true, SeqCst);
-        while self.in_guest.load(SeqCst) && self.flush_pending.load(SeqCst) {
+    /// Whether it may still be in a guest with translations from before `flush_pending` was set.
+    fn may_be_stale(&self) -> bool {
+        self.in_guest.load(SeqCst) && self.flush_pending.load(SeqCst)
+    }
+
+    fn wait_for_flush(&self) {
+        if self.may_be_stale() {
+            // Once: what it interrupts looks at `flush_pending` before it goes in again, and a hail of signals
+            // would only keep it from getting there.
             self.kick();
+        }
+        while self.may_be_stale() {
             std::thread::yield_now();
         }
     }
@@ -69,7 +80,7 @@ impl Kick for Shared {
             let (process, thread) = (std::process::id(), self.thread.load(SeqCst));
             // SAFETY: sends a signal, whose handler does nothing, to a thread of this process; one that is gone,
             // or is another thread by now, takes no harm.
-            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, KICK_SIGNAL) };
         }
     }
 }
@@ -80,7 +91,7 @@ pub fn flush_all(pcpus: &[Arc<Shared>]) {
         pcpu.flush_pending.store(true, SeqCst);
     }
     for pcpu in pcpus {
-        pcpu.flush();
+        pcpu.wait_for_flush();
     }
 }
 
@@ -90,6 +101,6 @@ pub fn flush_all(pcpus: &[Arc<Shared>]) {
 /// The host's.
 pub fn install_kick_handler() -> Result<(), MachineError> {
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-    register_signal_handler(SIGRTMIN(), nothing)
+    register_signal_handler(KICK_SIGNAL, nothing)
         .map_err(|error| MachineError::new("the kick's signal cannot be set up", error))
 }

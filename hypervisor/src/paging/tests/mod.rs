@@ -2,4 +2,10 @@
 
 mod world;
 
+mod actor;
 mod basics;
+mod copying;
+mod preemption;
+mod random;
+mod refusals;
+mod stale;

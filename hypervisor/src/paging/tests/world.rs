@@ -1,11 +1,11 @@
 //! A machine with an `Mmu`, and what tests do all the time.
 
 use crate::error::Failure;
-use crate::frame::{FrameType, ReferenceKind};
+use crate::frame::{FrameType, Phase, ReferenceKind};
 use crate::machine::fake::{FakeMachine, Kind};
 use crate::paging::{Batch, Budget, Mmu, Progress, Roots};
 use pv_abi::mmu::{MmuUpdate, MmuUpdateKind};
-use pv_abi::page_table::{Level, Pte, PteFlags};
+use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
 use pv_abi::{DomId, Mfn};
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl World {
 
     /// A vCPU on a tree.
     pub fn start(&self, tree: &Tree) -> Roots {
-        let mut roots = Roots::NONE;
+        let mut roots = Roots::default();
         self.base(tree.domain, &mut roots, tree.l4).unwrap();
         roots
     }
@@ -158,19 +158,31 @@ impl World {
         const CPU_BITS: u64 = PteFlags::ACCESSED.bits() | PteFlags::DIRTY.bits();
         let derived = self.machine.translations.derived();
         let stale = derived.into_iter().filter(|derived| {
-            let is_table = self.mmu.frames().word(derived.table).is_valid_table(derived.level);
+            let is_table = self.holds_all(derived.table, derived.level);
             let now = self.machine.memory.entry(derived.table, derived.index).unwrap();
             !is_table || (now.0 ^ derived.entry.0) & !CPU_BITS != 0
         });
         stale.map(|derived| format!("{derived:?}")).collect()
     }
 
+    /// Whether a table's entries hold all their references: it is valid, or its teardown has not begun.
+    fn holds_all(&self, table: Mfn, level: Level) -> bool {
+        let word = self.mmu.frames().word(table);
+        let untouched = word.phase == Phase::Devalidating && self.mmu.frames().progress(table) == ENTRIES;
+        word.kind == FrameType::Table(level) && (word.phase == Phase::Valid || untouched)
+    }
+
     /// The domain dies, and everything must come back.
     pub fn end(&self, domain: DomId, roots: &mut Roots) {
+        self.end_beside(domain, roots, &[]);
+    }
+
+    /// The same, while others go on.
+    pub fn end_beside(&self, domain: DomId, roots: &mut Roots, others: &[&Roots]) {
         self.mmu.release_roots(domain, roots).unwrap();
         done(self.mmu.release_domain(domain, &mut Budget::unlimited())).unwrap();
         assert_eq!(self.mmu.frames_of(domain), 0, "{domain} left frames behind");
-        self.check(&[]);
+        self.check(others);
     }
 
     pub fn access(&self, root: Mfn, address: u64, write: bool) -> Result<Mfn, crate::machine::fake::Fault> {

@@ -10,13 +10,16 @@ pub fn write(bytes: &[u8]) {
     bytes.chunks(CHUNK).for_each(hypercall::console_write);
 }
 
-/// Hands what was typed to `take`.
-pub fn read(mut take: impl FnMut(&[u8])) {
+/// Hands what was typed to `take`, at most `limit` bytes of it.
+pub fn read(mut limit: usize, mut take: impl FnMut(&[u8])) {
     let mut buffer = [0; CHUNK];
-    loop {
-        match hypercall::console_read(&mut buffer) {
+    while limit > 0 {
+        match hypercall::console_read(&mut buffer[..limit.min(CHUNK)]) {
             0 => return,
-            count => take(&buffer[..count]),
+            count => {
+                take(&buffer[..count]);
+                limit -= count;
+            }
         }
     }
 }

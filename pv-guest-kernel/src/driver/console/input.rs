@@ -1,6 +1,7 @@
 //! Console input: from events to a queue of bytes.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
@@ -9,25 +10,29 @@ use pv_abi::event_channel::Virq;
 use super::{CONSOLE, Console, emergency};
 use crate::event::{self, Port};
 use crate::sched::executor;
+use crate::sched::future::note;
 use crate::sync::Local;
 
 const CONTROL_C: u8 = 3;
-/// Bytes that wait at most; what is typed beyond that is lost.
+/// Bytes that wait here at most; further ones wait at the other side.
 const LIMIT: usize = 4096;
 
 struct Input {
     bytes: VecDeque<u8>,
     interrupts: u64,
-    wakers: alloc::vec::Vec<Waker>,
+    /// Who waits for input.
+    readers: Vec<Waker>,
+    /// The collecting task, while it waits for room.
+    collector: Option<Waker>,
 }
 
 static INPUT: Local<Input> =
-    Local::new(Input { bytes: VecDeque::new(), interrupts: 0, wakers: alloc::vec::Vec::new() });
+    Local::new(Input { bytes: VecDeque::new(), interrupts: 0, readers: Vec::new(), collector: None });
 
 /// Starts the task that collects input.
 pub fn listen() {
     let port = CONSOLE.with(|console| match console {
-        Console::Ring(ring) => Some(Port::adopt(ring.port())),
+        Console::Ring { ring, .. } => Some(Port::adopt(ring.port())),
         Console::Emergency => event::bind_virq(Virq::CONSOLE).ok(),
     });
     // Without a port there is no input, and nothing to do about it.
@@ -38,25 +43,38 @@ pub fn listen() {
 
 async fn collect(port: Port) {
     loop {
+        let room = INPUT.with(|input| LIMIT - input.bytes.len());
         CONSOLE.with(|console| match console {
-            Console::Ring(ring) => ring.read(receive),
-            Console::Emergency => emergency::read(receive),
+            Console::Ring { ring, .. } => ring.read(room, receive),
+            Console::Emergency => emergency::read(room, receive),
         });
-        port.wait().await;
+        if INPUT.with(|input| input.bytes.len() == LIMIT) {
+            room_again().await;
+        } else {
+            port.wait().await;
+        }
     }
+}
+
+/// Waits until half of what is waiting has been taken.
+async fn room_again() {
+    poll_fn(|context| {
+        INPUT.with(|input| {
+            if input.bytes.len() <= LIMIT / 2 {
+                return Poll::Ready(());
+            }
+            input.collector = Some(context.waker().clone());
+            Poll::Pending
+        })
+    })
+    .await;
 }
 
 fn receive(bytes: &[u8]) {
     INPUT.with(|input| {
-        for byte in bytes {
-            if *byte == CONTROL_C {
-                input.interrupts += 1;
-            }
-            if input.bytes.len() < LIMIT {
-                input.bytes.push_back(*byte);
-            }
-        }
-        input.wakers.drain(..).for_each(Waker::wake);
+        input.interrupts += bytes.iter().filter(|byte| **byte == CONTROL_C).count() as u64;
+        input.bytes.extend(bytes);
+        input.readers.drain(..).for_each(Waker::wake);
     });
 }
 
@@ -64,9 +82,14 @@ fn receive(bytes: &[u8]) {
 pub async fn next_byte() -> u8 {
     poll_fn(|context| {
         INPUT.with(|input| match input.bytes.pop_front() {
-            Some(byte) => Poll::Ready(byte),
+            Some(byte) => {
+                if input.bytes.len() <= LIMIT / 2 {
+                    input.collector.take().into_iter().for_each(Waker::wake);
+                }
+                Poll::Ready(byte)
+            }
             None => {
-                input.wakers.push(context.waker().clone());
+                note(&mut input.readers, context);
                 Poll::Pending
             }
         })
@@ -83,9 +106,10 @@ pub async fn interrupted() {
                 let behind =
                     input.bytes.iter().rposition(|byte| *byte == CONTROL_C).map_or(0, |last| last + 1);
                 input.bytes.drain(..behind);
+                input.collector.take().into_iter().for_each(Waker::wake);
                 return Poll::Ready(());
             }
-            input.wakers.push(context.waker().clone());
+            note(&mut input.readers, context);
             Poll::Pending
         })
     })

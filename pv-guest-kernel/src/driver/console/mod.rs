@@ -16,7 +16,12 @@ pub use input::{interrupted, listen, next_byte};
 use ring::Ring;
 
 enum Console {
-    Ring(Ring),
+    Ring {
+        ring: Ring,
+        /// Somebody looks at a terminal, which wants a carriage return before each line feed. Xen's
+        /// emergency console adds it by itself.
+        terminal: bool,
+    },
     Emergency,
 }
 
@@ -29,38 +34,58 @@ pub fn init() {
         return;
     }
     if let Some(ring) = Ring::new(frame, port) {
-        CONSOLE.with(|console| *console = Console::Ring(ring));
+        let terminal = !start_info::mentions("stdin=pipe") && !start_info::mentions("exec=");
+        CONSOLE.with(|console| *console = Console::Ring { ring, terminal });
     }
 }
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         match self {
-            Self::Ring(ring) => ring.write(text.as_bytes()),
+            Self::Ring { ring, terminal: false } => ring.write(text.as_bytes()),
+            Self::Ring { ring, terminal: true } => {
+                text.split_inclusive('\n').for_each(|line| match line.strip_suffix('\n') {
+                    Some(line) => {
+                        ring.write(line.as_bytes());
+                        ring.write(b"\r\n");
+                    }
+                    None => ring.write(line.as_bytes()),
+                })
+            }
             Self::Emergency => emergency::write(text.as_bytes()),
         }
         Ok(())
     }
 }
 
-/// Waits until the other side has taken all output.
+impl Console {
+    /// Writes a whole message; the back-end is told once.
+    fn message(&mut self, arguments: fmt::Arguments) {
+        // Writing never fails.
+        let _ = self.write_fmt(arguments);
+        if let Self::Ring { ring, .. } = self {
+            ring.notify();
+        }
+    }
+}
+
+/// Waits until the other side has taken all output. Does nothing in the middle of a message.
 pub fn drain() {
-    CONSOLE.with(|console| match console {
-        Console::Ring(ring) => ring.drain(),
+    let _ = CONSOLE.try_with(|console| match console {
+        Console::Ring { ring, .. } => ring.drain(),
         Console::Emergency => {}
     });
 }
 
 /// Prints; see `print!`.
 pub fn print(arguments: fmt::Arguments) {
-    // The console's writer never fails.
-    let _ = CONSOLE.with(|console| console.write_fmt(arguments));
+    CONSOLE.with(|console| console.message(arguments));
 }
 
 /// Prints even if the console is in use: the end of a panic's message matters more than its middle.
 pub fn print_in_emergency(arguments: fmt::Arguments) {
-    if CONSOLE.try_with(|console| console.write_fmt(arguments)).is_none() {
-        let _ = Console::Emergency.write_fmt(arguments);
+    if CONSOLE.try_with(|console| console.message(arguments)).is_none() {
+        Console::Emergency.message(arguments);
     }
 }
 

@@ -43,7 +43,7 @@ impl Ring {
         unsafe { &*((self.page + offset as u64) as *const AtomicU8) }
     }
 
-    /// Writes everything, waiting for room where there is none.
+    /// Writes everything, waiting for room where there is none. The back-end learns of it by `notify`.
     pub fn write(&self, mut bytes: &[u8]) {
         let out_prod = self.index(offset_of!(ConsoleInterface, out_prod));
         while !bytes.is_empty() {
@@ -64,15 +64,15 @@ impl Ring {
             out_prod.store(produced.wrapping_add(length), Ordering::Release);
             bytes = later;
         }
-        self.notify();
     }
 
-    /// Hands what has arrived to `take`.
-    pub fn read(&self, mut take: impl FnMut(&[u8])) {
+    /// Hands what has arrived to `take`, at most `limit` bytes of it. The rest stays in the ring.
+    pub fn read(&self, limit: usize, mut take: impl FnMut(&[u8])) {
         let in_cons = self.index(offset_of!(ConsoleInterface, in_cons));
         let consumed = in_cons.load(Ordering::Relaxed);
         let produced = self.index(offset_of!(ConsoleInterface, in_prod)).load(Ordering::Acquire);
         let Ok(count) = console::used(IN_SIZE, produced, consumed) else { return };
+        let count = count.min(limit as u32);
         for index in 0..count {
             let (offset, _) = console::run(IN_SIZE, consumed.wrapping_add(index), 1);
             take(&[self.byte(offset_of!(ConsoleInterface, input) + offset as usize).load(Ordering::Relaxed)]);
@@ -97,7 +97,8 @@ impl Ring {
         }
     }
 
-    fn notify(&self) {
+    /// Tells the back-end that there is something to do.
+    pub fn notify(&self) {
         // A refusal means that the port is gone, and nobody is there to be told.
         let _ = hypercall::event_channel_op(EventChannelOp::SEND, &mut PortArgument { port: self.port });
     }
