@@ -3,8 +3,8 @@
 //! Invariants:
 //! - Every entry masks events (each gate asks for it), so nothing interrupts the kernel: an event
 //!   enters from user mode, or while `sched_op` block waits.
-//! - An entry from user mode arrives on the entry stack, whose top is `USER_FRAME`: the frame is
-//!   saved where `user_mode` reads it, and control returns from `user_mode::enter`.
+//! - An entry from user mode arrives on the entry stack, which has room for one frame at its top: the
+//!   frame is saved where `user_mode` reads it, and control returns from `user_mode::enter`.
 //! - An entry from kernel mode arrives on the kernel stack and goes back where it came from, or to
 //!   the recovery point of a guarded call (`guard`), or ends in a panic.
 //! - The way back is always the hypercall `iret`: the image holds no `iretq`.
