@@ -3,6 +3,7 @@
 //! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`, `time` →
 //! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
+pub mod assemble;
 pub mod bell;
 pub mod builder;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod kernel_image;
 pub mod event_channel;
 pub mod frame;
 pub mod guest_memory;
+pub mod host_domain;
 pub mod hypercall;
 pub mod lock;
 pub mod machine;

@@ -38,6 +38,11 @@ impl Images {
         KernelImage::parse(&self.kernel).map_err(|error| Failure::about(&self.name, error))
     }
 
+    /// The bytes of its file.
+    pub fn kernel_bytes(&self) -> &[u8] {
+        &self.kernel
+    }
+
     /// The ramdisk's bytes; none where there is none.
     pub fn ramdisk(&self) -> &[u8] {
         self.ramdisk.as_ref().map_or(&[], |(_, bytes)| bytes)

@@ -4,25 +4,52 @@ use super::command_line::Commands;
 use backends::console::Input;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Ctrl-]: leaves.
 const LEAVE: u8 = 0x1d;
 /// Ctrl-D: what the shell gets at the end of a stdin that is no terminal.
 const END: u8 = 0x04;
 
-/// Starts to read stdin, if it is to be read at all. `leave` is called when the user wants to leave.
-///
-/// The thread sleeps in a read that nothing interrupts, and ends with the process.
-pub fn start(commands: Commands<'_>, input: Arc<Input>, leave: impl Fn() + Send + 'static) -> io::Result<()> {
-    let read: Box<dyn FnOnce() + Send> = match commands {
-        Commands::Given(_) => return Ok(()),
-        Commands::Typed => Box::new(move || {
-            type_keys(io::stdin(), &input);
-            leave();
-        }),
-        Commands::Piped => Box::new(move || pipe(io::stdin(), &input)),
-    };
-    std::thread::Builder::new().name("keyboard".into()).spawn(read).map(drop)
+/// Whoever reads stdin.
+pub struct Keyboard {
+    input: Arc<Input>,
+    /// A pipe has come to its end.
+    ended: Arc<AtomicBool>,
+}
+
+impl Keyboard {
+    /// Starts to read stdin, if it is to be read at all. `leave` is called when the user wants to leave.
+    ///
+    /// The thread sleeps in a read that nothing interrupts, and ends with the process.
+    pub fn start(
+        commands: Commands<'_>,
+        input: Arc<Input>,
+        leave: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let this = Self { input: Arc::clone(&input), ended: Arc::default() };
+        let ended = Arc::clone(&this.ended);
+        let read: Box<dyn FnOnce() + Send> = match commands {
+            Commands::Given(_) => return Ok(this),
+            Commands::Typed => Box::new(move || {
+                type_keys(io::stdin(), &input);
+                leave();
+            }),
+            Commands::Piped => Box::new(move || {
+                pipe(io::stdin(), &input);
+                ended.store(true, Ordering::SeqCst);
+            }),
+        };
+        std::thread::Builder::new().name("keyboard".into()).spawn(read)?;
+        Ok(this)
+    }
+
+    /// A new guest has not heard that stdin is at its end.
+    pub fn guest_restarts(&self) {
+        if self.ended.load(Ordering::SeqCst) {
+            self.input.push(&[END]);
+        }
+    }
 }
 
 /// Hands keys over up to Ctrl-], or until the terminal is gone.

@@ -1,5 +1,6 @@
 //! What the guest says, on its way to stdout.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Once};
 
@@ -16,6 +17,12 @@ impl Output {
     /// Output whose first words are preceded by `at_first_words`.
     pub fn new(at_first_words: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared { first: Once::new(), at_first_words: Box::new(at_first_words) }))
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Output")
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 /// Writes lines to stderr as they are. What cannot be written is nobody's loss.
-fn show(text: &str) {
+pub fn show(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
