@@ -37,7 +37,7 @@ pub fn check(args: &CheckArgs) -> Result<Status, Failure> {
 
 fn probe() -> Result<ProbeReport, HostError> {
     let frames = needed_frames(1, 1);
-    KvmMachine::new(MachineConfig { frames, pcpus: 1, tables: None }).map(|machine| machine.report)
+    KvmMachine::new(MachineConfig { frames, pcpus: 1 }).map(|machine| machine.report)
 }
 
 fn json(report: &Result<ProbeReport, HostError>) -> Result<String, Failure> {

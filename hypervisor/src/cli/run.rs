@@ -30,7 +30,7 @@ pub fn run(args: &RunArgs) -> Result<Status, Failure> {
     let images = Images::read(args)?;
     let kernel = images.kernel()?;
     let plan = images.plan(&kernel, args, command_line)?;
-    let machine = KvmMachine::new(MachineConfig { frames, pcpus: args.pcpus, tables: None });
+    let machine = KvmMachine::new(MachineConfig { frames, pcpus: args.pcpus });
     let machine = machine.map_err(Failure::new)?;
     screen::title(&machine.report);
     let hypervisor = Arc::new(assemble(machine).map_err(Failure::new)?);
