@@ -6,6 +6,7 @@ use crate::support::{check, fail, kvm_test};
 use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu};
 use hypervisor::machine::{Exit, Pcpu};
 use libtest_mimic::{Failed, Trial};
+use pv_abi::page_table::Level;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 
 pub fn tests() -> Vec<Trial> {
@@ -18,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("escape/doorbell left pending, then another vCPU", doorbell_then_another_vcpu),
         kvm_test("escape/single steps over the gates", single_steps_over_the_gates),
         kvm_test("escape/random contexts", random_contexts),
+        kvm_test("escape/a root that is gone", a_root_that_is_gone),
         kvm_test("escape/descriptors of the guest's own", descriptors_of_the_guests_own),
         kvm_test("escape/the TSC is what it is said to be", the_tsc_is_what_it_is_said_to_be),
     ]
@@ -297,6 +299,28 @@ fn random_contexts() -> Result<(), Failed> {
         check(contained, || format!("round {round}: {exit:?} {context:x?}"))?;
         setup.pcpu.save(&mut context)?;
     }
+    setup.still_works()
+}
+
+/// Between two entries the old root became a page of zeros; the stub must not need it.
+fn a_root_that_is_gone() -> Result<(), Failed> {
+    let mut setup = Setup::new(&[])?;
+    let mut context = setup.guest.context(1);
+    setup.machine.memory.write(setup.guest.code(), 0, &[0x0f, 0x05])?;
+    for _ in 0..20 {
+        let (old, new) = (context.root, setup.guest.other_root());
+        let exit = enter(&mut setup.pcpu, &mut context)?;
+        check(exit == Exit::Syscall, || format!("{exit:?}"))?;
+        setup.machine.memory.copy_frame(old, new)?;
+        setup.machine.translations.retire(old, Level::L4)?;
+        setup.machine.memory.zero(old)?;
+        (context.root, context.root_replaced, context.registers.rip) = (new, true, CODE);
+        let exit = enter(&mut setup.pcpu, &mut context)?;
+        check(exit == Exit::Syscall, || format!("on the new root: {exit:?}"))?;
+        setup.machine.memory.copy_frame(new, old)?;
+        (context.root, context.root_replaced, context.registers.rip) = (old, true, CODE);
+    }
+    setup.pcpu.save(&mut context)?;
     setup.still_works()
 }
 

@@ -223,8 +223,14 @@ impl Vcpu {
         }
     }
 
-    /// Takes over a root that paging has changed.
-    pub fn reload_root(&mut self) {
+    /// Takes over a kernel root that paging has changed; the old one may be a table no more.
+    pub fn replace_root(&mut self) {
+        self.context.root_replaced = true;
+        self.reload_root();
+    }
+
+    /// Takes the root of the mode.
+    fn reload_root(&mut self) {
         let root = match self.mode {
             Mode::Kernel => self.roots.kernel(),
             Mode::User => self.roots.user(),

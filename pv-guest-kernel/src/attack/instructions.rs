@@ -19,8 +19,6 @@ const INSTRUCTIONS: &[(&str, &[u8])] = &[
     ("swapgs", &[0x0f, 0x01, 0xf8, 0xc3]),
     ("xsetbv of nothing", &[0x31, 0xc9, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x01, 0xd1, 0xc3]),
     ("sysret", &[0x48, 0x0f, 0x07]),
-    ("vmcall", &[0x0f, 0x01, 0xc1, 0xc3]),
-    ("vmmcall", &[0x0f, 0x01, 0xd9, 0xc3]),
     ("monitor", &[0x0f, 0x01, 0xc8, 0xc3]),
     ("in al, 0x64", &[0xe4, 0x64, 0xc3]),
     ("out 0x64, al", &[0xb0, 0xff, 0xe6, 0x64, 0xc3]),
@@ -51,8 +49,22 @@ const fn wrmsr(register: u32) -> [u8; 15] {
     [0xb9, a, b, c, d, 0xba, 0, 0, 0, 0x80, 0x31, 0xc0, 0x0f, 0x30, 0xc3]
 }
 
+/// Calls to a hypervisor below, where there is one: it may answer itself.
+const CALLS_BELOW: [(&str, &[u8]); 2] =
+    [("vmcall", &[0x0f, 0x01, 0xc1, 0xc3]), ("vmmcall", &[0x0f, 0x01, 0xd9, 0xc3])];
+
+/// KVM's answer to whoever is not at CPL 0: -EPERM.
+const NOT_PERMITTED: u64 = u64::MAX;
+
 pub fn run(report: &mut Report) {
     let target = laboratory::Page::new();
+    for (name, code) in CALLS_BELOW {
+        let what = format!("{name} in kernel mode");
+        match laboratory::run(code, target.address(), 0) {
+            Ok(NOT_PERMITTED) => report.attempt(what, true, "refused by the host's hypervisor"),
+            result => report.refusal(what, result),
+        }
+    }
     for (name, code) in INSTRUCTIONS {
         report.refusal(format!("{name} in kernel mode"), laboratory::run(code, target.address(), 0));
     }

@@ -64,7 +64,7 @@ fn writable_tables(report: &mut Report) {
 /// The part of a root that belongs to the hypervisor.
 fn hypervisor_slots(report: &mut Report) {
     let root = translation::mfn(linear::root());
-    let l3 = linear::table(linear::root(), Level::L3, laboratory_address()).expect("a linear address");
+    let l3 = linear::table(linear::root(), Level::L3, linear_address()).expect("a linear address");
     let slots = FIRST_HYPERVISOR_SLOT..=LAST_HYPERVISOR_SLOT;
     for (what, entry) in [
         ("clearing the hypervisor's part of my root in", Pte(0)),
@@ -74,14 +74,15 @@ fn hypervisor_slots(report: &mut Report) {
     }
 }
 
-fn laboratory_address() -> u64 {
+/// Some address of the linear map.
+fn linear_address() -> u64 {
     Page::new().address()
 }
 
 /// Entries that name a table of the wrong level, or the table itself.
 fn wrong_shapes(report: &mut Report) {
     const SLOT: usize = 300;
-    let address = laboratory_address();
+    let address = linear_address();
     let [l1, l2, l3, root] = Level::ALL
         .map(|level| translation::mfn(linear::table(linear::root(), level, address).expect("linear")));
     report.refusal("my root in itself, writable", set(root, SLOT, Pte::new(root, TABLE)));

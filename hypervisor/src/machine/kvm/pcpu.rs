@@ -116,12 +116,16 @@ impl KvmPcpu {
     fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<bool, MachineError> {
         let in_guest = self.live.ss.dpl == 3;
         let bases = (context.fs_base, context.gs_base) != (self.live.fs.base, self.live.gs.base);
+        let old_root_gone = std::mem::take(&mut context.root_replaced);
+        if old_root_gone {
+            self.live.cr3 = self.own_root;
+        }
         let new_root = context.root.address() != self.live.cr3;
         if in_guest && !(context.segments_changed || bases || new_root || flush) {
             self.run.set_regs(&to_kvm(&context.registers));
             return Ok(false);
         }
-        if in_guest || context.segments_changed || bases {
+        if in_guest || context.segments_changed || bases || old_root_gone {
             self.load_segments(context)?;
         }
         let load_root = new_root || flush;
@@ -309,7 +313,7 @@ impl KvmPcpu {
             self.fpu.load(&self.run, &context.fpu)?;
             context.segments_changed = true;
             // The vCPU before may be dead and its root anything: the stub must not run on that.
-            self.live.cr3 = self.own_root;
+            context.root_replaced = true;
             self.loaded = Some(context.identity);
         }
         Ok(())

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - Every entry masks events (each gate asks for it), so nothing interrupts the kernel: an event
 //!   enters from user mode, or while `sched_op` block waits.
-//! - An entry from user mode arrives on the entry stack, whose top is `USER_FRAME`: the frame is
-//!   saved where `user_mode` reads it, and control returns from `user_mode::enter`.
+//! - An entry from user mode arrives on the entry stack, which has room for one frame at its top: the
+//!   frame is saved where `user_mode` reads it, and control returns from `user_mode::enter`.
 //! - An entry from kernel mode arrives on the kernel stack and goes back where it came from, or to
 //!   the recovery point of a guarded call (`guard`), or ends in a panic.
 //! - The way back is always the hypercall `iret`: the image holds no `iretq`.
@@ -105,17 +105,23 @@ extern "C" fn from_kernel(frame: &mut Frame) {
     }
 }
 
-/// Vectors that user mode may raise by an instruction: the breakpoint, and 0x80.
-const OPEN_TO_USERS: [u64; 2] = [Vector::BREAKPOINT.0 as u64, 0x80];
+/// Who may raise a vector by an instruction: user mode (3), the kernel alone (1), nobody (0).
+fn open_to(vector: u64) -> u8 {
+    match vector {
+        0x80 => 3,
+        0x21 => 1,
+        _ if vector == u64::from(Vector::BREAKPOINT.0) => 3,
+        _ => 0,
+    }
+}
 
 /// Registers the entries and the entry stack.
 pub fn init() {
     let mut table = [TrapInfo::default(); 32];
     for ((vector, address), entry) in stubs::all().filter(|(vector, _)| *vector < 256).zip(&mut table) {
-        let dpl = if OPEN_TO_USERS.contains(&vector) { 3 } else { 0 };
         *entry = TrapInfo {
             vector: vector as u8,
-            flags: dpl | TrapInfo::MASKS_EVENTS,
+            flags: open_to(vector) | TrapInfo::MASKS_EVENTS,
             cs: FLAT_RING3_CS64,
             padding: 0,
             address,
