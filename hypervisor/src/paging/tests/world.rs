@@ -1,7 +1,9 @@
 //! A machine with an `Mmu`, and what tests do all the time.
 
+use super::witness::Witness;
 use crate::error::Failure;
 use crate::frame::{FrameType, Phase, ReferenceKind};
+use crate::machine::Translations;
 use crate::machine::fake::{FakeMachine, Kind};
 use crate::paging::{Batch, Budget, Mmu, Progress, Roots};
 use pv_abi::mmu::{MmuUpdate, MmuUpdateKind};
@@ -52,7 +54,7 @@ impl Tree {
 
 pub struct World {
     pub machine: FakeMachine,
-    pub mmu: Mmu,
+    pub mmu: Arc<Mmu>,
 }
 
 impl World {
@@ -62,8 +64,10 @@ impl World {
 
     pub fn of_kind(kind: Kind) -> Self {
         let machine = FakeMachine::of_kind(128, kind);
-        let translations = Arc::clone(&machine.translations);
-        let mmu = Mmu::new(Arc::clone(&machine.memory), Arc::clone(&machine.layout), translations);
+        let witness = Arc::new(Witness::new(Arc::clone(&machine.translations)));
+        let (memory, layout) = (Arc::clone(&machine.memory), Arc::clone(&machine.layout));
+        let mmu = Arc::new(Mmu::new(memory, layout, Arc::clone(&witness) as Arc<dyn Translations>));
+        witness.watch(&mmu);
         Self { machine, mmu }
     }
 
