@@ -4,7 +4,7 @@ use super::witness::Witness;
 use crate::error::Failure;
 use crate::frame::{FrameType, Phase, ReferenceKind};
 use crate::machine::Translations;
-use crate::machine::fake::{FakeMachine, Kind};
+use crate::machine::fake::{Derived, FakeMachine, Kind};
 use crate::paging::{Batch, Budget, Mmu, Progress, Roots};
 use pv_abi::mmu::{MmuUpdate, MmuUpdateKind};
 use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
@@ -159,14 +159,20 @@ impl World {
 
     /// What pcpus still have and the tables do not say any more.
     pub fn stale(&self) -> Vec<String> {
-        const CPU_BITS: u64 = PteFlags::ACCESSED.bits() | PteFlags::DIRTY.bits();
+        // What the CPU sets, and what it ignores.
+        let ignored = PteFlags::ACCESSED | PteFlags::DIRTY | PteFlags::AVAIL_HIGH;
+        let ignored = ignored | PteFlags::AVAIL0 | PteFlags::AVAIL1 | PteFlags::AVAIL2;
         let derived = self.machine.translations.derived();
         let stale = derived.into_iter().filter(|derived| {
             let is_table = self.holds_all(derived.table, derived.level);
             let now = self.machine.memory.entry(derived.table, derived.index).unwrap();
-            !is_table || (now.0 ^ derived.entry.0) & !CPU_BITS != 0
+            !is_table || (now.0 ^ derived.entry.0) & !ignored.bits() != 0
         });
-        stale.map(|derived| format!("{derived:?}")).collect()
+        let now = |derived: &Derived| {
+            let entry = self.machine.memory.entry(derived.table, derived.index);
+            format!("{derived:?} is now {entry:?} in {:?}", self.mmu.frames().word(derived.table))
+        };
+        stale.map(|derived| now(&derived)).collect()
     }
 
     /// Whether a table's entries hold all their references: it is valid, or its teardown has not begun.
