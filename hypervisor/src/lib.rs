@@ -1,9 +1,32 @@
 //! Paravane's hypervisor: everything of the process that `paravane` is, but for its command line's entry point.
 //!
-//! Layers point down only: `run_loop`, `hypercall` → `domain`, `vcpu`, `event_channel`, `time` → `paging` →
-//! `frame` → [`machine`]. See `ARCHITECTURE.md`.
+//! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`, `time` →
+//! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
+pub mod assemble;
+pub mod bell;
+pub mod builder;
+pub mod clock;
+pub mod control;
+pub mod cpuid;
+pub mod decode;
+pub mod domain;
+pub mod emulate;
 pub mod error;
+pub mod event_channel;
 pub mod frame;
+pub mod guest_memory;
+pub mod host_domain;
+pub mod hypercall;
+pub mod kernel_image;
+pub mod lock;
 pub mod machine;
 pub mod paging;
+pub mod report;
+pub mod run_loop;
+pub mod sched;
+pub mod time;
+pub mod vcpu;
+
+#[cfg(test)]
+mod testing;

@@ -46,6 +46,7 @@ errno! {
     ERANGE = 34, "out of range";
     ENOSYS = 38, "not implemented";
     ENODATA = 61, "no data";
+    ETIME = 62, "time is over";
     EOVERFLOW = 75, "value too large";
     EOPNOTSUPP = 95, "not supported";
 }

@@ -315,7 +315,7 @@ fn acquire_type(word: Word, kind: FrameType) -> Result<(Word, Effect), Refusal> 
 
 fn conflict<T>(present: FrameType, wanted: FrameType) -> Result<T, Refusal> {
     match (present, wanted) {
-        (Writable, _) => refused(Errno::EBUSY, "the frame is mapped writable somewhere"),
+        (Writable, _) => refused(Errno::EINVAL, "the frame is mapped writable somewhere"),
         (Table(_), Writable) => refused(Errno::EBUSY, "a page table cannot be writable"),
         (Descriptors, Writable) => refused(Errno::EBUSY, "a descriptor table cannot be writable"),
         (Table(a), Table(b)) if a == b => refused(Errno::EBUSY, "the table is in use"),

@@ -14,8 +14,9 @@ mod memory;
 mod translations;
 
 pub mod fake;
+pub mod kvm;
 
-pub use context::{Context, Exit, FpuState, Pcpu, Registers};
+pub use context::{Context, Exit, FpuState, Kick, Pcpu, Registers};
 pub use layout::Layout;
 pub use memory::{MachineMemory, NoSuchFrame};
 pub use translations::{Change, Translations};

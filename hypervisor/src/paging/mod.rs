@@ -53,7 +53,7 @@ pub use roots::Roots;
 pub use walk::Mapping;
 
 use crate::frame::FrameTable;
-use crate::machine::{Layout, MachineMemory, Translations};
+use crate::machine::{Layout, MachineError, MachineMemory, Translations};
 use std::sync::Arc;
 
 /// All page tables of the machine, and the frames below them.
@@ -88,6 +88,14 @@ impl Mmu {
     /// The frame table.
     pub fn frames(&self) -> &FrameTable {
         &self.frames
+    }
+
+    /// Flushes all translations of a guest that asked for it. What updates took away needs no such flush.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub fn flush(&self) -> Result<(), MachineError> {
+        self.translations.flush()
     }
 
     /// What was done so far.

@@ -1,8 +1,10 @@
 //! A machine without KVM: its memory is real, its pcpus and their caches are made up. What lies above the machine
 //! is tested on it, and so is what no host at hand can show: a missing flush.
 
+mod pcpu;
 mod translations;
 
+pub use pcpu::{Action, FakeKick, FakePcpu, Scripts};
 pub use translations::{Derived, FakeTranslations, Fault, Kind, Sabotage};
 
 use super::{Layout, MachineMemory};

@@ -1,0 +1,83 @@
+//! Making domains, and letting them run.
+
+use crate::domain::{Console, Domain, End, Parts, SharedPage};
+use crate::error::{Failure, Refusal};
+use crate::hypercall::Services;
+use crate::machine::{MachineError, NoSuchFrame};
+use crate::time::publish_wall_clock;
+use crate::vcpu::{StartState, VcpuHandle, VcpuKey};
+use pv_abi::{DomId, Errno, Mfn, VcpuId};
+use std::sync::Arc;
+
+/// What a domain is to be.
+#[derive(Debug)]
+pub struct DomainConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// Pages that it may have.
+    pub maximum_pages: u64,
+    /// Its emergency console.
+    pub console: Arc<dyn Console>,
+}
+
+/// Makes a domain that has a number, a shared page and event channels, but no memory yet and nothing to run.
+///
+/// # Errors
+/// Where the machine has no frame or no number left.
+pub fn create(services: &Services, config: DomainConfig) -> Result<Arc<Domain>, Failure> {
+    let id = services.domains.next_id();
+    let id = id.ok_or(Refusal::new(Errno::ENOSPC, "all domain numbers are in use"))?;
+    let frame = services.mmu.allocate_shared(id)?;
+    let made = make(services, id, frame, config).map_err(|source| {
+        MachineError::new("the shared page cannot be used", std::io::Error::other(source)).into()
+    });
+    if made.is_err() {
+        super::teardown::release_all(&services.mmu, id);
+    }
+    made
+}
+
+fn make(
+    services: &Services,
+    id: DomId,
+    frame: Mfn,
+    config: DomainConfig,
+) -> Result<Arc<Domain>, NoSuchFrame> {
+    let memory = services.mmu.memory();
+    memory.zero(frame)?;
+    publish_wall_clock(memory, frame, &*services.clock)?;
+    let shared = SharedPage::new(memory.clone(), frame)?;
+    let key = VcpuKey { domain: id, vcpu: VcpuId(0) };
+    let vcpu = VcpuHandle::new(key, shared.vcpu_info(key.vcpu)?);
+    let domain = Arc::new(Domain::new(Parts {
+        id,
+        name: config.name,
+        shared,
+        vcpus: vec![vcpu],
+        maximum_pages: config.maximum_pages,
+        console: config.console,
+        wake: services.scheduler.clone(),
+    }));
+    services.domains.insert(domain.clone());
+    Ok(domain)
+}
+
+/// Lets a built domain run.
+///
+/// # Errors
+/// Where its root table is none, which ends it, or it has started or ended before.
+pub fn start(services: &Services, domain: &Arc<Domain>, state: &StartState) -> Result<(), Failure> {
+    if !domain.life().start() {
+        return Err(Refusal::new(Errno::EINVAL, "the domain has started already").into());
+    }
+    if let Some(vcpu) = domain.vcpus().first() {
+        let started = vcpu.state().lock().start(&services.mmu, state);
+        if let Err(failure) = started {
+            domain.life().end(End::Destroyed);
+            services.ended.ring();
+            return Err(failure);
+        }
+    }
+    services.scheduler.start(domain);
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The hypervisor as those who start domains see it: threads, and a domain's life from creation to the return of
+//! its last frame.
+//!
+//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`Scheduler::alarm`]), one that takes apart
+//! what has ended. All of them end when [`Hypervisor::shutdown`] is called, or on drop.
+
+mod create;
+pub(crate) mod teardown;
+
+#[cfg(test)]
+mod tests;
+
+pub use create::{DomainConfig, create, start};
+
+use crate::bell::Bell;
+use crate::clock::Clock;
+use crate::cpuid::CpuidPolicy;
+use crate::domain::{Domain, DomainEnd, Domains, End, StatisticsSnapshot};
+use crate::error::Failure;
+use crate::hypercall::Services;
+use crate::machine::{Kick, MachineError, Pcpu};
+use crate::paging::Mmu;
+use crate::run_loop::PcpuLoop;
+use crate::sched::{RoundRobin, Scheduler};
+use crate::vcpu::StartState;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A pcpu and what wakes it from guest mode.
+pub type PcpuParts = (Box<dyn Pcpu>, Arc<dyn Kick>);
+
+/// The hypervisor.
+#[derive(Debug)]
+pub struct Hypervisor {
+    services: Arc<Services>,
+    stopping: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Services {
+    /// What handlers work with, on a machine whose pcpus have these kicks.
+    pub fn new(
+        mmu: Arc<Mmu>,
+        kicks: Vec<Arc<dyn Kick>>,
+        clock: Arc<dyn Clock>,
+        cpuid: Arc<dyn CpuidPolicy>,
+    ) -> Self {
+        let policy = Box::new(RoundRobin::default());
+        let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
+        Self { mmu, domains: Domains::default(), clock, scheduler, cpuid, ended: Bell::default() }
+    }
+}
+
+impl Hypervisor {
+    /// Takes a machine over and starts its pcpus.
+    ///
+    /// # Errors
+    /// Where the host gives no threads.
+    pub fn new(
+        mmu: Arc<Mmu>,
+        pcpus: Vec<PcpuParts>,
+        clock: Arc<dyn Clock>,
+        cpuid: Arc<dyn CpuidPolicy>,
+    ) -> Result<Self, MachineError> {
+        let (pcpus, kicks): (Vec<_>, Vec<_>) = pcpus.into_iter().unzip();
+        let services = Arc::new(Services::new(mmu, kicks, clock, cpuid));
+        let this = Self { services, stopping: Arc::default(), threads: Mutex::default() };
+        for (index, pcpu) in pcpus.into_iter().enumerate() {
+            let pcpu = PcpuLoop::new(index, pcpu, this.services.clone());
+            this.spawn(format!("pcpu {index}"), move || pcpu.run())?;
+        }
+        let scheduler = this.services.scheduler.clone();
+        this.spawn("alarm".into(), move || while scheduler.alarm() {})?;
+        let (services, stopping) = (this.services.clone(), this.stopping.clone());
+        this.spawn("reaper".into(), move || teardown::reap(&services, &stopping))?;
+        Ok(this)
+    }
+
+    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), MachineError> {
+        let failed = |source| MachineError::new("a thread cannot be started", source);
+        let thread = thread::Builder::new().name(name).spawn(body).map_err(failed)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// What handlers and back-ends work with.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Makes a domain that has a number, a shared page and event channels, but no memory yet and nothing to run: the
+    /// builder fills it, and [`Self::start`] lets it run.
+    ///
+    /// # Errors
+    /// Where the machine has no frame or no number left.
+    pub fn create_domain(&self, config: DomainConfig) -> Result<Arc<Domain>, Failure> {
+        create(&self.services, config)
+    }
+
+    /// Lets a built domain run.
+    ///
+    /// # Errors
+    /// Where its root table is none, which ends it, or it has started or ended before.
+    pub fn start(&self, domain: &Arc<Domain>, state: &StartState) -> Result<(), Failure> {
+        start(&self.services, domain, state)
+    }
+
+    /// Waits until a domain has ended and all its frames are returned.
+    pub fn wait(&self, domain: &Domain) -> DomainEnd {
+        loop {
+            if let Some(end) = self.wait_for(domain, Duration::from_secs(3600)) {
+                return end;
+            }
+        }
+    }
+
+    /// As [`Self::wait`], but not for longer than `limit`.
+    pub fn wait_for(&self, domain: &Domain, limit: Duration) -> Option<DomainEnd> {
+        let end = domain.life().wait_gone(Some(limit))?;
+        Some(DomainEnd { end, status: domain.exit_status(), statistics: self.statistics(domain) })
+    }
+
+    /// What a domain did so far, with what the paging code counted for all.
+    pub fn statistics(&self, domain: &Domain) -> StatisticsSnapshot {
+        let counters = self.services.mmu.counters();
+        StatisticsSnapshot {
+            validated: counters.entries_validated.saturating_add(counters.entries_updated),
+            refused: counters.refusals,
+            ..domain.statistics().snapshot()
+        }
+    }
+
+    /// Ends a domain, whatever it does. It is gone some time later: see [`Self::wait`].
+    pub fn destroy(&self, domain: &Domain) {
+        domain.life().end(End::Destroyed);
+        self.services.scheduler.evict(domain.id());
+        self.services.ended.ring();
+    }
+
+    /// Ends all domains, then all threads. Waits for both.
+    pub fn shutdown(&self) {
+        let domains = self.services.domains.all();
+        domains.iter().for_each(|domain| self.destroy(domain));
+        for domain in domains {
+            self.wait(&domain);
+        }
+        self.stopping.store(true, Ordering::SeqCst);
+        self.services.ended.ring();
+        self.services.scheduler.stop();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the hypervisor panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Hypervisor {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

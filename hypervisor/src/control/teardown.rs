@@ -1,0 +1,53 @@
+//! Taking domains apart that have ended, in bounded steps.
+
+use crate::domain::Domain;
+use crate::event_channel::close_all;
+use crate::hypercall::Services;
+use crate::paging::{Budget, Mmu, Progress};
+use pv_abi::DomId;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// Steps of a teardown before others may use the processor.
+const STEPS: u32 = 8192;
+
+/// Takes domains apart until told to stop.
+pub(super) fn reap(services: &Services, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::SeqCst) {
+        reap_once(services);
+        services.ended.wait();
+    }
+}
+
+/// Takes apart what has ended and is on no pcpu any more.
+pub(crate) fn reap_once(services: &Services) {
+    for domain in services.domains.all().iter().filter(|domain| domain.life().has_ended()) {
+        services.scheduler.evict(domain.id());
+        if !services.scheduler.knows(domain.id()) {
+            take_apart(services, domain);
+        }
+    }
+}
+
+/// Returns everything that a domain without running vCPUs holds.
+fn take_apart(services: &Services, domain: &Domain) {
+    close_all(&services.domains, domain);
+    domain.vcpus().iter().for_each(|vcpu| vcpu.state().lock().release(&services.mmu));
+    release_all(&services.mmu, domain.id());
+    domain.set_current_pages(0);
+    services.domains.remove(domain.id());
+    domain.life().gone();
+}
+
+pub(super) fn release_all(mmu: &Mmu, id: DomId) {
+    loop {
+        match mmu.release_domain(id, &mut Budget::new(STEPS)) {
+            Ok(Progress::Preempted) => thread::yield_now(),
+            Ok(Progress::Done) => return,
+            Err(failure) => {
+                tracing::error!(domain = %id, %failure, "frames of a dead domain are lost");
+                return;
+            }
+        }
+    }
+}

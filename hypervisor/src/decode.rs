@@ -1,0 +1,162 @@
+//! What an instruction that trapped asks for, as far as the hypervisor has an answer. Pure: bytes in, meaning out.
+
+use crate::machine::Registers;
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use pv_abi::cpuid::EMULATE_PREFIX;
+
+/// An instruction that the hypervisor carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// `int n`.
+    SoftwareInterrupt {
+        /// The vector.
+        vector: u8,
+        /// Bytes of the instruction.
+        length: u64,
+    },
+    /// `cpuid` behind the prefix that asks the hypervisor.
+    Cpuid {
+        /// Bytes of the instruction, prefix included.
+        length: u64,
+    },
+    /// A plain load from memory into a general register.
+    Load {
+        /// Bytes loaded: 1, 2, 4 or 8.
+        size: u8,
+        /// The register.
+        into: Target,
+        /// Bytes of the instruction.
+        length: u64,
+    },
+    /// `cli`, `sti`, or port I/O of one element: for a kernel with I/O privilege there is nothing behind them.
+    Io {
+        /// Bytes that an input reads; all ones.
+        reads: Option<Target>,
+        /// Bytes of the instruction.
+        length: u64,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// A general register, and how much of it an instruction writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    register: Register,
+}
+
+impl Target {
+    fn new(register: Register) -> Option<Self> {
+        let high_byte = matches!(register, Register::AH | Register::BH | Register::CH | Register::DH);
+        (register.is_gpr() && !high_byte).then_some(Self { register })
+    }
+
+    /// Writes `value` as the processor does: 32 bits clear the upper half, 8 and 16 keep what is above.
+    pub fn write(self, registers: &mut Registers, value: u64) {
+        let Some(slot) = slot(registers, self.register.full_register()) else { return };
+        *slot = match self.register.size() {
+            1 => *slot & !0xff | value & 0xff,
+            2 => *slot & !0xffff | value & 0xffff,
+            4 => value & 0xffff_ffff,
+            _ => value,
+        };
+    }
+}
+
+fn slot(registers: &mut Registers, register: Register) -> Option<&mut u64> {
+    Some(match register {
+        Register::RAX => &mut registers.rax,
+        Register::RBX => &mut registers.rbx,
+        Register::RCX => &mut registers.rcx,
+        Register::RDX => &mut registers.rdx,
+        Register::RSI => &mut registers.rsi,
+        Register::RDI => &mut registers.rdi,
+        Register::RBP => &mut registers.rbp,
+        Register::RSP => &mut registers.rsp,
+        Register::R8 => &mut registers.r8,
+        Register::R9 => &mut registers.r9,
+        Register::R10 => &mut registers.r10,
+        Register::R11 => &mut registers.r11,
+        Register::R12 => &mut registers.r12,
+        Register::R13 => &mut registers.r13,
+        Register::R14 => &mut registers.r14,
+        Register::R15 => &mut registers.r15,
+        _ => return None,
+    })
+}
+
+/// Decodes the instruction that `bytes` start with.
+pub fn decode(bytes: &[u8]) -> Decoded {
+    if let Some(rest) = bytes.strip_prefix(&EMULATE_PREFIX) {
+        let cpuid = rest.starts_with(&[0x0f, 0xa2]);
+        return if cpuid {
+            Decoded::Cpuid { length: EMULATE_PREFIX.len() as u64 + 2 }
+        } else {
+            Decoded::Other
+        };
+    }
+    let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
+    let length = instruction.len() as u64;
+    match instruction.code() {
+        Code::Int_imm8 => Decoded::SoftwareInterrupt { vector: instruction.immediate8(), length },
+        Code::Cli | Code::Sti => Decoded::Io { reads: None, length },
+        _ => match instruction.mnemonic() {
+            Mnemonic::Out => Decoded::Io { reads: None, length },
+            Mnemonic::In => Decoded::Io { reads: Target::new(instruction.op0_register()), length },
+            Mnemonic::Mov | Mnemonic::Movzx => load(&instruction),
+            _ => Decoded::Other,
+        },
+    }
+}
+
+fn load(instruction: &Instruction) -> Decoded {
+    let from_memory = instruction.op0_kind() == OpKind::Register && instruction.op1_kind() == OpKind::Memory;
+    let size = instruction.memory_size().size();
+    match (from_memory, Target::new(instruction.op0_register()), u8::try_from(size)) {
+        (true, Some(into), Ok(size @ (1 | 2 | 4 | 8))) => {
+            Decoded::Load { size, into, length: instruction.len() as u64 }
+        }
+        _ => Decoded::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_of(bytes: &[u8]) -> (u8, u64, Registers) {
+        let Decoded::Load { size, into, length } = decode(bytes) else { panic!("{:?}", decode(bytes)) };
+        let mut registers = Registers { rax: !0, rcx: !0, r9: !0, ..Registers::default() };
+        into.write(&mut registers, 0x1122_3344_5566_7788);
+        (size, length, registers)
+    }
+
+    #[test]
+    fn software_interrupts_and_the_prefixed_cpuid() {
+        assert_eq!(decode(&[0xcd, 0x80]), Decoded::SoftwareInterrupt { vector: 0x80, length: 2 });
+        assert_eq!(decode(b"\x0f\x0bxen\x0f\xa2"), Decoded::Cpuid { length: 7 });
+        assert_eq!(decode(b"\x0f\x0bxen\x0f\xa3"), Decoded::Other);
+        assert_eq!(decode(b"\x0f\x0b"), Decoded::Other);
+        assert_eq!(decode(&[0xcd]), Decoded::Other, "cut off");
+        assert_eq!(decode(&[]), Decoded::Other);
+    }
+
+    #[test]
+    fn loads_write_as_much_as_the_processor_does() {
+        let (size, length, registers) = load_of(&[0x48, 0x8b, 0x04, 0xf8]); // mov rax, [rax+rdi*8]
+        assert_eq!((size, length, registers.rax), (8, 4, 0x1122_3344_5566_7788));
+        let (size, _, registers) = load_of(&[0x44, 0x8b, 0x08]); // mov r9d, [rax]
+        assert_eq!((size, registers.r9), (4, 0x5566_7788));
+        let (size, _, registers) = load_of(&[0x66, 0x8b, 0x08]); // mov cx, [rax]
+        assert_eq!((size, registers.rcx), (2, 0xffff_ffff_ffff_7788));
+        let (size, _, registers) = load_of(&[0x0f, 0xb6, 0x08]); // movzx ecx, byte [rax]
+        assert_eq!((size, registers.rcx), (1, 0x5566_7788), "the caller truncates to the size loaded");
+    }
+
+    #[test]
+    fn stores_high_bytes_and_vectors_are_not_loads() {
+        for bytes in [&[0x48, 0x89, 0x08][..], &[0x8a, 0x20], &[0x0f, 0x6f, 0x00], &[0x48, 0x8b, 0xc1]] {
+            assert_eq!(decode(bytes), Decoded::Other, "{bytes:x?}");
+        }
+    }
+}

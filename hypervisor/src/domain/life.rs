@@ -1,0 +1,169 @@
+//! How far a domain's life has come, and how it ended.
+
+use super::StatisticsSnapshot;
+use crate::lock::{Rank, Ranked};
+use crate::report::CrashReport;
+use pv_abi::sched::ShutdownReason;
+use std::fmt;
+use std::sync::Condvar;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How a domain ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// It said that it is done.
+    Shutdown(ShutdownReason),
+    /// It did something that leaves it no way to go on, or the host failed it.
+    Crashed(Box<CrashReport>),
+    /// The host ended it.
+    Destroyed,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shutdown(reason) => write!(f, "shut down ({reason})"),
+            Self::Crashed(report) => write!(f, "crashed: {}", report.reason),
+            Self::Destroyed => f.write_str("destroyed"),
+        }
+    }
+}
+
+/// Where a domain's life is. It only moves down this list.
+#[derive(Clone, Debug, Default)]
+pub enum Stage {
+    /// Being built; no vCPU has run.
+    #[default]
+    Built,
+    /// Its vCPUs run.
+    Running,
+    /// It has ended; its frames are being returned.
+    Ending(End),
+    /// All its frames are returned.
+    Gone(End),
+}
+
+/// What is left of a domain.
+#[derive(Clone, Debug)]
+pub struct DomainEnd {
+    /// How it ended.
+    pub end: End,
+    /// What it reports to whoever started it.
+    pub status: u8,
+    /// What it did.
+    pub statistics: StatisticsSnapshot,
+}
+
+impl DomainEnd {
+    /// The reason of its end in Xen's terms.
+    pub fn reason(&self) -> ShutdownReason {
+        match &self.end {
+            End::Shutdown(reason) => *reason,
+            End::Crashed(_) => ShutdownReason::CRASH,
+            End::Destroyed => ShutdownReason::POWEROFF,
+        }
+    }
+
+    /// The report of a crash.
+    pub fn report(&self) -> Option<&CrashReport> {
+        match &self.end {
+            End::Crashed(report) => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// A domain's [`Stage`], and who waits for it to change.
+#[derive(Debug)]
+pub struct Life {
+    stage: Ranked<Stage>,
+    changed: Condvar,
+    ended: AtomicBool,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self {
+            stage: Ranked::new(Rank::Life, Stage::Built),
+            changed: Condvar::new(),
+            ended: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Life {
+    /// Where it is now.
+    pub fn stage(&self) -> Stage {
+        self.stage.lock().clone()
+    }
+
+    /// Whether no vCPU of it may run any more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Lets it run. False where it does already, or has ended.
+    pub fn start(&self) -> bool {
+        let mut stage = self.stage.lock();
+        let starts = matches!(*stage, Stage::Built);
+        if starts {
+            *stage = Stage::Running;
+        }
+        starts
+    }
+
+    /// Ends it. The first end counts: true for that one.
+    pub fn end(&self, end: End) -> bool {
+        let mut stage = self.stage.lock();
+        let first = matches!(*stage, Stage::Built | Stage::Running);
+        if first {
+            *stage = Stage::Ending(end);
+            self.ended.store(true, Ordering::SeqCst);
+            self.changed.notify_all();
+        }
+        first
+    }
+
+    /// All frames of the ended domain are returned.
+    pub fn gone(&self) {
+        let mut stage = self.stage.lock();
+        if let Stage::Ending(end) = &*stage {
+            *stage = Stage::Gone(end.clone());
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until all frames are returned, or for `timeout`.
+    pub fn wait_gone(&self, timeout: Option<Duration>) -> Option<End> {
+        let deadline = timeout.map(|limit| std::time::Instant::now() + limit);
+        let mut stage = self.stage.lock();
+        loop {
+            if let Stage::Gone(end) = &*stage {
+                return Some(end.clone());
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(std::time::Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            stage = stage.wait(&self.changed, left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_end_counts() {
+        let life = Life::default();
+        assert!(life.start() && !life.start());
+        assert!(life.end(End::Shutdown(ShutdownReason::POWEROFF)));
+        assert!(!life.end(End::Destroyed));
+        assert!(life.has_ended() && !life.start());
+        assert!(life.wait_gone(Some(Duration::from_millis(1))).is_none());
+        life.gone();
+        assert!(matches!(life.wait_gone(None), Some(End::Shutdown(ShutdownReason::POWEROFF))));
+    }
+}

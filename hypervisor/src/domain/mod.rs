@@ -1,0 +1,189 @@
+//! A domain: what it is called, what it has, and how far its life has come.
+//!
+//! Plain data, shared by every thread. What changes has its own lock or is an atomic; ranks are in
+//! [`crate::lock`]. Creating a domain makes no object of the host's.
+
+mod console;
+mod life;
+mod registry;
+mod shared_page;
+mod statistics;
+
+pub use console::{Console, NoConsole};
+pub use life::{DomainEnd, End, Life, Stage};
+pub use registry::Domains;
+pub use shared_page::SharedPage;
+pub use statistics::{ExitKind, Statistics, StatisticsSnapshot};
+
+use crate::event_channel::PortTable;
+use crate::lock::{Rank, Ranked};
+use crate::report::SymbolTable;
+use crate::vcpu::{VcpuHandle, VcpuKey};
+use pv_abi::sched::ShutdownReason;
+use pv_abi::{DomId, VcpuId};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Puts vCPUs that sleep back to work: the scheduler, as what lies below it sees it.
+pub trait Wake: Send + Sync + std::fmt::Debug {
+    /// Something happened that this vCPU may be waiting for, or should look at soon.
+    fn wake(&self, vcpu: VcpuKey);
+}
+
+/// What a domain is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its number.
+    pub id: DomId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its shared page.
+    pub shared: SharedPage,
+    /// Its vCPUs, number 0 first.
+    pub vcpus: Vec<VcpuHandle>,
+    /// Pages that it may have.
+    pub maximum_pages: u64,
+    /// Its emergency console.
+    pub console: Arc<dyn Console>,
+    /// Who wakes its vCPUs.
+    pub wake: Arc<dyn Wake>,
+}
+
+/// A domain.
+#[derive(Debug)]
+pub struct Domain {
+    parts: Parts,
+    ports: Ranked<PortTable>,
+    life: Life,
+    statistics: Statistics,
+    current_pages: AtomicU64,
+    exit_status: AtomicU8,
+    /// A [`ShutdownReason`], or [`NO_CODE`].
+    shutdown_code: AtomicU32,
+    symbols: OnceLock<SymbolTable>,
+}
+
+const NO_CODE: u32 = u32::MAX;
+
+impl Domain {
+    /// A domain that has not started.
+    pub fn new(parts: Parts) -> Self {
+        let ports = Ranked::ordered(Rank::Ports, u32::from(parts.id.0), PortTable::default());
+        Self {
+            parts,
+            ports,
+            life: Life::default(),
+            statistics: Statistics::default(),
+            current_pages: AtomicU64::new(0),
+            exit_status: AtomicU8::new(0),
+            shutdown_code: AtomicU32::new(NO_CODE),
+            symbols: OnceLock::new(),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> DomId {
+        self.parts.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// Its shared page.
+    pub fn shared(&self) -> &SharedPage {
+        &self.parts.shared
+    }
+
+    /// Its event channels.
+    pub fn ports(&self) -> &Ranked<PortTable> {
+        &self.ports
+    }
+
+    /// All its vCPUs.
+    pub fn vcpus(&self) -> &[VcpuHandle] {
+        &self.parts.vcpus
+    }
+
+    /// One of its vCPUs.
+    pub fn vcpu(&self, id: VcpuId) -> Option<&VcpuHandle> {
+        self.parts.vcpus.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// Wakes one of its vCPUs.
+    pub fn wake(&self, vcpu: VcpuId) {
+        self.parts.wake.wake(VcpuKey { domain: self.id(), vcpu });
+    }
+
+    /// Wakes those of its vCPUs that poll, so that they look again.
+    pub fn wake_pollers(&self) {
+        for vcpu in self.vcpus().iter().filter(|vcpu| vcpu.polls()) {
+            self.wake(vcpu.key().vcpu);
+        }
+    }
+
+    /// How far its life has come.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// Its counters.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Its emergency console.
+    pub fn console(&self) -> &dyn Console {
+        &*self.parts.console
+    }
+
+    /// Pages that it may have.
+    pub fn maximum_pages(&self) -> u64 {
+        self.parts.maximum_pages
+    }
+
+    /// Pages that it has.
+    pub fn current_pages(&self) -> u64 {
+        self.current_pages.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many pages it has.
+    pub fn set_current_pages(&self, pages: u64) {
+        self.current_pages.store(pages, Ordering::Relaxed);
+    }
+
+    /// What it reports to whoever started it.
+    pub fn exit_status(&self) -> u8 {
+        self.exit_status.load(Ordering::Relaxed)
+    }
+
+    /// Sets that.
+    pub fn set_exit_status(&self, status: u8) {
+        self.exit_status.store(status, Ordering::Relaxed);
+    }
+
+    /// Sets the reason that a later shutdown gives, whatever it says itself.
+    pub fn set_shutdown_code(&self, reason: ShutdownReason) {
+        self.shutdown_code.store(reason.0, Ordering::Relaxed);
+    }
+
+    /// The reason of a shutdown that gives `reason`.
+    pub fn shutdown_reason(&self, reason: ShutdownReason) -> ShutdownReason {
+        match self.shutdown_code.load(Ordering::Relaxed) {
+            NO_CODE => reason,
+            code => ShutdownReason(code),
+        }
+    }
+
+    /// Its kernel's symbols, for crash reports.
+    pub fn symbols(&self) -> Option<&SymbolTable> {
+        self.symbols.get()
+    }
+
+    /// Sets them, once.
+    pub fn set_symbols(&self, symbols: SymbolTable) {
+        let _ = self.symbols.set(symbols);
+    }
+}

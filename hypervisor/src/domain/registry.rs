@@ -1,0 +1,59 @@
+//! Which domains there are.
+
+use super::Domain;
+use crate::lock::{Rank, Ranked};
+use pv_abi::DomId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// All domains of the machine but the host domain, which is threads.
+#[derive(Debug)]
+pub struct Domains(Ranked<State>);
+
+#[derive(Debug)]
+struct State {
+    domains: BTreeMap<DomId, Arc<Domain>>,
+    next: u16,
+}
+
+impl Default for Domains {
+    fn default() -> Self {
+        Self(Ranked::new(Rank::Registry, State { domains: BTreeMap::new(), next: 1 }))
+    }
+}
+
+impl Domains {
+    /// A number that no domain has; those of the dead come up again last. None where all are in use.
+    pub fn next_id(&self) -> Option<DomId> {
+        let mut state = self.0.lock();
+        for _ in 1..DomId::FIRST_RESERVED.0 {
+            let id = DomId(state.next);
+            state.next = if id.0 + 1 < DomId::FIRST_RESERVED.0 { id.0 + 1 } else { 1 };
+            if !state.domains.contains_key(&id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Adds a domain under its number.
+    pub fn insert(&self, domain: Arc<Domain>) {
+        self.0.lock().domains.insert(domain.id(), domain);
+    }
+
+    /// Forgets a domain.
+    pub fn remove(&self, id: DomId) {
+        let removed = self.0.lock().domains.remove(&id);
+        drop(removed); // outside the lock: it may be the last reference
+    }
+
+    /// The domain of that number.
+    pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
+        self.0.lock().domains.get(&id).cloned()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Domain>> {
+        self.0.lock().domains.values().cloned().collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Making, connecting and closing ports.
+
+use super::table::{Port, PortState, PortTable, checked_port};
+use super::{Peer, raise};
+use crate::domain::{Domain, Domains};
+use crate::error::Refusal;
+use crate::lock::Guard;
+use pv_abi::event_channel::{PortStatus, Status, Virq};
+use pv_abi::{DomId, Errno, EventPort, VcpuId};
+use std::sync::Arc;
+
+const NO_VCPU: Refusal = Refusal::new(Errno::ENOENT, "no such vCPU");
+
+/// The tables of two domains, locked in domid order; one where they are the same.
+struct Pair<'a> {
+    own: Guard<'a, PortTable>,
+    far: Option<Guard<'a, PortTable>>,
+}
+
+impl<'a> Pair<'a> {
+    fn lock(own: &'a Domain, far: &'a Domain) -> Self {
+        if own.id() == far.id() {
+            return Self { own: own.ports().lock(), far: None };
+        }
+        if own.id() < far.id() {
+            let own = own.ports().lock();
+            return Self { own, far: Some(far.ports().lock()) };
+        }
+        let far = far.ports().lock();
+        Self { own: own.ports().lock(), far: Some(far) }
+    }
+
+    fn far(&mut self) -> &mut PortTable {
+        self.far.as_deref_mut().unwrap_or(&mut self.own)
+    }
+}
+
+fn known_vcpu(domain: &Domain, vcpu: VcpuId) -> Result<VcpuId, Refusal> {
+    domain.vcpu(vcpu).map(|_| vcpu).ok_or(NO_VCPU)
+}
+
+/// Makes a port of `domain` that `remote` may connect to.
+///
+/// # Errors
+/// −ENOSPC with all ports in use.
+pub fn alloc_unbound(domain: &Domain, remote: DomId) -> Result<EventPort, Refusal> {
+    let remote = if remote == DomId::SELF { domain.id() } else { remote };
+    domain.ports().lock().insert(Port { state: PortState::Unbound { remote }, vcpu: VcpuId(0) })
+}
+
+/// Makes a port of `domain` and connects it to `far`, which `remote` left unbound for it. The new port is pending
+/// at once, since events may have been sent to the other before.
+///
+/// # Errors
+/// −ESRCH where there is no such domain, −EINVAL where its port does not wait for `domain`, −ENOSPC.
+pub fn bind_interdomain(
+    domains: &Domains,
+    domain: &Arc<Domain>,
+    remote: DomId,
+    far: EventPort,
+) -> Result<EventPort, Refusal> {
+    let far = checked_port(far)?;
+    let remote_id = if remote == DomId::SELF { domain.id() } else { remote };
+    if remote_id == DomId::HOST {
+        return Err(Refusal::new(Errno::EINVAL, "the host domain leaves no port unbound"));
+    }
+    let remote = domains.get(remote_id).ok_or(Refusal::new(Errno::ESRCH, "no such domain"))?;
+    let near = {
+        let mut pair = Pair::lock(domain, &remote);
+        let waits =
+            matches!(pair.far().get(far)?.state, PortState::Unbound { remote } if remote == domain.id());
+        if !waits {
+            return Err(Refusal::new(Errno::EINVAL, "that port does not wait for this domain"));
+        }
+        let state = PortState::Interdomain { remote: remote_id, port: far };
+        let near = pair.own.insert(Port { state, vcpu: VcpuId(0) })?;
+        pair.far().get_mut(far)?.state = PortState::Interdomain { remote: domain.id(), port: near };
+        near
+    };
+    raise(domain, Peer { port: near, vcpu: VcpuId(0) });
+    Ok(near)
+}
+
+/// Makes a port for a virtual interrupt of `vcpu`.
+///
+/// # Errors
+/// −EINVAL for an interrupt that there is not, −EPERM for one of the host domain's, −ENOENT for a vCPU that there
+/// is not, −EEXIST where it is bound, −ENOSPC.
+pub fn bind_virq(domain: &Domain, virq: Virq, vcpu: VcpuId) -> Result<EventPort, Refusal> {
+    match virq {
+        Virq::TIMER | Virq::DEBUG | Virq::XENPMU | Virq::ARGO => {}
+        Virq(number) if number < Virq::COUNT => {
+            return Err(Refusal::new(Errno::EPERM, "a virtual interrupt of the host domain"));
+        }
+        Virq(_) => return Err(Refusal::new(Errno::EINVAL, "no such virtual interrupt")),
+    }
+    let vcpu = known_vcpu(domain, vcpu)?;
+    let mut table = domain.ports().lock();
+    if table.virq(virq, vcpu).is_some() {
+        return Err(Refusal::new(Errno::EEXIST, "the virtual interrupt is bound"));
+    }
+    table.insert(Port { state: PortState::Virq(virq), vcpu })
+}
+
+/// Makes a port for interrupts to `vcpu` from its own domain.
+///
+/// # Errors
+/// −ENOENT for a vCPU that there is not, −ENOSPC.
+pub fn bind_ipi(domain: &Domain, vcpu: VcpuId) -> Result<EventPort, Refusal> {
+    let vcpu = known_vcpu(domain, vcpu)?;
+    domain.ports().lock().insert(Port { state: PortState::Ipi, vcpu })
+}
+
+/// Chooses the vCPU that a port notifies.
+///
+/// # Errors
+/// −ENOENT for a vCPU that there is not, −EINVAL for a port whose vCPU is part of what it is.
+pub fn bind_vcpu(domain: &Domain, port: EventPort, vcpu: VcpuId) -> Result<(), Refusal> {
+    let vcpu = known_vcpu(domain, vcpu)?;
+    let mut table = domain.ports().lock();
+    let entry = table.get_mut(checked_port(port)?)?;
+    if matches!(entry.state, PortState::Virq(_) | PortState::Ipi) {
+        return Err(Refusal::new(Errno::EINVAL, "the port belongs to one vCPU"));
+    }
+    entry.vcpu = vcpu;
+    Ok(())
+}
+
+/// Closes a port. The other end of an interdomain channel is left unbound.
+///
+/// # Errors
+/// −EINVAL where it is closed.
+pub fn close(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), Refusal> {
+    let port = checked_port(port)?;
+    loop {
+        let state = domain.ports().lock().get(port)?.state.clone();
+        let remote = match state {
+            PortState::Interdomain { remote, .. } => domains.get(remote),
+            _ => None,
+        };
+        let closed = match &remote {
+            Some(remote) => close_pair(&mut Pair::lock(domain, remote), domain.id(), remote.id(), port)?,
+            None => close_single(&mut domain.ports().lock(), port, &state)?,
+        };
+        let Some(closed) = closed else { continue };
+        domain.shared().clear_pending(port);
+        if let PortState::Host(end) = closed.state {
+            end.port.closed();
+        }
+        return Ok(());
+    }
+}
+
+/// Closes `port` if its peer is in `far`'s table; none where that has changed meanwhile.
+fn close_pair(pair: &mut Pair<'_>, own: DomId, far: DomId, port: EventPort) -> Result<Option<Port>, Refusal> {
+    let PortState::Interdomain { remote, port: peer } = pair.own.get(port)?.state else { return Ok(None) };
+    if remote != far {
+        return Ok(None);
+    }
+    let closed = pair.own.remove(port)?;
+    if let Ok(entry) = pair.far().get_mut(peer)
+        && matches!(entry.state, PortState::Interdomain { remote, port: back } if remote == own && back == port)
+    {
+        entry.state = PortState::Unbound { remote: own };
+    }
+    Ok(Some(closed))
+}
+
+/// Closes `port` if it still is what it was seen to be; none where that has changed meanwhile.
+fn close_single(table: &mut PortTable, port: EventPort, seen: &PortState) -> Result<Option<Port>, Refusal> {
+    let connected_since = matches!(table.get(port)?.state, PortState::Interdomain { .. })
+        && !matches!(seen, PortState::Interdomain { .. });
+    if connected_since {
+        return Ok(None);
+    }
+    table.remove(port).map(Some)
+}
+
+/// Closes all ports of a dying domain, and lets it have no more.
+pub fn close_all(domains: &Domains, domain: &Domain) {
+    domain.ports().lock().close_for_good();
+    loop {
+        let first = domain.ports().lock().first();
+        let Some(port) = first else { return };
+        // Only this thread closes a dying domain's ports; a refusal means that the port is closed.
+        let _ = close(domains, domain, port);
+    }
+}
+
+/// Says what a port is.
+///
+/// # Errors
+/// −EINVAL for a number that no port can have.
+pub fn status(domain: &Domain, port: EventPort) -> Result<Status, Refusal> {
+    let port = checked_port(port)?;
+    let table = domain.ports().lock();
+    let (mut state, mut vcpu, mut detail) = (PortStatus::CLOSED, VcpuId(0), (0, 0));
+    if let Ok(entry) = table.get(port) {
+        vcpu = entry.vcpu;
+        (state, detail) = match &entry.state {
+            PortState::Unbound { remote } => (PortStatus::UNBOUND, (u32::from(remote.0), 0)),
+            PortState::Interdomain { remote, port } => {
+                (PortStatus::INTERDOMAIN, (u32::from(remote.0), port.0))
+            }
+            PortState::Host(end) => (PortStatus::INTERDOMAIN, (u32::from(DomId::HOST.0), end.number)),
+            PortState::Virq(virq) => (PortStatus::VIRQ, (virq.0, 0)),
+            PortState::Ipi => (PortStatus::IPI, (0, 0)),
+        };
+    }
+    let (detail0, detail1) = detail;
+    Ok(Status { dom: domain.id(), padding: 0, port, status: state, vcpu, detail0, detail1 })
+}

@@ -1,0 +1,111 @@
+//! The host domain's ends of event channels: threads of the process rather than vCPUs.
+
+use crate::domain::Domain;
+use crate::error::Refusal;
+use crate::event_channel::table::{PortState, PortTable, checked_port};
+use crate::event_channel::{Peer, raise};
+use pv_abi::{DomId, Errno, EventPort};
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+/// What the host does when a guest uses its end of a channel.
+///
+/// Called on a pcpu's thread while a vCPU waits: wake whoever does the work and return.
+pub trait HostPort: Send + Sync {
+    /// The guest sent an event.
+    fn notified(&self);
+
+    /// The guest closed its end, or died: there will be no more events.
+    fn closed(&self) {}
+}
+
+impl<F: Fn() + Send + Sync> HostPort for F {
+    fn notified(&self) {
+        self();
+    }
+}
+
+/// The host's end as a guest's table holds it.
+#[derive(Clone)]
+pub struct HostEnd {
+    /// The host's number for it: no two ends of a domain have had the same.
+    pub number: u32,
+    /// Whom to tell.
+    pub port: Arc<dyn HostPort>,
+}
+
+impl fmt::Debug for HostEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host end {}", self.number)
+    }
+}
+
+/// The host's handle on a channel. Dropping it leaves the guest's port unbound, for the host to connect again.
+#[derive(Debug)]
+pub struct HostChannel {
+    domain: Weak<Domain>,
+    port: EventPort,
+    number: u32,
+}
+
+/// Connects the host to a port that `domain` left unbound for it. As with every new connection, `end` is notified
+/// once, since events may have come before.
+///
+/// # Errors
+/// −EINVAL where the port is not one that waits for the host.
+pub fn connect(
+    domain: &Arc<Domain>,
+    port: EventPort,
+    end: Arc<dyn HostPort>,
+) -> Result<HostChannel, Refusal> {
+    let port = checked_port(port)?;
+    let number = {
+        let mut table = domain.ports().lock();
+        let number = table.next_host_number();
+        let entry = table.get_mut(port)?;
+        if !matches!(entry.state, PortState::Unbound { remote: DomId::HOST }) {
+            return Err(Refusal::new(Errno::EINVAL, "the port does not wait for the host domain"));
+        }
+        entry.state = PortState::Host(HostEnd { number, port: end.clone() });
+        number
+    };
+    end.notified();
+    Ok(HostChannel { domain: Arc::downgrade(domain), port, number })
+}
+
+impl HostChannel {
+    /// The guest's port.
+    pub fn port(&self) -> EventPort {
+        self.port
+    }
+
+    /// Whether the guest's port still is the other end of this channel, and which vCPU it notifies.
+    fn peer(&self, table: &PortTable) -> Option<Peer> {
+        let entry = table.get(self.port).ok()?;
+        match &entry.state {
+            PortState::Host(end) if end.number == self.number => {
+                Some(Peer { port: self.port, vcpu: entry.vcpu })
+            }
+            _ => None,
+        }
+    }
+
+    /// Sends an event to the guest. False where it has closed its end, or is gone.
+    pub fn notify(&self) -> bool {
+        let Some(domain) = self.domain.upgrade() else { return false };
+        let peer = self.peer(&domain.ports().lock());
+        peer.map(|peer| raise(&domain, peer)).is_some()
+    }
+}
+
+impl Drop for HostChannel {
+    fn drop(&mut self) {
+        let Some(domain) = self.domain.upgrade() else { return };
+        let mut table = domain.ports().lock();
+        if self.peer(&table).is_some()
+            && let Ok(entry) = table.get_mut(self.port)
+        {
+            entry.state = PortState::Unbound { remote: DomId::HOST };
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Event channels, the 2-level ABI: a bit a port in the shared page, and an upcall where somebody shall look.
+//!
+//! Invariants, with the tests that guard them ([`tests`](self)):
+//! - an interdomain port and its peer name each other; both change under both tables' locks, which are taken in
+//!   domid order (`closing_one_end_leaves_the_other_unbound`);
+//! - sending locks one table after the other, never both: the peer is looked up again under its own lock, so an
+//!   event in flight while a channel closes is dropped rather than sent to a stranger
+//!   (`an_event_to_a_closed_port_goes_nowhere`);
+//! - a port that is pending already notifies nothing, a masked one latches, unmasking a pending one notifies
+//!   (`pending_ports_latch`);
+//! - the upcall is marked before the vCPU is woken, and a vCPU that blocks looks once more after it can be woken:
+//!   no wake-up is lost (`run_loop`'s `a_wake_up_between_look_and_sleep_is_not_lost`).
+
+mod bind;
+mod host;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, close, close_all, status};
+pub use host::{HostChannel, HostEnd, HostPort, connect};
+pub use table::{Port, PortState, PortTable, checked_port};
+
+use crate::domain::{Domain, Domains};
+use crate::error::Refusal;
+use pv_abi::event_channel::Virq;
+use pv_abi::{DomId, Errno, EventPort, VcpuId};
+
+/// A port that is to be made pending, and the vCPU that it notifies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The port.
+    pub port: EventPort,
+    /// The vCPU.
+    pub vcpu: VcpuId,
+}
+
+/// Makes a port pending, and tells its vCPU where that is news.
+pub fn raise(domain: &Domain, peer: Peer) {
+    if !domain.shared().set_pending(peer.port) {
+        tell(domain, peer);
+    }
+}
+
+/// Tells the vCPU of a port that has just become pending, or unmasked.
+fn tell(domain: &Domain, peer: Peer) {
+    if !domain.shared().is_masked(peer.port)
+        && let Some(vcpu) = domain.vcpu(peer.vcpu)
+    {
+        vcpu.info().mark_pending(peer.port.0 / 64);
+        domain.wake(peer.vcpu);
+    }
+    domain.wake_pollers();
+}
+
+/// Where a sent event goes.
+enum Target {
+    Domain(DomId, EventPort),
+    Host(HostEnd),
+    Own(Peer),
+    Nowhere,
+}
+
+fn target(domain: &Domain, port: EventPort) -> Result<Target, Refusal> {
+    let table = domain.ports().lock();
+    let entry = table.get(checked_port(port)?)?;
+    Ok(match &entry.state {
+        PortState::Interdomain { remote, port } => Target::Domain(*remote, *port),
+        PortState::Host(end) => Target::Host(end.clone()),
+        PortState::Ipi => Target::Own(Peer { port, vcpu: entry.vcpu }),
+        PortState::Unbound { .. } => Target::Nowhere,
+        PortState::Virq(_) => {
+            return Err(Refusal::new(Errno::EINVAL, "nobody can send to a virtual interrupt's port"));
+        }
+    })
+}
+
+/// Notifies the other end of `domain`'s `port`. An event on an unbound port goes nowhere.
+///
+/// # Errors
+/// −EINVAL where the port is closed or has no other end.
+pub fn send(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), Refusal> {
+    match target(domain, port)? {
+        Target::Domain(remote, far) => {
+            if let Some(remote) = domains.get(remote)
+                && let Some(peer) = peer_of(&remote, far, domain.id(), port)
+            {
+                raise(&remote, peer);
+            }
+        }
+        Target::Host(end) => end.port.notified(),
+        Target::Own(peer) => raise(domain, peer),
+        Target::Nowhere => {}
+    }
+    Ok(())
+}
+
+/// `far` of `remote`, if it is connected to `port` of `id`.
+fn peer_of(remote: &Domain, far: EventPort, id: DomId, port: EventPort) -> Option<Peer> {
+    let table = remote.ports().lock();
+    let entry = table.get(far).ok()?;
+    match entry.state {
+        PortState::Interdomain { remote, port: near } if remote == id && near == port => {
+            Some(Peer { port: far, vcpu: entry.vcpu })
+        }
+        _ => None,
+    }
+}
+
+/// Raises a virtual interrupt of a vCPU, where its guest has bound it.
+pub fn raise_virq(domain: &Domain, virq: Virq, vcpu: VcpuId) {
+    let bound = domain.ports().lock().virq(virq, vcpu);
+    if let Some(port) = bound {
+        raise(domain, Peer { port, vcpu });
+    }
+}
+
+/// Unmasks a port, and notifies if it is pending.
+///
+/// # Errors
+/// −EINVAL where it is closed.
+pub fn unmask(domain: &Domain, port: EventPort) -> Result<(), Refusal> {
+    let vcpu = domain.ports().lock().get(checked_port(port)?)?.vcpu;
+    if domain.shared().clear_mask(port) && domain.shared().is_pending(port) {
+        tell(domain, Peer { port, vcpu });
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! `console_io`: the emergency console.
+
+use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
+use pv_abi::Errno;
+use pv_abi::console_io::ConsoleIoOp;
+
+/// Bytes copied at a time.
+const CHUNK: usize = 256;
+/// Bytes written between two looks at events and at the time.
+const BYTES_PER_RUN: u64 = 16 << 10;
+
+/// `console_io(op, count, buffer)`.
+pub fn console_io(call: &mut Call<'_>, [op, count, buffer, ..]: Arguments) -> Reply {
+    if i32::try_from(count).is_err() {
+        return refuse(Errno::EINVAL, "that many bytes cannot be counted");
+    }
+    match ConsoleIoOp(op) {
+        ConsoleIoOp::WRITE => write(call, count, buffer),
+        ConsoleIoOp::READ => read(call, count, buffer),
+        _ => no_such_operation(),
+    }
+}
+
+fn write(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {
+    let mut bytes = [0; CHUNK];
+    let stop = count.min(call.progress.elements.saturating_add(BYTES_PER_RUN));
+    while call.progress.elements < stop {
+        let length = (stop - call.progress.elements).min(CHUNK as u64);
+        let Some(chunk) = bytes.get_mut(..length as usize) else { break };
+        let address = buffer.wrapping_add(call.progress.elements);
+        call.space().read_bytes(address, chunk)?;
+        call.domain.console().write(chunk);
+        call.progress.elements += length;
+    }
+    if stop < count { Ok(Outcome::Preempted) } else { done() }
+}
+
+fn read(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {
+    let mut bytes = [0; CHUNK];
+    let wanted = count.min(CHUNK as u64) as usize;
+    let room = bytes.get_mut(..wanted).unwrap_or_default();
+    // A buffer that cannot be written loses nothing of the input.
+    call.space().write_bytes(buffer, room)?;
+    let got = call.domain.console().read(room).min(wanted);
+    call.space().write_bytes(buffer, room.get(..got).unwrap_or_default())?;
+    Ok(Outcome::Done(got as u64))
+}

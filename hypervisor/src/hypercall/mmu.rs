@@ -1,0 +1,117 @@
+//! Checked updates of page-table entries: `mmu_update`, `update_va_mapping`; and how batches go through their
+//! arrays.
+
+use super::{Arguments, Call, Outcome, Reply, done};
+use crate::error::{Failure, Refusal};
+use crate::guest_memory::GuestArray;
+use crate::paging::{Batch, Progress};
+use pv_abi::mmu::{MmuUpdate, UpdateVaMappingFlags};
+use pv_abi::page_table::Pte;
+use pv_abi::{DomId, Errno};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Elements of a batch between two looks at events and at the time.
+const ELEMENTS_PER_RUN: u64 = 1024;
+
+/// How far a batch has come in one run.
+pub(super) type Ran = Result<Progress, Failure>;
+
+/// Goes through a batch, `[array, count, done, domain]`, from where it stopped before. The first failure ends it.
+pub(super) fn run_batch<T: FromBytes + IntoBytes + Immutable>(
+    call: &mut Call<'_>,
+    arguments: Arguments,
+    mut each: impl FnMut(&mut Call<'_>, T) -> Ran,
+) -> Ran {
+    let [array, count, _, domain, ..] = arguments;
+    check_domain(call, domain)?;
+    let array = GuestArray::new(array, u64::from(count as u32))?;
+    let stop = call.progress.elements.saturating_add(ELEMENTS_PER_RUN);
+    while call.progress.elements < array.len() {
+        if call.progress.elements >= stop || call.budget.is_exhausted() {
+            return Ok(Progress::Preempted);
+        }
+        let element = array.get(&call.space(), call.progress.elements)?;
+        if each(call, element)? == Progress::Preempted {
+            return Ok(Progress::Preempted);
+        }
+        call.progress.elements += 1;
+    }
+    Ok(Progress::Done)
+}
+
+/// Stores how many elements are done, where the guest wants to know, and says how the batch ended.
+pub(super) fn end_batch(call: &Call<'_>, arguments: Arguments, ran: Ran) -> Reply {
+    let [_, _, done_at, ..] = arguments;
+    match ran {
+        Ok(Progress::Preempted) => return Ok(Outcome::Preempted),
+        Err(failure @ (Failure::Crash(_) | Failure::Machine(_))) => return Err(failure),
+        Ok(Progress::Done) | Err(Failure::Refused(_)) => {}
+    }
+    let stored = match done_at {
+        0 => Ok(()),
+        address => call.write(address, &(call.progress.elements as u32)),
+    };
+    ran.and_then(|_| stored)?;
+    done()
+}
+
+/// The domain whose tables and frames are meant: bits 0–15 the frames', 16–31 the tables' plus 1, or 0.
+fn check_domain(call: &Call<'_>, word: u64) -> Result<(), Refusal> {
+    call.check_self(DomId(word as u16))?;
+    match (word >> 16) as u16 {
+        0 => Ok(()),
+        tables => call.check_self(DomId(tables - 1)),
+    }
+}
+
+/// `mmu_update(requests, count, done, domain)`.
+pub fn mmu_update(call: &mut Call<'_>, arguments: Arguments) -> Reply {
+    let mmu = &call.services.mmu;
+    let mut batch = Batch::new(call.domain.id(), call.budget);
+    let ran = run_batch(call, arguments, |call, request: MmuUpdate| {
+        let progress = mmu.mmu_update(request, &mut batch);
+        call.budget = *batch.budget();
+        progress
+    });
+    mmu.finish(batch)?;
+    end_batch(call, arguments, ran)
+}
+
+/// `update_va_mapping(address, entry, flags)`.
+pub fn update_va_mapping(call: &mut Call<'_>, [address, value, flags, ..]: Arguments) -> Reply {
+    let flush = check_flush(call, flags)?;
+    let mmu = &call.services.mmu;
+    let mut batch = Batch::new(call.domain.id(), call.budget);
+    let updated = mmu.update_va_mapping(call.vcpu.context.root, address, Pte(value), &mut batch);
+    mmu.finish(batch)?;
+    match updated? {
+        Progress::Preempted => Ok(Outcome::Preempted),
+        Progress::Done => {
+            if flush {
+                mmu.flush()?;
+            }
+            done()
+        }
+    }
+}
+
+/// Whether a flush is asked for. A pointer to a mask of vCPUs must be readable; what it says does not matter as
+/// long as a flush is one of all pcpus.
+fn check_flush(call: &Call<'_>, flags: u64) -> Result<bool, Failure> {
+    if flags & UpdateVaMappingFlags::FLUSH_TYPE_MASK == 0 {
+        return Ok(false);
+    }
+    match flags & !UpdateVaMappingFlags::FLUSH_TYPE_MASK {
+        0 => {}
+        all if all == UpdateVaMappingFlags::ALL.bits() => {}
+        mask => check_mask(call, mask)?,
+    }
+    Ok(true)
+}
+
+/// Checks a pointer to a mask of vCPUs.
+pub(super) fn check_mask(call: &Call<'_>, address: u64) -> Result<(), Failure> {
+    call.read::<u64>(address)
+        .map(|_| ())
+        .map_err(|_| Refusal::new(Errno::EFAULT, "the mask of vCPUs cannot be read").into())
+}

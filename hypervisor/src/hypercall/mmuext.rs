@@ -1,0 +1,59 @@
+//! `mmuext_op`: pins, root tables, flushes.
+
+use super::mmu::{Ran, check_mask, end_batch, run_batch};
+use super::{Arguments, Call, Reply};
+use crate::error::Refusal;
+use crate::paging::Progress;
+use pv_abi::mmu::{MmuExtCommand as C, MmuExtOp};
+use pv_abi::page_table::Level;
+use pv_abi::{Errno, Mfn};
+
+/// `mmuext_op(operations, count, done, domain)`.
+pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
+    let ran = run_batch(call, arguments, operation);
+    end_batch(call, arguments, ran)
+}
+
+fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
+    match op.cmd {
+        C::PIN_L1_TABLE => pin(call, op, Level::L1),
+        C::PIN_L2_TABLE => pin(call, op, Level::L2),
+        C::PIN_L3_TABLE => pin(call, op, Level::L3),
+        C::PIN_L4_TABLE => pin(call, op, Level::L4),
+        C::UNPIN_TABLE => call.services.mmu.unpin(call.domain.id(), Mfn(op.arg1), &mut call.budget),
+        C::NEW_BASEPTR => {
+            let (mmu, domain) = (&call.services.mmu, call.domain.id());
+            let progress = mmu.new_baseptr(domain, &mut call.vcpu.roots, Mfn(op.arg1), &mut call.budget)?;
+            call.vcpu.replace_root();
+            Ok(progress)
+        }
+        C::NEW_USER_BASEPTR => {
+            let (mmu, domain) = (&call.services.mmu, call.domain.id());
+            let root = (op.arg1 != 0).then_some(Mfn(op.arg1));
+            mmu.new_user_baseptr(domain, &mut call.vcpu.roots, root, &mut call.budget)
+        }
+        C::TLB_FLUSH_LOCAL | C::INVLPG_LOCAL | C::TLB_FLUSH_ALL | C::INVLPG_ALL => flush(call),
+        C::TLB_FLUSH_MULTI | C::INVLPG_MULTI => {
+            check_mask(call, op.arg2)?;
+            flush(call)
+        }
+        C::SET_LDT if op.arg2 as u32 == 0 => Ok(Progress::Done),
+        C::FLUSH_CACHE | C::FLUSH_CACHE_GLOBAL => {
+            Err(Refusal::new(Errno::EACCES, "no device needs its caches flushed").into())
+        }
+        C::MARK_SUPER | C::UNMARK_SUPER => {
+            Err(Refusal::new(Errno::EOPNOTSUPP, "large pages are not offered").into())
+        }
+        _ => Err(Refusal::new(Errno::ENOSYS, "no such operation").into()),
+    }
+}
+
+fn pin(call: &mut Call<'_>, op: MmuExtOp, level: Level) -> Ran {
+    call.services.mmu.pin(call.domain.id(), Mfn(op.arg1), level, &mut call.budget)
+}
+
+/// A flush is one of everything, everywhere: more than any of these asks for.
+fn flush(call: &Call<'_>) -> Ran {
+    call.services.mmu.flush()?;
+    Ok(Progress::Done)
+}

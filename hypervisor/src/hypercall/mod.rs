@@ -1,0 +1,176 @@
+//! Hypercalls: one table, from which dispatch, the names in traces and the coverage test come.
+//!
+//! A handler gets the calling vCPU and six words, and says in an [`Outcome`] what shall happen next; it never
+//! waits, and never assumes a pcpu. What a guest passes is a number until it has been checked:
+//! - addresses are used through [`crate::guest_memory`] only, and each word of the guest's is read once;
+//! - a refusal changes nothing; where a result cannot be stored, what the call made is undone;
+//! - work is bounded by [`Call::budget`]: what is left over is [`Outcome::Preempted`], and the hypervisor goes on
+//!   with it by [`Progress`] before the guest runs again, so that nothing of it is the guest's to change.
+//!
+//! Tests: `tests::every_row_is_exercised`, `tests::wild_arguments_are_refused`, and those of each family.
+
+mod callbacks;
+mod console;
+mod debug;
+mod dispatch;
+mod events;
+mod extension;
+mod memory;
+mod mmu;
+mod mmuext;
+mod multicall;
+mod physdev;
+mod refused;
+mod sched;
+mod segments;
+mod stack;
+mod table;
+mod timer;
+mod traps;
+mod vcpu;
+mod version;
+mod vm_assist;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use dispatch::{dispatch, resume};
+pub use table::{Hypercall, TABLE, find};
+
+use crate::bell::Bell;
+use crate::clock::Clock;
+use crate::cpuid::CpuidPolicy;
+use crate::domain::{Domain, Domains};
+use crate::error::{Failure, Refusal};
+use crate::guest_memory::GuestSpace;
+use crate::paging::{Budget, Mmu};
+use crate::sched::Scheduler;
+use crate::vcpu::{Progress, Vcpu, VcpuHandle};
+use pv_abi::{DomId, Errno, EventPort};
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Steps of paging work between two looks at events and at the time: about a millisecond.
+const STEPS: u32 = 4096;
+
+/// What handlers work with, the same for all domains.
+#[derive(Debug)]
+pub struct Services {
+    /// Page tables and frames.
+    pub mmu: Arc<Mmu>,
+    /// All domains.
+    pub domains: Domains,
+    /// System time.
+    pub clock: Arc<dyn Clock>,
+    /// Who runs, and the timers.
+    pub scheduler: Arc<Scheduler>,
+    /// What `cpuid` says.
+    pub cpuid: Arc<dyn CpuidPolicy>,
+    /// Rung when a domain may have ended.
+    pub ended: Bell,
+}
+
+/// The six words that a hypercall is called with: RDI, RSI, RDX, R10, R8, R9.
+pub type Arguments = [u64; 6];
+
+/// What happens after a hypercall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returns this.
+    Done(u64),
+    /// The registers are those to go on with (`iret`).
+    Resumed,
+    /// It returns 0, and others may run first.
+    Yielded,
+    /// It returns 0, once an upcall is pending.
+    Blocked,
+    /// It is made again when one of these ports may be pending, or its time is over (`SCHEDOP_poll`).
+    Polling(Vec<EventPort>),
+    /// Its budget is used up: it goes on after a look at events and at the time.
+    Preempted,
+    /// The domain has ended.
+    Ended,
+}
+
+/// What a handler says.
+pub type Reply = Result<Outcome, Failure>;
+
+/// A hypercall's implementation.
+pub type Handler = fn(&mut Call<'_>, Arguments) -> Reply;
+
+/// A hypercall being made.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// What handlers work with.
+    pub services: &'a Services,
+    /// The caller's domain.
+    pub domain: &'a Arc<Domain>,
+    /// The caller, as others see it.
+    pub handle: &'a VcpuHandle,
+    /// The caller.
+    pub vcpu: &'a mut Vcpu,
+    /// How far the call has come before.
+    pub progress: Progress,
+    /// What it may still do before it must let others run.
+    pub budget: Budget,
+}
+
+impl<'a> Call<'a> {
+    /// A call of `vcpu`, whose handle is `handle`, that has come as far as `progress`.
+    pub fn new(
+        services: &'a Services,
+        domain: &'a Arc<Domain>,
+        handle: &'a VcpuHandle,
+        vcpu: &'a mut Vcpu,
+        progress: Progress,
+    ) -> Self {
+        Self { services, domain, handle, vcpu, progress, budget: Budget::new(STEPS) }
+    }
+
+    /// The caller's memory.
+    pub fn space(&self) -> GuestSpace<'a> {
+        self.vcpu.space(&self.services.mmu)
+    }
+
+    /// Copies an argument in.
+    ///
+    /// # Errors
+    /// −EFAULT.
+    pub fn read<T: FromBytes + IntoBytes>(&self, address: u64) -> Result<T, Failure> {
+        self.space().read(address)
+    }
+
+    /// Copies a result out.
+    ///
+    /// # Errors
+    /// −EFAULT.
+    pub fn write<T: IntoBytes + Immutable>(&self, address: u64, value: &T) -> Result<(), Failure> {
+        self.space().write(address, value)
+    }
+
+    /// Checks that a guest means itself.
+    ///
+    /// # Errors
+    /// −EPERM where it means another domain.
+    pub fn check_self(&self, domain: DomId) -> Result<(), Refusal> {
+        if domain == DomId::SELF || domain == self.domain.id() {
+            return Ok(());
+        }
+        Err(Refusal::new(Errno::EPERM, "only the host domain acts for others"))
+    }
+}
+
+/// The usual success.
+const fn done() -> Reply {
+    Ok(Outcome::Done(0))
+}
+
+/// A refusal, as a handler's last word.
+fn refuse(errno: Errno, why: &'static str) -> Reply {
+    Err(Refusal::new(errno, why).into())
+}
+
+/// An operation that is not offered.
+fn no_such_operation() -> Reply {
+    refuse(Errno::ENOSYS, "no such operation")
+}

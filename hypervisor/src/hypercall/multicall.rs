@@ -1,0 +1,50 @@
+//! `multicall`: a batch of hypercalls. A refused call does not end it; `iret` does.
+
+use super::dispatch::invoke;
+use super::{Arguments, Call, Outcome, Reply};
+use crate::guest_memory::GuestArray;
+use pv_abi::Errno;
+use pv_abi::hypercall::{HypercallNumber, MulticallEntry};
+use std::mem::offset_of;
+
+/// Calls between two looks at events and at the time.
+const CALLS_PER_RUN: u64 = 64;
+
+/// `multicall(calls, count)`.
+pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
+    let array = GuestArray::<MulticallEntry>::new(array, u64::from(count as u32))?;
+    let stop = call.progress.calls.saturating_add(CALLS_PER_RUN);
+    while call.progress.calls < array.len() {
+        if call.progress.calls >= stop || call.budget.is_exhausted() {
+            return Ok(Outcome::Preempted);
+        }
+        let index = call.progress.calls;
+        let entry = array.get(&call.space(), index)?;
+        let outcome = inner(call, &entry)?;
+        let result = match &outcome {
+            Outcome::Done(value) => *value,
+            Outcome::Yielded | Outcome::Blocked => 0,
+            // It goes on with this entry.
+            Outcome::Preempted | Outcome::Polling(_) => return Ok(outcome),
+            Outcome::Resumed | Outcome::Ended => return Ok(outcome),
+        };
+        let result_at = array.address_of(index)?.saturating_add(offset_of!(MulticallEntry, result) as u64);
+        call.write(result_at, &result)?;
+        call.progress.calls += 1;
+        call.progress.elements = 0;
+        if matches!(outcome, Outcome::Yielded | Outcome::Blocked) && call.progress.calls == array.len() {
+            return Ok(outcome);
+        }
+    }
+    Ok(Outcome::Done(0))
+}
+
+fn inner(call: &mut Call<'_>, entry: &MulticallEntry) -> Reply {
+    if HypercallNumber(entry.op) == HypercallNumber::MULTICALL {
+        return Ok(Outcome::Done(Errno::EINVAL.to_return()));
+    }
+    if call.progress.elements == 0 {
+        call.domain.statistics().hypercall(entry.op);
+    }
+    invoke(call, entry.op, entry.args)
+}

@@ -1,0 +1,19 @@
+//! Hypercalls that an unprivileged guest probes for, each with the answer that tells it what it needs to know.
+
+use super::{Arguments, Call, Reply, refuse};
+use pv_abi::Errno;
+
+/// `sysctl`, `domctl`, `platform_op`: the host domain's.
+pub fn not_permitted(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
+    refuse(Errno::EPERM, "only the host domain controls the machine")
+}
+
+/// `argo_op`.
+pub fn not_implemented(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
+    refuse(Errno::ENOSYS, "not offered")
+}
+
+/// `xenpmu_op`.
+pub fn not_supported(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
+    refuse(Errno::EOPNOTSUPP, "there are no performance counters")
+}

@@ -1,0 +1,25 @@
+//! `vm_assist`: optional behaviour, off until asked for.
+
+use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
+use pv_abi::Errno;
+
+const ENABLE: u64 = 0;
+const DISABLE: u64 = 1;
+
+/// The types that can be switched: 0 and 1 (4 GiB segments, which concern 32-bit guests only), and 4: show the I/O
+/// privilege level in RFLAGS.
+const OFFERED: u64 = 1 << 0 | 1 << 1 | 1 << 4;
+
+/// `vm_assist(command, type)`.
+pub fn vm_assist(call: &mut Call<'_>, [command, kind, ..]: Arguments) -> Reply {
+    let bit = u32::try_from(kind).ok().and_then(|kind| 1_u64.checked_shl(kind)).unwrap_or(0);
+    if bit & OFFERED == 0 {
+        return refuse(Errno::EINVAL, "this assist is not offered");
+    }
+    match command {
+        ENABLE => call.vcpu.assists |= bit,
+        DISABLE => call.vcpu.assists &= !bit,
+        _ => return no_such_operation(),
+    }
+    done()
+}

@@ -1,0 +1,153 @@
+//! Locks with a rank: a thread takes them in rising order only, which a debug build checks at each lock.
+//!
+//! Ranks, outermost first. A lock of the same rank is taken after one with a smaller order number (a domid).
+//!
+//! | rank | what it guards |
+//! |---|---|
+//! | [`Rank::Vcpu`] | a vCPU's private state; held by the pcpu thread for as long as the vCPU is on its pcpu |
+//! | [`Rank::Registry`] | which domains exist |
+//! | [`Rank::Ports`] | a domain's event channels; both ends in domid order |
+//! | [`Rank::Scheduler`] | who runs where, and the timers |
+//! | [`Rank::Life`] | how far a domain's life has come |
+//!
+//! The frame table's and the machine's locks lie inside all of these. A guest cannot make a lock's holder panic,
+//! so a poisoned lock is somebody else's bug, and its data is used as it is.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// See the table at the head of this file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Rank {
+    Vcpu,
+    Registry,
+    Ports,
+    Scheduler,
+    Life,
+}
+
+thread_local! {
+    static HELD: RefCell<Vec<(Rank, u32)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A mutex with its place in the order of locks.
+#[derive(Debug)]
+pub struct Ranked<T> {
+    place: (Rank, u32),
+    inner: Mutex<T>,
+}
+
+/// The lock is held while this lives.
+#[derive(Debug)]
+pub struct Guard<'a, T> {
+    inner: Option<MutexGuard<'a, T>>,
+    held: Held,
+}
+
+/// A place on the thread's list of held locks, given up on drop.
+#[derive(Debug)]
+struct Held((Rank, u32));
+
+impl Held {
+    fn enter(place: (Rank, u32)) -> Self {
+        if cfg!(debug_assertions) {
+            HELD.with_borrow_mut(|held| {
+                let above = held.iter().all(|&other| other < place);
+                assert!(above, "lock {place:?} taken while holding {held:?}");
+                held.push(place);
+            });
+        }
+        Self(place)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if cfg!(debug_assertions) {
+            HELD.with_borrow_mut(|held| held.retain(|&other| other != self.0));
+        }
+    }
+}
+
+impl<T> Ranked<T> {
+    /// A lock of `rank`, the only one of its rank that a thread holds at a time.
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self::ordered(rank, 0, value)
+    }
+
+    /// A lock of `rank` that is taken after those of its rank with a smaller `order`.
+    pub const fn ordered(rank: Rank, order: u32, value: T) -> Self {
+        Self { place: (rank, order), inner: Mutex::new(value) }
+    }
+
+    /// Waits for the lock.
+    pub fn lock(&self) -> Guard<'_, T> {
+        let held = Held::enter(self.place);
+        Guard { inner: Some(self.inner.lock().unwrap_or_else(PoisonError::into_inner)), held }
+    }
+}
+
+impl<'a, T> Guard<'a, T> {
+    /// Gives the lock up until `wake` is notified or `timeout` is over, and takes it again.
+    pub fn wait(mut self, wake: &Condvar, timeout: Option<Duration>) -> Self {
+        if let Some(guard) = self.inner.take() {
+            self.inner = Some(match timeout {
+                None => wake.wait(guard).unwrap_or_else(PoisonError::into_inner),
+                Some(limit) => wake.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0,
+            });
+        }
+        self
+    }
+
+    /// The place of the lock in the order.
+    pub fn rank(&self) -> Rank {
+        self.held.0.0
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.inner.as_ref().expect("taken only within wait")
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.inner.as_mut().expect("taken only within wait")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_nest_in_rising_order_and_can_be_taken_again() {
+        let outer = Ranked::new(Rank::Vcpu, 1);
+        let (low, high) = (Ranked::ordered(Rank::Ports, 1, 2), Ranked::ordered(Rank::Ports, 2, 3));
+        for _ in 0..2 {
+            let (a, b, c) = (outer.lock(), low.lock(), high.lock());
+            assert_eq!((*a, *b, *c, b.rank()), (1, 2, 3, Rank::Ports));
+        }
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "while holding")]
+    fn a_falling_rank_is_caught() {
+        let (outer, inner) = (Ranked::new(Rank::Vcpu, ()), Ranked::new(Rank::Scheduler, ()));
+        let _inner = inner.lock();
+        let _outer = outer.lock();
+    }
+
+    #[test]
+    fn waiting_ends_at_the_timeout() {
+        let lock = Ranked::new(Rank::Scheduler, 5);
+        let guard = lock.lock().wait(&Condvar::new(), Some(Duration::from_millis(1)));
+        assert_eq!(*guard, 5);
+    }
+}

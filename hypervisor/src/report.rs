@@ -1,0 +1,158 @@
+//! What is told of a crash: why, the registers, and the calls that led there.
+
+use crate::error::Failure;
+use crate::guest_memory::GuestSpace;
+use crate::machine::Registers;
+use crate::paging::Mmu;
+use crate::vcpu::{Mode, Vcpu};
+use pv_abi::address::is_canonical;
+use pv_abi::{DomId, VcpuId};
+use std::fmt;
+
+/// Return addresses that a back trace shows at most.
+const MAX_CALLS: usize = 32;
+
+/// Names of addresses in a guest's kernel.
+#[derive(Clone, Debug, Default)]
+pub struct SymbolTable(Vec<Symbol>);
+
+/// A function of a kernel image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Its first address.
+    pub address: u64,
+    /// Its bytes; 0 where the image does not say.
+    pub size: u64,
+    /// Its name.
+    pub name: String,
+}
+
+impl FromIterator<Symbol> for SymbolTable {
+    fn from_iter<I: IntoIterator<Item = Symbol>>(symbols: I) -> Self {
+        let mut table: Vec<_> = symbols.into_iter().collect();
+        table.sort_by_key(|symbol| symbol.address);
+        Self(table)
+    }
+}
+
+impl SymbolTable {
+    /// The function that `address` is in, and how far in.
+    pub fn find(&self, address: u64) -> Option<(&str, u64)> {
+        let behind = self.0.partition_point(|symbol| symbol.address <= address);
+        let symbol = self.0.get(behind.checked_sub(1)?)?;
+        let offset = address - symbol.address;
+        (symbol.size == 0 || offset < symbol.size).then_some((symbol.name.as_str(), offset))
+    }
+
+    fn describe(&self, address: u64) -> Option<String> {
+        self.find(address).map(|(name, offset)| format!("{name}+{offset:#x}"))
+    }
+}
+
+/// An address of code, with its name where that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The address.
+    pub address: u64,
+    /// Function and offset.
+    pub symbol: Option<String>,
+}
+
+/// What is told of a crash.
+#[derive(Clone, Debug)]
+pub struct CrashReport {
+    /// Why, in words.
+    pub reason: String,
+    /// The domain.
+    pub domain: DomId,
+    /// The vCPU that it happened on.
+    pub vcpu: VcpuId,
+    /// Which half of the guest ran.
+    pub mode: Mode,
+    /// Its registers.
+    pub registers: Registers,
+    /// Code and stack selectors.
+    pub selectors: (u16, u16),
+    /// Where it was, and by the frame pointers who called.
+    pub calls: Vec<Location>,
+}
+
+impl CrashReport {
+    /// Looks at the vCPU as it stands.
+    pub fn new(reason: &Failure, vcpu: &Vcpu, mmu: &Mmu, symbols: Option<&SymbolTable>) -> Self {
+        let registers = vcpu.context.registers;
+        let mut calls = vec![registers.rip];
+        calls.extend(return_addresses(&vcpu.space(mmu), registers.rbp));
+        let in_kernel = vcpu.mode == Mode::Kernel;
+        let name = |address| symbols.filter(|_| in_kernel).and_then(|table| table.describe(address));
+        Self {
+            reason: match reason {
+                Failure::Crash(why) => why.clone(),
+                other => other.to_string(),
+            },
+            domain: vcpu.domain,
+            vcpu: vcpu.id,
+            mode: vcpu.mode,
+            registers,
+            selectors: (vcpu.context.cs, vcpu.context.ss),
+            calls: calls.into_iter().map(|address| Location { address, symbol: name(address) }).collect(),
+        }
+    }
+}
+
+/// Follows frame pointers: each frame lies above the one before, so this ends.
+fn return_addresses(space: &GuestSpace<'_>, frame: u64) -> Vec<u64> {
+    let (mut calls, mut frame) = (Vec::new(), frame);
+    while calls.len() < MAX_CALLS && frame % 8 == 0 && frame != 0 && is_canonical(frame) {
+        let Ok([next, back]) = space.read::<[u64; 2]>(frame) else { break };
+        if back == 0 {
+            break;
+        }
+        calls.push(back);
+        if next <= frame {
+            break;
+        }
+        frame = next;
+    }
+    calls
+}
+
+impl fmt::Display for CrashReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &self.registers;
+        writeln!(f, "{} vCPU {} crashed in {:?} mode: {}", self.domain, self.vcpu.0, self.mode, self.reason)?;
+        let (cs, ss) = self.selectors;
+        writeln!(f, "  rip {:#018x}  cs {cs:#06x}  rflags {:#010x}", r.rip, r.rflags)?;
+        writeln!(f, "  rsp {:#018x}  ss {ss:#06x}", r.rsp)?;
+        for (names, values) in [
+            (["rax", "rbx", "rcx", "rdx"], [r.rax, r.rbx, r.rcx, r.rdx]),
+            (["rsi", "rdi", "rbp", "r8 "], [r.rsi, r.rdi, r.rbp, r.r8]),
+            (["r9 ", "r10", "r11", "r12"], [r.r9, r.r10, r.r11, r.r12]),
+            (["r13", "r14", "r15", "   "], [r.r13, r.r14, r.r15, 0]),
+        ] {
+            let shown = names.iter().zip(values).filter(|(name, _)| **name != "   ");
+            let line: Vec<_> = shown.map(|(name, value)| format!("{name} {value:#018x}")).collect();
+            writeln!(f, "  {}", line.join("  "))?;
+        }
+        for (depth, call) in self.calls.iter().enumerate() {
+            let symbol = call.symbol.as_deref().unwrap_or("?");
+            writeln!(f, "  #{depth:<2} {:#018x}  {symbol}", call.address)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_named_by_the_function_that_it_is_in() {
+        let symbol = |address, size, name: &str| Symbol { address, size, name: name.into() };
+        let table: SymbolTable =
+            [symbol(0x200, 0, "last"), symbol(0x100, 0x10, "first")].into_iter().collect();
+        assert_eq!(table.find(0x10f), Some(("first", 0xf)));
+        assert_eq!((table.find(0x110), table.find(0xff)), (None, None));
+        assert_eq!(table.find(0x1234), Some(("last", 0x1034)));
+    }
+}

@@ -1,0 +1,233 @@
+//! What tests of the layers above the machine do all the time: a fake machine, and guests on it with memory mapped
+//! but no code.
+
+use crate::clock::{Clock, FakeClock};
+use crate::control::{DomainConfig, create, start};
+use crate::cpuid::NoCpuid;
+use crate::domain::{Console, Domain};
+use crate::error::Failure;
+use crate::hypercall::{Outcome, Services, dispatch};
+use crate::machine::Kick;
+use crate::machine::fake::{FakeKick, FakeMachine, FakePcpu, Scripts};
+use crate::paging::{Budget, Mmu, Progress};
+use crate::run_loop::PcpuLoop;
+use crate::vcpu::{StartState, Vcpu, VcpuHandle};
+use pv_abi::page_table::{Level, Pte, PteFlags};
+use pv_abi::{Errno, Mfn};
+use std::sync::{Arc, Mutex};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Address of a guest's first kernel page.
+pub const BASE: u64 = 0xffff_ffff_8000_0000;
+/// Address of its first user page.
+pub const USER_BASE: u64 = 0x0040_0000;
+/// Pages that its kernel has mapped, all writable.
+pub const PAGES: u64 = 32;
+/// Pages that its user mode has mapped.
+pub const USER_PAGES: u64 = 2;
+/// Where its kernel's stack starts.
+pub const STACK: u64 = BASE + 16 * 4096;
+
+/// Keeps what a guest writes, and has something for it to read.
+#[derive(Debug, Default)]
+pub struct TestConsole {
+    pub written: Mutex<Vec<u8>>,
+    pub input: Mutex<Vec<u8>>,
+}
+
+impl Console for TestConsole {
+    fn write(&self, bytes: &[u8]) {
+        self.written.lock().unwrap().extend_from_slice(bytes);
+    }
+
+    fn read(&self, into: &mut [u8]) -> usize {
+        let mut input = self.input.lock().unwrap();
+        let length = input.len().min(into.len());
+        into[..length].copy_from_slice(&input[..length]);
+        input.drain(..length);
+        length
+    }
+}
+
+/// A machine with its hypervisor, without threads.
+pub struct World {
+    pub machine: FakeMachine,
+    pub services: Arc<Services>,
+    pub clock: Arc<FakeClock>,
+    pub scripts: Scripts,
+    pub kicks: Vec<Arc<FakeKick>>,
+    pub pcpus: Vec<PcpuLoop>,
+}
+
+/// A guest.
+pub struct Guest {
+    pub domain: Arc<Domain>,
+    pub console: Arc<TestConsole>,
+    pub root: Mfn,
+    pub user_root: Mfn,
+    pub pages: Vec<Mfn>,
+    pub user_pages: Vec<Mfn>,
+    pub l1: Mfn,
+}
+
+fn mmu(machine: &FakeMachine) -> Arc<Mmu> {
+    Arc::new(Mmu::new(machine.memory.clone(), machine.layout.clone(), machine.translations.clone()))
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with_pcpus(1)
+    }
+
+    pub fn with_pcpus(count: usize) -> Self {
+        let machine = FakeMachine::new(512);
+        let (clock, scripts) = (Arc::new(FakeClock::default()), Scripts::default());
+        clock.advance(1_000_000);
+        let pcpus: Vec<_> =
+            (0..count).map(|index| FakePcpu::new(index, scripts.clone(), clock.clone())).collect();
+        let kicks: Vec<_> = pcpus.iter().map(FakePcpu::kick).collect();
+        let dyn_kicks = kicks.iter().map(|kick| -> Arc<dyn Kick> { kick.clone() }).collect();
+        let services = Services::new(mmu(&machine), dyn_kicks, clock.clone(), Arc::new(NoCpuid));
+        let services = Arc::new(services);
+        let pcpus = pcpus.into_iter().enumerate();
+        let pcpus =
+            pcpus.map(|(index, pcpu)| PcpuLoop::new(index, Box::new(pcpu), services.clone())).collect();
+        Self { machine, services, clock, scripts, kicks, pcpus }
+    }
+
+    /// A guest that has started but not run.
+    pub fn guest(&self) -> Guest {
+        let guest = Guest::build(&self.services);
+        start(&self.services, &guest.domain, &guest.start_state()).unwrap();
+        guest
+    }
+
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Adds to what the guest does when it runs.
+    pub fn script(
+        &self,
+        guest: &Guest,
+        action: impl FnMut(&mut crate::machine::Context) -> crate::machine::Exit + Send + 'static,
+    ) {
+        self.scripts.push(guest.identity(), action);
+    }
+
+    /// Acts on the guest's vCPU, as its pcpu's thread would.
+    pub fn on_vcpu<R>(&self, guest: &Guest, act: impl FnOnce(&VcpuHandle, &mut Vcpu) -> R) -> R {
+        let handle = &guest.domain.vcpus()[0];
+        act(handle, &mut handle.state().lock())
+    }
+
+    /// Makes a hypercall to its end.
+    pub fn outcome(&self, guest: &Guest, number: u64, arguments: &[u64]) -> Result<Outcome, Failure> {
+        self.on_vcpu(guest, |handle, vcpu| {
+            let registers = &mut vcpu.context.registers;
+            let mut words = [0; 6];
+            words[..arguments.len()].copy_from_slice(arguments);
+            registers.rax = number;
+            [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = words;
+            let mut outcome = dispatch(&self.services, &guest.domain, handle, vcpu, true)?;
+            while outcome == Outcome::Preempted {
+                outcome = crate::hypercall::resume(&self.services, &guest.domain, handle, vcpu).unwrap()?;
+            }
+            Ok(outcome)
+        })
+    }
+
+    /// Makes a hypercall that returns; what it returned.
+    pub fn call(&self, guest: &Guest, number: u64, arguments: &[u64]) -> Result<u64, Errno> {
+        match self.outcome(guest, number, arguments).unwrap() {
+            Outcome::Done(value) => Errno::from_return(value),
+            other => panic!("hypercall {number}: {other:?}"),
+        }
+    }
+
+    /// Writes into the guest's kernel memory.
+    pub fn poke<T: IntoBytes + Immutable + ?Sized>(&self, guest: &Guest, address: u64, value: &T) {
+        let mmu = &self.services.mmu;
+        mmu.copy_to_guest(guest.domain.id(), guest.root, address, value.as_bytes()).unwrap();
+    }
+
+    /// Reads the guest's kernel memory.
+    pub fn peek<T: FromBytes + IntoBytes>(&self, guest: &Guest, address: u64) -> T {
+        self.services.mmu.read(guest.domain.id(), guest.root, address).unwrap()
+    }
+
+    /// Runs pcpu `index` for so many turns.
+    pub fn turns(&mut self, index: usize, count: usize) {
+        (0..count).for_each(|_| self.pcpus[index].turn_for_test());
+    }
+
+    /// The guest dies, and everything must come back.
+    pub fn check_end(&mut self, guests: Vec<Guest>) {
+        for guest in &guests {
+            guest.domain.life().end(crate::domain::End::Destroyed);
+            self.services.scheduler.evict(guest.domain.id());
+        }
+        for index in 0..self.pcpus.len() {
+            self.turns(index, guests.len() + 1);
+        }
+        crate::control::teardown::reap_once(&self.services);
+        for guest in guests {
+            assert_eq!(self.services.mmu.frames_of(guest.domain.id()), 0);
+        }
+        assert_eq!(self.services.mmu.audit(&[]), Vec::<String>::new());
+    }
+}
+
+impl Guest {
+    /// A domain with memory, not started.
+    pub fn build(services: &Services) -> Self {
+        let console = Arc::new(TestConsole::default());
+        let config = DomainConfig { name: "test".into(), maximum_pages: 64, console: console.clone() };
+        let domain = create(services, config).unwrap();
+        let mmu = &services.mmu;
+        let page = || mmu.allocate(domain.id()).unwrap();
+        let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
+        let table = |entries: &[(usize, Mfn)]| {
+            let table = page();
+            mmu.memory().zero(table).unwrap();
+            for &(index, mfn) in entries {
+                mmu.memory().exchange_entry(table, index, Pte::new(mfn, flags), 0).unwrap();
+            }
+            table
+        };
+        let pages: Vec<Mfn> = (0..PAGES).map(|_| page()).collect();
+        let user_pages: Vec<Mfn> = (0..USER_PAGES).map(|_| page()).collect();
+        let tree = |base: u64, pages: &[Mfn]| {
+            let entries: Vec<_> = pages
+                .iter()
+                .copied()
+                .enumerate()
+                .map(|(at, mfn)| (Level::L1.index(base) + at, mfn))
+                .collect();
+            let l1 = table(&entries);
+            let l2 = table(&[(Level::L2.index(base), l1)]);
+            let l3 = table(&[(Level::L3.index(base), l2)]);
+            let l4 = table(&[(Level::L4.index(base), l3)]);
+            let pinned = mmu.pin(domain.id(), l4, Level::L4, &mut Budget::unlimited()).unwrap();
+            assert_eq!(pinned, Progress::Done);
+            (l4, l1)
+        };
+        let (root, l1) = tree(BASE, &pages);
+        let (user_root, _) = tree(USER_BASE, &user_pages);
+        domain.set_current_pages(PAGES + USER_PAGES + 8);
+        Self { domain, console, root, user_root, pages, user_pages, l1 }
+    }
+
+    pub fn start_state(&self) -> StartState {
+        StartState { root: self.root, entry: BASE, stack: STACK, start_info: BASE + 4096 }
+    }
+
+    pub fn identity(&self) -> u64 {
+        self.domain.vcpus()[0].state().lock().context.identity
+    }
+}
+
+/// An address in page `page` of a guest's kernel, away from its start.
+pub const fn page(page: u64) -> u64 {
+    BASE + page * 4096
+}

@@ -1,0 +1,53 @@
+//! The guest's part of a vCPU's GDT: frames of validated descriptors, of which the context holds a copy.
+
+use crate::error::Failure;
+use crate::frame::Reference;
+use crate::paging::Mmu;
+use pv_abi::segment::DESCRIPTORS_PER_FRAME;
+use pv_abi::{DomId, Mfn};
+
+/// Frames that hold descriptors, each with a reference that keeps it so. They go back by [`Self::release`].
+#[derive(Debug, Default)]
+pub struct GuestGdt {
+    frames: Vec<Reference>,
+    entries: u32,
+}
+
+impl GuestGdt {
+    /// Replaces the frames; all of them are checked first.
+    ///
+    /// # Errors
+    /// The guest's fault, and nothing has changed.
+    pub fn replace(&mut self, mmu: &Mmu, domain: DomId, frames: &[Mfn], entries: u32) -> Result<(), Failure> {
+        let mut held = Self { frames: Vec::with_capacity(frames.len()), entries };
+        for &mfn in frames {
+            match mmu.hold_descriptors(domain, mfn) {
+                Ok(reference) => held.frames.push(reference),
+                Err(failure) => {
+                    held.release(mmu);
+                    return Err(failure);
+                }
+            }
+        }
+        std::mem::swap(self, &mut held);
+        held.release(mmu);
+        Ok(())
+    }
+
+    /// Gives the frames back.
+    pub fn release(&mut self, mmu: &Mmu) {
+        self.entries = 0;
+        self.frames.drain(..).for_each(|reference| mmu.release(reference));
+    }
+
+    /// A copy of the descriptors.
+    pub fn descriptors(&self, mmu: &Mmu) -> Vec<u64> {
+        (0..self.entries)
+            .map_while(|entry| {
+                let frame = self.frames.get((entry / DESCRIPTORS_PER_FRAME) as usize)?;
+                let offset = (entry % DESCRIPTORS_PER_FRAME) as usize * 8;
+                mmu.memory().load_u64(frame.mfn(), offset).ok()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,254 @@
+//! A vCPU: what a guest sees as its processor. Plain data; a pcpu's thread holds its lock while it runs there.
+//!
+//! Invariants, with the tests that guard them (`vcpu::tests`):
+//! - kernel and user mode both run at CPL3; which one it is, is [`Vcpu::mode`] and nothing else. The context
+//!   holds GS base and root of that mode, `other_gs_base` and [`Vcpu::roots`] those of the other
+//!   (`a_trap_from_user_mode_uses_the_kernel_stack`);
+//! - whatever a guest chose for RIP, RSP, flags, selectors and bases passes [`resume::prepare`] before each
+//!   entry (`what_cannot_be_resumed_goes_to_the_failsafe_callback`);
+//! - at most one exception is on its way to a guest: bouncing one writes its frame at once, and a frame that
+//!   cannot be written ends the domain (`a_frame_that_cannot_be_written_crashes_the_domain`).
+
+mod bounce;
+mod gdt;
+mod handle;
+mod info;
+mod iret;
+pub mod resume;
+mod trap_table;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use bounce::{bounce_trap, bounce_user_syscall};
+pub use gdt::GuestGdt;
+pub use handle::{VcpuHandle, VcpuKey};
+pub use info::InfoPage;
+pub use iret::iret;
+pub use trap_table::TrapTable;
+
+use crate::error::Failure;
+use crate::guest_memory::GuestSpace;
+use crate::machine::Context;
+use crate::paging::{Budget, Mmu, Roots};
+use crate::time::VcpuClock;
+use pv_abi::{DomId, Mfn, VcpuId};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which half of the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Its kernel.
+    Kernel,
+    /// A program of its kernel's.
+    User,
+}
+
+/// An entry point of the kernel, registered by `callback_op`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// Its address, canonical.
+    pub address: u64,
+    /// Enter it with upcalls masked.
+    pub masks_events: bool,
+}
+
+/// The entry points of the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Callbacks {
+    /// An event is pending. Always entered with upcalls masked.
+    pub event: Option<Callback>,
+    /// What a frame asked for cannot be loaded.
+    pub failsafe: Option<Callback>,
+    /// `syscall` in user mode.
+    pub syscall: Option<Callback>,
+}
+
+/// How far a hypercall has come that was interrupted. The hypervisor keeps it, and goes on with it before the
+/// guest runs again: nothing of it is the guest's to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries of a multicall that are done.
+    pub calls: u64,
+    /// Elements of a batch that are done.
+    pub elements: u64,
+}
+
+/// A hypercall that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// Its number.
+    pub number: u64,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+/// Where a domain starts (`start_info` and the initial stack are the builder's).
+#[derive(Clone, Copy, Debug)]
+pub struct StartState {
+    /// The kernel's root table, pinned.
+    pub root: Mfn,
+    /// Its entry point.
+    pub entry: u64,
+    /// Top of the boot stack.
+    pub stack: u64,
+    /// Virtual address of `start_info`.
+    pub start_info: u64,
+}
+
+/// A vCPU's private state.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Its domain.
+    pub domain: DomId,
+    /// Its number.
+    pub id: VcpuId,
+    /// What a pcpu loads.
+    pub context: Context,
+    /// Which half of the guest runs.
+    pub mode: Mode,
+    /// Root tables of both modes.
+    pub roots: Roots,
+    /// GS base of the mode that does not run.
+    pub other_gs_base: u64,
+    /// GS selector of the mode that does not run.
+    pub other_gs: u16,
+    /// Where exceptions go.
+    pub traps: TrapTable,
+    /// Where everything else goes.
+    pub callbacks: Callbacks,
+    /// Stack pointer for traps from user mode.
+    pub kernel_stack: u64,
+    /// The guest's part of the GDT.
+    pub gdt: GuestGdt,
+    /// I/O privilege level that the kernel gave itself.
+    pub iopl: u8,
+    /// Bits of `vm_assist` that are on.
+    pub assists: u64,
+    /// Debug registers as the guest set them. No breakpoint is ever armed.
+    pub debug: [u64; 8],
+    /// A hypercall that has to be finished before the guest runs again.
+    pub continuation: Option<Continuation>,
+    /// Its clock.
+    pub clock: VcpuClock,
+}
+
+impl Vcpu {
+    /// A vCPU that has not started.
+    pub fn new(domain: DomId, id: VcpuId) -> Self {
+        static IDENTITIES: AtomicU64 = AtomicU64::new(1);
+        let identity = IDENTITIES.fetch_add(1, Ordering::Relaxed);
+        Self {
+            domain,
+            id,
+            context: Context::new(identity, Mfn(0), 0),
+            mode: Mode::Kernel,
+            roots: Roots::default(),
+            other_gs_base: 0,
+            other_gs: 0,
+            traps: TrapTable::default(),
+            callbacks: Callbacks::default(),
+            kernel_stack: 0,
+            gdt: GuestGdt::default(),
+            iopl: 0,
+            assists: 0,
+            debug: [0; 8],
+            continuation: None,
+            clock: VcpuClock::default(),
+        }
+    }
+
+    /// Makes it start as Xen's ABI has it.
+    ///
+    /// # Errors
+    /// Where the root is not a validated root table of the domain.
+    pub fn start(&mut self, mmu: &Mmu, state: &StartState) -> Result<(), Failure> {
+        // The builder pinned the root, so this is one step.
+        let started = mmu.new_baseptr(self.domain, &mut self.roots, state.root, &mut Budget::unlimited())?;
+        debug_assert_eq!(started, crate::paging::Progress::Done);
+        self.reload_root();
+        self.context.registers.rip = state.entry;
+        self.context.registers.rsp = state.stack;
+        self.context.registers.rsi = state.start_info;
+        Ok(())
+    }
+
+    /// The memory that the half of the guest which runs sees.
+    pub fn space<'a>(&self, mmu: &'a Mmu) -> GuestSpace<'a> {
+        GuestSpace::new(mmu, self.domain, self.context.root)
+    }
+
+    /// The privilege level that the guest believes to be at, where 1 is its kernel's.
+    pub fn virtual_cpl(&self) -> u8 {
+        match self.mode {
+            Mode::Kernel => 1,
+            Mode::User => 3,
+        }
+    }
+
+    /// Whether the kernel asked to see its I/O privilege level in RFLAGS (`VMASST_TYPE_architectural_iopl`).
+    pub fn shows_iopl(&self) -> bool {
+        self.assists & 1 << 4 != 0
+    }
+
+    /// Switches to the kernel: its root and its GS base.
+    fn enter_kernel(&mut self) {
+        if self.mode == Mode::User {
+            self.mode = Mode::Kernel;
+            self.swap_gs();
+            self.reload_root();
+        }
+    }
+
+    /// Switches to user mode. False, and nothing is changed, where it has no root.
+    fn enter_user(&mut self) -> bool {
+        if self.roots.user().is_none() {
+            return false;
+        }
+        if self.mode == Mode::Kernel {
+            self.mode = Mode::User;
+            self.swap_gs();
+            self.reload_root();
+        }
+        true
+    }
+
+    fn swap_gs(&mut self) {
+        std::mem::swap(&mut self.context.gs_base, &mut self.other_gs_base);
+        if self.context.gs != self.other_gs {
+            std::mem::swap(&mut self.context.gs, &mut self.other_gs);
+            self.context.segments_changed = true;
+        }
+    }
+
+    /// Takes over a kernel root that paging has changed; the old one may be a table no more.
+    pub fn replace_root(&mut self) {
+        self.context.root_replaced = true;
+        self.reload_root();
+    }
+
+    /// Takes the root of the mode.
+    fn reload_root(&mut self) {
+        let root = match self.mode {
+            Mode::Kernel => self.roots.kernel(),
+            Mode::User => self.roots.user(),
+        };
+        self.context.root = root.unwrap_or(self.context.root);
+    }
+
+    /// Takes over descriptors that have changed.
+    pub fn reload_descriptors(&mut self, mmu: &Mmu) {
+        self.context.descriptors = self.gdt.descriptors(mmu);
+        self.context.segments_changed = true;
+    }
+
+    /// Gives back what it refers to. It is on no pcpu, and never will be again.
+    pub fn release(&mut self, mmu: &Mmu) {
+        self.gdt.release(mmu);
+        if let Err(failure) = mmu.release_roots(self.domain, &mut self.roots) {
+            tracing::warn!(domain = %self.domain, %failure, "root tables are not returned");
+        }
+    }
+}
