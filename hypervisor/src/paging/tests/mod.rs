@@ -1,5 +1,6 @@
 //! Tests on a fake machine. Every one ends with an audit, and with a look for stale translations.
 
+mod witness;
 mod world;
 
 mod actor;

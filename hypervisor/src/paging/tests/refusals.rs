@@ -3,7 +3,7 @@
 
 use super::world::{A, B, RO, RW, Tree, World, address, done, ro, rw, why};
 use crate::frame::{FrameType, ReferenceKind};
-use crate::paging::{Budget, Roots};
+use crate::paging::{Batch, Budget, Roots};
 use pv_abi::mmu::MmuUpdateKind;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{Errno, Mfn};
@@ -328,6 +328,22 @@ fn one_batch_may_unmap_a_frame_and_make_it_a_table() {
         })
         .unwrap();
     assert_eq!(two.world.mmu.frames().word(page).kind, FrameType::Table(Level::L1));
+    two.end();
+}
+
+/// Two vCPUs: one changed an entry and has not settled it when the other drops the whole table.
+#[test]
+fn a_table_with_an_unsettled_change_stays_one() {
+    let two = two();
+    let (world, tree) = (&two.world, &two.a);
+    let mut batch = Batch::new(A, Budget::unlimited());
+    done(world.mmu.update_va_mapping(tree.l4, address(0), Pte(0), &mut batch)).unwrap();
+    world.set(A, tree.l2, 0, Pte(0)).unwrap();
+    assert_eq!(world.mmu.frames().word(tree.l1).kind, FrameType::Table(Level::L1));
+    assert_eq!(world.mmu.frames().word(tree.pages[0]).kind, FrameType::Writable, "nor does the page go");
+    world.mmu.finish(batch).unwrap();
+    assert_eq!(world.mmu.frames().word(tree.l1).kind, FrameType::None);
+    assert_eq!(world.mmu.frames().word(tree.pages[0]).kind, FrameType::None);
     two.end();
 }
 

@@ -1,8 +1,10 @@
 //! A machine with an `Mmu`, and what tests do all the time.
 
+use super::witness::Witness;
 use crate::error::Failure;
 use crate::frame::{FrameType, Phase, ReferenceKind};
-use crate::machine::fake::{FakeMachine, Kind};
+use crate::machine::Translations;
+use crate::machine::fake::{Derived, FakeMachine, Kind};
 use crate::paging::{Batch, Budget, Mmu, Progress, Roots};
 use pv_abi::mmu::{MmuUpdate, MmuUpdateKind};
 use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
@@ -52,7 +54,7 @@ impl Tree {
 
 pub struct World {
     pub machine: FakeMachine,
-    pub mmu: Mmu,
+    pub mmu: Arc<Mmu>,
 }
 
 impl World {
@@ -62,8 +64,10 @@ impl World {
 
     pub fn of_kind(kind: Kind) -> Self {
         let machine = FakeMachine::of_kind(128, kind);
-        let translations = Arc::clone(&machine.translations);
-        let mmu = Mmu::new(Arc::clone(&machine.memory), Arc::clone(&machine.layout), translations);
+        let witness = Arc::new(Witness::new(Arc::clone(&machine.translations)));
+        let (memory, layout) = (Arc::clone(&machine.memory), Arc::clone(&machine.layout));
+        let mmu = Arc::new(Mmu::new(memory, layout, Arc::clone(&witness) as Arc<dyn Translations>));
+        witness.watch(&mmu);
         Self { machine, mmu }
     }
 
@@ -155,14 +159,20 @@ impl World {
 
     /// What pcpus still have and the tables do not say any more.
     pub fn stale(&self) -> Vec<String> {
-        const CPU_BITS: u64 = PteFlags::ACCESSED.bits() | PteFlags::DIRTY.bits();
+        // What the CPU sets, and what it ignores.
+        let ignored = PteFlags::ACCESSED | PteFlags::DIRTY | PteFlags::AVAIL_HIGH;
+        let ignored = ignored | PteFlags::AVAIL0 | PteFlags::AVAIL1 | PteFlags::AVAIL2;
         let derived = self.machine.translations.derived();
         let stale = derived.into_iter().filter(|derived| {
             let is_table = self.holds_all(derived.table, derived.level);
             let now = self.machine.memory.entry(derived.table, derived.index).unwrap();
-            !is_table || (now.0 ^ derived.entry.0) & !CPU_BITS != 0
+            !is_table || (now.0 ^ derived.entry.0) & !ignored.bits() != 0
         });
-        stale.map(|derived| format!("{derived:?}")).collect()
+        let now = |derived: &Derived| {
+            let entry = self.machine.memory.entry(derived.table, derived.index);
+            format!("{derived:?} is now {entry:?} in {:?}", self.mmu.frames().word(derived.table))
+        };
+        stale.map(|derived| now(&derived)).collect()
     }
 
     /// Whether a table's entries hold all their references: it is valid, or its teardown has not begun.
