@@ -66,9 +66,13 @@ fn describe(report: &ProbeReport) -> String {
         true => "at Xen's fixed address",
         false => "elsewhere; reads at Xen's fixed address are emulated",
     };
+    let ibpb = match report.ibpb {
+        true => "cleared between two vCPUs (IBPB)",
+        false => "not cleared between vCPUs: the host offers no IBPB",
+    };
     format!(
         "KVM:          {}\npage tables:  {tables}\ngates:        {}; the hypercall page uses {}\nM2P:          {m2p}\n\
-         TSC:          {:.3} GHz\nmissing:      nothing\n",
+         TSC:          {:.3} GHz\npredictor:    {ibpb}\nmissing:      nothing\n",
         kind(report),
         gates.collect::<Vec<_>>().join(", "),
         report.gate,

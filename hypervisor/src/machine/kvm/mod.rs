@@ -132,6 +132,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
     let tsc_khz = first.tsc_khz()?;
+    let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();
     for pcpu in pcpus {
         let offset = probe.tsc_offset(pcpu)?;
@@ -139,7 +140,16 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
         tsc_offsets.push(offset as i64);
         probe.leave(pcpu)?;
     }
-    Ok(ProbeReport { kvm, tables: TableWay::Flush, gates, gate, m2p_at_fixed_address, tsc_offsets, tsc_khz })
+    Ok(ProbeReport {
+        kvm,
+        tables: TableWay::Flush,
+        gates,
+        gate,
+        m2p_at_fixed_address,
+        tsc_offsets,
+        tsc_khz,
+        ibpb,
+    })
 }
 
 /// The first way of changing tables that holds on every pcpu.
