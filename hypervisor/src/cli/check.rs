@@ -3,7 +3,8 @@
 use super::args::CheckArgs;
 use super::fit::needed_frames;
 use super::status::{Failure, Status};
-use hypervisor::machine::kvm::{HostError, KvmKind, KvmMachine, MachineConfig, ProbeReport, TableWay};
+use hypervisor::assemble;
+use hypervisor::machine::kvm::{HostError, KvmKind, ProbeReport, TableWay};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -37,7 +38,7 @@ pub fn check(args: &CheckArgs) -> Result<Status, Failure> {
 
 fn probe() -> Result<ProbeReport, HostError> {
     let frames = needed_frames(1, 1);
-    KvmMachine::new(MachineConfig { frames, pcpus: 1 }).map(|machine| machine.report)
+    assemble::machine(frames, 1).map(|machine| machine.report)
 }
 
 fn json(report: &Result<ProbeReport, HostError>) -> Result<String, Failure> {
