@@ -5,6 +5,7 @@
 
 pub mod assemble;
 pub mod bell;
+pub mod bench;
 pub mod builder;
 pub mod clock;
 pub mod control;

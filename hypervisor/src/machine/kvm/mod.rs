@@ -17,6 +17,7 @@
 //! 9. All host writes to guest memory go through one door: [`super::MachineMemory`].
 
 mod area;
+pub mod bare;
 mod cpuid;
 mod descriptors;
 mod fpu;
@@ -26,6 +27,7 @@ mod probe;
 mod run;
 mod scribe;
 mod shootdown;
+pub mod smallest;
 mod stub;
 mod translations;
 mod vm;
