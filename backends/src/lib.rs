@@ -1,1 +1,29 @@
 //! Back-ends: host threads that serve guests over shared-memory rings.
+//!
+//! A back-end knows a [`host::Host`] and nothing else, so it is tested on a [`fake_host::FakeHost`] with a scripted
+//! front-end, and could move to a process of its own.
+//!
+//! Rules of this crate:
+//! - a front-end is hostile: an index or a request is read once, copied, then checked;
+//! - a back-end that finds its front-end lying disconnects it and says why ([`Disconnect`]); it never panics;
+//! - a back-end touches no page but those it was given.
+#![forbid(unsafe_code)]
+
+pub mod bell;
+pub mod console;
+pub mod fake_host;
+pub mod host;
+pub mod patience;
+
+use host::HostError;
+
+/// Why a back-end stopped serving its front-end.
+#[derive(Debug, thiserror::Error)]
+pub enum Disconnect {
+    /// The front-end broke the protocol.
+    #[error("the front-end broke the protocol: {0}")]
+    Protocol(String),
+    /// The host took a page or a port away, or never gave it.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}

@@ -3,7 +3,9 @@
 //! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`, `time` →
 //! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
+pub mod assemble;
 pub mod bell;
+pub mod builder;
 pub mod clock;
 pub mod control;
 pub mod cpuid;
@@ -14,7 +16,9 @@ pub mod error;
 pub mod event_channel;
 pub mod frame;
 pub mod guest_memory;
+pub mod host_domain;
 pub mod hypercall;
+pub mod kernel_image;
 pub mod lock;
 pub mod machine;
 pub mod paging;

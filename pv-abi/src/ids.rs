@@ -55,3 +55,17 @@ pub struct VcpuId(pub u32);
 )]
 #[repr(transparent)]
 pub struct EventPort(pub u32);
+
+/// The number of an entry of a domain's grant table (`grant_ref_t`, `grant_table.h`).
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct GrantRef(pub u32);
+
+impl GrantRef {
+    /// The console ring, granted by the domain's builder (`GNTTAB_RESERVED_CONSOLE`).
+    pub const CONSOLE: Self = Self(0);
+    /// The xenstore ring, granted by the domain's builder (`GNTTAB_RESERVED_XENSTORE`).
+    pub const XENSTORE: Self = Self(1);
+}

@@ -42,4 +42,4 @@ pub mod version;
 
 pub use address::{Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
 pub use errno::Errno;
-pub use ids::{DomId, EventPort, VcpuId};
+pub use ids::{DomId, EventPort, GrantRef, VcpuId};

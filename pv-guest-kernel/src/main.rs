@@ -1,3 +1,53 @@
+//! Paravane's bundled guest kernel: a small 64-bit Xen PV kernel, and a model of how to write one.
+//!
+//! It runs at CPL 3 under Xen's public PV ABI, on Paravane and on Xen itself, and contains no sensitive
+//! instruction: what such an instruction would do is asked for by hypercall.
+//!
+//! The image is this binary built with `--cfg guest_image` and a linker script of its own;
+//! `hypervisor/build.rs` does that. An ordinary build of the workspace gives a program that says so.
+#![cfg_attr(guest_image, no_std, no_main)]
+
+#[cfg(guest_image)]
+extern crate alloc;
+
+#[cfg(guest_image)]
+#[macro_use]
+mod driver;
+#[cfg(guest_image)]
+mod arch;
+#[cfg(guest_image)]
+#[allow(unsafe_code, reason = "tries what must not work")]
+mod attack;
+#[cfg(guest_image)]
+mod event;
+#[cfg(guest_image)]
+mod kernel;
+#[cfg(guest_image)]
+mod memory;
+#[cfg(guest_image)]
+mod panic;
+#[cfg(guest_image)]
+mod sched;
+#[cfg(guest_image)]
+#[allow(unsafe_code, reason = "tries what must not work")]
+mod selftest;
+#[cfg(guest_image)]
+#[allow(unsafe_code, reason = "a page that the hypervisor writes too")]
+mod shared_info;
+#[cfg(guest_image)]
+mod shell;
+#[cfg(guest_image)]
+mod start_info;
+#[cfg(guest_image)]
+#[allow(unsafe_code, reason = "promises that there is one vCPU")]
+mod sync;
+#[cfg(guest_image)]
+mod time;
+#[cfg(guest_image)]
+#[allow(unsafe_code, reason = "user memory, and programs as labels")]
+mod user;
+
+#[cfg(not(guest_image))]
 fn main() {
-    eprintln!("This is the guest kernel's host shell; the image is built by the hypervisor's build.rs.");
+    println!("This is a guest kernel: its image is built by the package `paravane` and runs under it.");
 }

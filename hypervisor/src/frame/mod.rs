@@ -10,6 +10,9 @@ mod reference;
 mod table;
 pub mod word;
 
+#[cfg(test)]
+mod tests;
+
 pub use m2p::MachineToPhys;
 pub use reference::{Reference, ReferenceKind};
 pub use table::{Conservation, FrameTable};

@@ -1,12 +1,12 @@
 //! All frames of the machine: a word, an owner and a progress mark each.
 //!
 //! Invariants:
-//! - a word changes by [`step`] only, in one compare-exchange (guarded by the tests of [`super::word`]);
+//! - a word changes by [`step`] only, in one compare-exchange (guarded by `frame::tests::word`);
 //! - the owner is set while the frame is free and nobody can see it, and read only under a general reference;
 //!   so [`FrameTable::get`] refers first and looks at the owner then, and a frame that changed hands in between is
-//!   refused (guarded by `tests::a_frame_is_found_by_its_owner_only`);
+//!   refused (guarded by `frame::tests::table::a_frame_is_found_by_its_owner_only`);
 //! - live and free frames add up to the machine ([`FrameTable::conservation`], checked by every audit);
-//! - a frame is zero when it is allocated (guarded by `tests::a_reused_frame_is_scrubbed`).
+//! - a frame is zero when it is allocated (guarded by `frame::tests::table::a_reused_frame_is_scrubbed`).
 //!
 //! Locks: the free list's, a leaf. Words are atomics because frames cross domains; whatever needs more than one
 //! word is under the lock of the owner's page tables, see [`crate::paging`].
@@ -18,9 +18,11 @@ use crate::machine::{Layout, MachineMemory};
 use pv_abi::{DomId, Errno, Mfn, Pfn};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use zerocopy::FromZeros;
 
 /// One frame.
-#[derive(Debug)]
+#[derive(Debug, FromZeros)]
+#[repr(C)]
 struct Record {
     word: AtomicU64,
     owner: AtomicU16,
@@ -52,27 +54,24 @@ pub struct FrameTable {
 
 impl FrameTable {
     /// All frames below `layout.first_free` are the hypervisor's, for ever; the others are free.
+    ///
+    /// # Panics
+    /// At the start of the machine, where the host has no address space for one record a frame.
     pub fn new(memory: Arc<MachineMemory>, layout: &Layout) -> Self {
         let frames = layout.frames.min(memory.frames());
-        let own = Word { general: 1, allocated: true, ..Word::FREE };
-        let record = |frame| {
-            let (word, owner) =
-                if frame < layout.first_free.0 { (own, DomId::XEN) } else { (Word::FREE, DomId::INVALID) };
-            Record {
-                word: AtomicU64::new(word.pack()),
-                owner: AtomicU16::new(owner.0),
-                progress: AtomicU16::new(0),
-            }
-        };
+        let first_free = layout.first_free.0.min(frames);
+        // Zeros are free frames, and cost the host no memory until they are used.
+        let zeroed = "the frame table fits the address space, as the machine's memory does";
         let table = Self {
-            records: (0..frames).map(record).collect(),
-            owned: (0..=u16::MAX).map(|_| AtomicU32::new(0)).collect(),
-            free: Mutex::new(FreeList::new(layout.first_free.0..frames)),
+            records: Record::new_vec_zeroed(frames as usize).expect(zeroed),
+            owned: AtomicU32::new_vec_zeroed(1 << u16::BITS).expect(zeroed),
+            free: Mutex::new(FreeList::new(first_free..frames)),
             m2p: MachineToPhys::new(Arc::clone(&memory), layout),
             memory,
         };
-        if let Some(count) = table.owned_count(DomId::XEN) {
-            count.store(layout.first_free.0.min(frames) as u32, Ordering::SeqCst);
+        for mfn in (0..first_free).map(Mfn) {
+            let given = table.give(mfn, DomId::XEN);
+            debug_assert!(given.is_ok(), "{mfn} is free");
         }
         table
     }
@@ -132,12 +131,17 @@ impl FrameTable {
         if scrub {
             self.memory.zero(mfn).map_err(|_| NO_SUCH_FRAME)?;
         }
+        self.give(mfn, owner)?;
+        Ok(mfn)
+    }
+
+    /// A free frame, which nobody else can have now, gets an owner.
+    fn give(&self, mfn: Mfn, owner: DomId) -> Result<(), Refusal> {
         self.record(mfn)?.owner.store(owner.0, Ordering::SeqCst);
         if let Some(count) = self.owned_count(owner) {
             count.fetch_add(1, Ordering::SeqCst);
         }
-        self.apply(mfn, Operation::Allocate)?;
-        Ok(mfn)
+        self.apply(mfn, Operation::Allocate).map(|_| ())
     }
 
     /// Takes a general reference to a frame of `owner`'s.
@@ -280,108 +284,3 @@ impl FrameTable {
 }
 
 const NO_SUCH_FRAME: Refusal = Refusal::new(Errno::EINVAL, "the machine has no such frame");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machine::fake::FakeMachine;
-
-    const A: DomId = DomId(1);
-    const B: DomId = DomId(2);
-
-    fn table() -> (FrameTable, FakeMachine) {
-        let machine = FakeMachine::new(64);
-        (FrameTable::new(Arc::clone(&machine.memory), &machine.layout), machine)
-    }
-
-    #[test]
-    fn a_frame_is_found_by_its_owner_only() {
-        let (frames, machine) = table();
-        let mfn = frames.allocate(A).unwrap();
-        assert_eq!(frames.get(B, mfn).unwrap_err().why, "the frame belongs to another domain");
-        assert_eq!(frames.get(A, Mfn(0)).unwrap_err().why, "the frame is the hypervisor's");
-        assert_eq!(
-            frames.get(A, Mfn(machine.layout.frames)).unwrap_err().why,
-            "the machine has no such frame"
-        );
-        assert_eq!(frames.get(A, Mfn(u64::MAX)).unwrap_err().why, "the machine has no such frame");
-        assert_eq!(frames.get(A, Mfn(mfn.0 + 1)).unwrap_err().why, "the frame is free");
-        let reference = frames.get(A, mfn).unwrap();
-        assert_eq!(frames.word(mfn).general, 2, "refusals left no reference behind");
-        assert_eq!(frames.give_back(reference), None);
-    }
-
-    #[test]
-    fn a_reused_frame_is_scrubbed() {
-        let (frames, machine) = table();
-        let mfn = frames.allocate(A).unwrap();
-        machine.memory.write(mfn, 100, b"secret").unwrap();
-        frames.m2p().set(mfn, Pfn(7));
-        frames.deallocate(A, mfn).unwrap();
-        assert_eq!((frames.owner(mfn), frames.m2p().get(mfn)), (None, Pfn::INVALID));
-        assert_eq!(frames.allocate(B).unwrap(), mfn, "the frame that came back goes first");
-        let mut bytes = [1; 6];
-        machine.memory.read(mfn, 100, &mut bytes).unwrap();
-        assert_eq!(bytes, [0; 6]);
-    }
-
-    /// XSA class "freed before the last mapping is gone".
-    #[test]
-    fn a_frame_given_back_stays_its_owners_until_the_last_reference_goes() {
-        let (frames, _machine) = table();
-        let mfn = frames.allocate(A).unwrap();
-        let held = frames.get(A, mfn).and_then(|general| frames.into_writable(general)).unwrap();
-        frames.deallocate(A, mfn).unwrap();
-        assert!(frames.deallocate(A, mfn).is_err(), "twice");
-        assert_eq!((frames.owner(mfn), frames.owned_by(A)), (Some(A), 1));
-        assert_eq!(frames.give_back(held), None);
-        assert_eq!((frames.owner(mfn), frames.owned_by(A)), (None, 0));
-    }
-
-    #[test]
-    fn frames_are_conserved_and_run_out() {
-        let (frames, machine) = table();
-        let start = frames.conservation();
-        assert_eq!(start.total, start.free + start.owned);
-        let taken: Vec<_> = std::iter::from_fn(|| frames.allocate(A).ok()).collect();
-        assert_eq!(taken.len() as u64, machine.layout.frames - machine.layout.first_free.0);
-        assert_eq!(frames.allocate(A).unwrap_err().errno, Errno::ENOMEM);
-        taken.into_iter().for_each(|mfn| frames.deallocate(A, mfn).unwrap());
-        assert_eq!(frames.conservation(), start);
-    }
-
-    /// Whoever holds a frame in one role keeps it out of the other, whatever the threads do.
-    #[test]
-    fn racing_types_exclude_each_other() {
-        let (frames, _machine) = table();
-        let mfn = frames.allocate(A).unwrap();
-        let writers = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    for _ in 0..2000 {
-                        let general = frames.get(A, mfn).unwrap();
-                        if let Ok(writable) = frames.into_writable(general) {
-                            writers.fetch_add(1, Ordering::SeqCst);
-                            assert_eq!(frames.word(mfn).kind, FrameType::Writable);
-                            writers.fetch_sub(1, Ordering::SeqCst);
-                            assert_eq!(frames.give_back(writable), None);
-                        }
-                    }
-                });
-            }
-            scope.spawn(|| {
-                for _ in 0..2000 {
-                    let general = frames.get(A, mfn).unwrap();
-                    if frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors)).is_ok() {
-                        assert_eq!(writers.load(Ordering::SeqCst), 0);
-                        frames.apply(mfn, Operation::Validated).unwrap();
-                        frames.apply(mfn, Operation::ReleaseType(FrameType::Descriptors)).unwrap();
-                    }
-                    frames.put(general);
-                }
-            });
-        });
-        assert_eq!(frames.word(mfn), Word { general: 1, allocated: true, ..Word::FREE });
-    }
-}

@@ -7,6 +7,8 @@ use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, is_canonical};
 
 /// Bits of DR7 that arm a breakpoint.
 const ARMED: u64 = 0xff;
+/// Bit of DR7 that traps accesses to the debug registers themselves.
+const GENERAL_DETECT: u64 = 1 << 13;
 
 /// `set_debugreg(register, value)`.
 pub fn set_debugreg(call: &mut Call<'_>, [register, value, ..]: Arguments) -> Reply {
@@ -14,6 +16,7 @@ pub fn set_debugreg(call: &mut Call<'_>, [register, value, ..]: Arguments) -> Re
         0..=3 if !is_canonical(value) || (HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(&value) => {
             return refuse(Errno::EPERM, "no breakpoint can be there");
         }
+        7 if value & GENERAL_DETECT != 0 => return refuse(Errno::EPERM, "general detect is not a guest's"),
         7 if value & ARMED != 0 => return refuse(Errno::EOPNOTSUPP, "breakpoints are not offered"),
         0..=3 | 6 | 7 => {}
         _ => return refuse(Errno::EINVAL, "no such debug register"),

@@ -24,7 +24,7 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
         C::NEW_BASEPTR => {
             let (mmu, domain) = (&call.services.mmu, call.domain.id());
             let progress = mmu.new_baseptr(domain, &mut call.vcpu.roots, Mfn(op.arg1), &mut call.budget)?;
-            call.vcpu.reload_root();
+            call.vcpu.replace_root();
             Ok(progress)
         }
         C::NEW_USER_BASEPTR => {

@@ -58,6 +58,9 @@ pub struct Context {
     pub gs_base: u64,
     /// The root table of the mode that the vCPU is in.
     pub root: Mfn,
+    /// Set by whoever exchanges the root for one under which the old may cease to be a root before the next entry:
+    /// the pcpu then leaves the old one without executing anything on it.
+    pub root_replaced: bool,
     /// The guest's part of the GDT: descriptors from entry 0 on, already validated.
     pub descriptors: Vec<u64>,
     /// FPU state; valid while the vCPU is on no pcpu.
@@ -84,6 +87,7 @@ impl Context {
             fs_base: 0,
             gs_base: 0,
             root,
+            root_replaced: false,
             descriptors: Vec::new(),
             fpu: FpuState::default(),
             identity,

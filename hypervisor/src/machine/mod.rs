@@ -14,6 +14,7 @@ mod memory;
 mod translations;
 
 pub mod fake;
+pub mod kvm;
 
 pub use context::{Context, Exit, FpuState, Kick, Pcpu, Registers};
 pub use layout::Layout;

@@ -3,7 +3,7 @@
 //! Guest code runs at CPL3 with flat 64-bit segments, so descriptors protect nothing but the hypervisor itself from
 //! gates, task states and code that would run at another privilege.
 
-use super::{Budget, Mmu, Progress};
+use super::Mmu;
 use crate::error::{Failure, Refusal};
 use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
 use pv_abi::page_table::ENTRIES;
@@ -43,6 +43,7 @@ pub const fn validate_descriptor(descriptor: u64) -> Result<u64, Refusal> {
     Ok(descriptor | DPL3 | ACCESSED)
 }
 
+const MISSING: Refusal = Refusal::new(Errno::EINVAL, "the machine has no such frame");
 const DESCRIPTORS: ReferenceKind = ReferenceKind::Typed(FrameType::Descriptors);
 
 impl Mmu {
@@ -86,7 +87,6 @@ impl Mmu {
     }
 
     fn validate_stored(&self, mfn: Mfn, offset: usize) -> Result<(), Refusal> {
-        const MISSING: Refusal = Refusal::new(Errno::EINVAL, "the machine has no such frame");
         let found = self.memory.load_u64(mfn, offset).map_err(|_| MISSING)?;
         let fixed = validate_descriptor(found)?;
         if fixed != found {
@@ -106,24 +106,21 @@ impl Mmu {
         machine_address: u64,
         descriptor: u64,
     ) -> Result<bool, Failure> {
-        let mut in_use = false;
-        let progress = self.operate(domain, &mut Budget::unlimited(), |_, _| {
-            if machine_address % 8 != 0 {
+        self.with_space(domain, |space| {
+            space.check_alive()?;
+            if !machine_address.is_multiple_of(8) {
                 return Err(Refusal::new(Errno::EINVAL, "a descriptor's address is a multiple of 8").into());
             }
             let fixed = validate_descriptor(descriptor)?;
             let mfn = Mfn::containing(machine_address);
-            let offset = machine_address as usize & (PAGE_SIZE - 1);
             let general = self.frames.get(domain, mfn)?;
-            in_use = self.frames.word(mfn).kind == FrameType::Descriptors;
+            let in_use = self.frames.word(mfn).kind == FrameType::Descriptors;
             let held = if in_use { general } else { self.frames.into_writable(general)? };
-            let stored = self.memory.store_u64(mfn, offset, fixed);
+            let stored = self.memory.store_u64(mfn, machine_address as usize & (PAGE_SIZE - 1), fixed);
             self.release(held);
-            stored.map_err(|_| Refusal::new(Errno::EINVAL, "the machine has no such frame"))?;
-            Ok(Progress::Done)
-        })?;
-        debug_assert_eq!(progress, Progress::Done, "the budget has no end");
-        Ok(in_use)
+            stored.map_err(|_| MISSING)?;
+            Ok(in_use)
+        })
     }
 }
 

@@ -24,11 +24,15 @@ impl Mmu {
     /// # Errors
     /// As [`Self::allocate`].
     pub fn allocate_shared(&self, owner: DomId) -> Result<Mfn, Refusal> {
-        let mfn = self.allocate(owner)?;
-        let writable = self.hold(owner, mfn, true)?;
-        self.frames.apply(mfn, Operation::MakePermanent)?;
-        writable.into_entry();
-        Ok(mfn)
+        self.with_space(owner, |space| {
+            space.check_alive()?;
+            let mfn = self.frames.allocate(owner)?;
+            let writable = self.hold(owner, mfn, true)?; // under the lock, so it is no table yet
+            self.frames.apply(mfn, Operation::MakePermanent)?;
+            writable.into_entry();
+            Ok(mfn)
+        })
+        .map_err(to_refusal)
     }
 
     /// The domain gives a frame back. It is free once nothing refers to it any more.

@@ -5,7 +5,8 @@
 //! 1. **A reference outlives every translation that it justified.** A present entry is replaced in memory, the
 //!    changes are settled, and only then are the references of the old entries given back ([`Batch`]); a table is
 //!    retired before the references of its entries are. So a frame without references is reached by nobody, and a
-//!    frame may change its type without a further flush (`tests::stale`: every cell, with and without sabotage).
+//!    frame may change its type without a further flush (`tests::witness` sees the order in every test;
+//!    `tests::stale` has every cell, with and without sabotage).
 //! 2. Every present entry of a valid table holds a reference: to a table of the level below, to a writable frame,
 //!    or to any frame that it maps read-only. Of a table being validated or devalidated, the entries below its
 //!    progress mark do ([`Mmu::audit`], after every test; `tests::random` interrupts after every step).

@@ -17,9 +17,6 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// A vCPU's that was not initialised.
-    pub const NONE: Self = Self { kernel: None, user: None };
-
     /// The root of kernel mode; none before the vCPU is initialised.
     pub const fn kernel(&self) -> Option<Mfn> {
         self.kernel

@@ -7,7 +7,7 @@ use crate::frame::Reference;
 use pv_abi::page_table::Level;
 use pv_abi::{DomId, Errno, Mfn};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Work that a call left over.
 #[derive(Debug)]
@@ -68,18 +68,21 @@ impl Space {
 
 /// All spaces, made when a domain is first heard of.
 #[derive(Debug, Default)]
-pub(super) struct Spaces(Mutex<BTreeMap<DomId, Arc<Mutex<Space>>>>);
+pub(super) struct Spaces(RwLock<BTreeMap<DomId, Arc<Mutex<Space>>>>);
 
 impl Spaces {
     fn of(&self, domain: DomId) -> Arc<Mutex<Space>> {
-        let mut spaces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(space) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&domain) {
+            return Arc::clone(space);
+        }
+        let mut spaces = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let space = spaces.entry(domain).or_insert_with(|| Arc::new(Mutex::new(Space::new(domain))));
         Arc::clone(space)
     }
 
     /// Those there are, for audits.
     pub(super) fn all(&self) -> Vec<Arc<Mutex<Space>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 

@@ -11,8 +11,9 @@ use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervis
 use pv_abi::{DomId, Mfn};
 
 impl Mmu {
-    /// Goes on with what earlier calls of this domain left over. Whoever runs hypercalls calls it until it is done
-    /// before a guest goes on; every operation does so by itself, too.
+    /// Goes on with what earlier calls of this domain left over. Every operation that takes a budget does so by
+    /// itself, first; whoever runs hypercalls drains before the guest goes on, in as many turns as it takes, so that
+    /// a guest finds a frame free as soon as its call returns.
     ///
     /// # Errors
     /// The machine's; the domain is lost then.

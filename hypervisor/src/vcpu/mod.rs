@@ -145,7 +145,7 @@ impl Vcpu {
             id,
             context: Context::new(identity, Mfn(0), 0),
             mode: Mode::Kernel,
-            roots: Roots::NONE,
+            roots: Roots::default(),
             other_gs_base: 0,
             other_gs: 0,
             traps: TrapTable::default(),
@@ -228,8 +228,14 @@ impl Vcpu {
         }
     }
 
-    /// Takes over a root that paging has changed.
-    pub fn reload_root(&mut self) {
+    /// Takes over a kernel root that paging has changed; the old one may be a table no more.
+    pub fn replace_root(&mut self) {
+        self.context.root_replaced = true;
+        self.reload_root();
+    }
+
+    /// Takes the root of the mode.
+    fn reload_root(&mut self) {
         let root = match self.mode {
             Mode::Kernel => self.roots.kernel(),
             Mode::User => self.roots.user(),

@@ -63,7 +63,8 @@ pub struct Derived {
 }
 
 impl Derived {
-    fn from_change(&self, change: &Change) -> bool {
+    /// Whether the change takes away what it was derived from.
+    fn ends_with(&self, change: &Change) -> bool {
         (self.table, self.level, self.index) == (change.table, change.level, usize::from(change.index))
             && self.entry.mfn() == change.old.mfn()
     }
@@ -221,7 +222,7 @@ impl Translations for FakeTranslations {
             Sabotage::None | Sabotage::NoRetire => {}
         }
         self.settled.fetch_add(changes.len() as u64, Ordering::SeqCst);
-        let stale = |derived: &Derived| changes.iter().any(|change| derived.from_change(change));
+        let stale = |derived: &Derived| changes.iter().any(|change| derived.ends_with(change));
         for cache in &mut caches.pcpus {
             cache.retain(|_, path| !path.iter().any(stale));
         }

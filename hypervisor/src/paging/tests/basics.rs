@@ -3,6 +3,7 @@
 use super::world::{A, RO, World, address, kind, ro, rw};
 use crate::frame::FrameType;
 use crate::machine::fake::{Fault, Kind};
+use crate::paging::Roots;
 use pv_abi::mmu::MmuUpdateKind;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{Mfn, Pfn};
@@ -91,7 +92,7 @@ fn the_m2p_says_what_the_owner_says_and_nothing_for_a_free_frame() {
     world.mmu.deallocate(A, page).unwrap();
     assert_eq!(world.mmu.pfn(page), Pfn::INVALID);
     assert_eq!(world.mmu.pfn(Mfn(u64::MAX)), Pfn::INVALID);
-    world.end(A, &mut Default::default());
+    world.end(A, &mut Roots::default());
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn a_page_that_is_no_table_is_written_as_it_is() {
     let page = world.page(A);
     world.set(A, page, 9, Pte(0x81)).unwrap();
     assert_eq!(world.machine.memory.entry(page, 9).unwrap(), Pte(0x81));
-    world.end(A, &mut Default::default());
+    world.end(A, &mut Roots::default());
 }
 
 #[test]

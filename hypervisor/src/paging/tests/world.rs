@@ -1,11 +1,13 @@
 //! A machine with an `Mmu`, and what tests do all the time.
 
+use super::witness::Witness;
 use crate::error::Failure;
-use crate::frame::{FrameType, ReferenceKind};
-use crate::machine::fake::{FakeMachine, Kind};
+use crate::frame::{FrameType, Phase, ReferenceKind};
+use crate::machine::Translations;
+use crate::machine::fake::{Derived, FakeMachine, Kind};
 use crate::paging::{Batch, Budget, Mmu, Progress, Roots};
 use pv_abi::mmu::{MmuUpdate, MmuUpdateKind};
-use pv_abi::page_table::{Level, Pte, PteFlags};
+use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
 use pv_abi::{DomId, Mfn};
 use std::sync::Arc;
 
@@ -52,7 +54,7 @@ impl Tree {
 
 pub struct World {
     pub machine: FakeMachine,
-    pub mmu: Mmu,
+    pub mmu: Arc<Mmu>,
 }
 
 impl World {
@@ -62,8 +64,10 @@ impl World {
 
     pub fn of_kind(kind: Kind) -> Self {
         let machine = FakeMachine::of_kind(128, kind);
-        let translations = Arc::clone(&machine.translations);
-        let mmu = Mmu::new(Arc::clone(&machine.memory), Arc::clone(&machine.layout), translations);
+        let witness = Arc::new(Witness::new(Arc::clone(&machine.translations)));
+        let (memory, layout) = (Arc::clone(&machine.memory), Arc::clone(&machine.layout));
+        let mmu = Arc::new(Mmu::new(memory, layout, Arc::clone(&witness) as Arc<dyn Translations>));
+        witness.watch(&mmu);
         Self { machine, mmu }
     }
 
@@ -96,7 +100,7 @@ impl World {
 
     /// A vCPU on a tree.
     pub fn start(&self, tree: &Tree) -> Roots {
-        let mut roots = Roots::NONE;
+        let mut roots = Roots::default();
         self.base(tree.domain, &mut roots, tree.l4).unwrap();
         roots
     }
@@ -155,22 +159,40 @@ impl World {
 
     /// What pcpus still have and the tables do not say any more.
     pub fn stale(&self) -> Vec<String> {
-        const CPU_BITS: u64 = PteFlags::ACCESSED.bits() | PteFlags::DIRTY.bits();
+        // What the CPU sets, and what it ignores.
+        let ignored = PteFlags::ACCESSED | PteFlags::DIRTY | PteFlags::AVAIL_HIGH;
+        let ignored = ignored | PteFlags::AVAIL0 | PteFlags::AVAIL1 | PteFlags::AVAIL2;
         let derived = self.machine.translations.derived();
         let stale = derived.into_iter().filter(|derived| {
-            let is_table = self.mmu.frames().word(derived.table).is_valid_table(derived.level);
+            let is_table = self.holds_all(derived.table, derived.level);
             let now = self.machine.memory.entry(derived.table, derived.index).unwrap();
-            !is_table || (now.0 ^ derived.entry.0) & !CPU_BITS != 0
+            !is_table || (now.0 ^ derived.entry.0) & !ignored.bits() != 0
         });
-        stale.map(|derived| format!("{derived:?}")).collect()
+        let now = |derived: &Derived| {
+            let entry = self.machine.memory.entry(derived.table, derived.index);
+            format!("{derived:?} is now {entry:?} in {:?}", self.mmu.frames().word(derived.table))
+        };
+        stale.map(|derived| now(&derived)).collect()
+    }
+
+    /// Whether a table's entries hold all their references: it is valid, or its teardown has not begun.
+    fn holds_all(&self, table: Mfn, level: Level) -> bool {
+        let word = self.mmu.frames().word(table);
+        let untouched = word.phase == Phase::Devalidating && self.mmu.frames().progress(table) == ENTRIES;
+        word.kind == FrameType::Table(level) && (word.phase == Phase::Valid || untouched)
     }
 
     /// The domain dies, and everything must come back.
     pub fn end(&self, domain: DomId, roots: &mut Roots) {
+        self.end_beside(domain, roots, &[]);
+    }
+
+    /// The same, while others go on.
+    pub fn end_beside(&self, domain: DomId, roots: &mut Roots, others: &[&Roots]) {
         self.mmu.release_roots(domain, roots).unwrap();
         done(self.mmu.release_domain(domain, &mut Budget::unlimited())).unwrap();
         assert_eq!(self.mmu.frames_of(domain), 0, "{domain} left frames behind");
-        self.check(&[]);
+        self.check(others);
     }
 
     pub fn access(&self, root: Mfn, address: u64, write: bool) -> Result<Mfn, crate::machine::fake::Fault> {

@@ -1,0 +1,66 @@
+//! Builds the bundled guest kernel, which `src/kernel_image.rs` embeds.
+//!
+//! The kernel is a member of the workspace, but its image needs flags that nothing else may have: so a
+//! nested cargo builds it, with a target directory of its own (this cargo holds the lock of the other)
+//! and `--target` (so that the flags stay away from build scripts). `PARAVANE_KERNEL_IMAGE` in the
+//! environment names an image to embed instead.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const OVERRIDE: &str = "PARAVANE_KERNEL_IMAGE";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Everything that the image is made of, seen from the workspace.
+const SOURCES: [&str; 4] = ["pv-guest-kernel", "pv-abi", "Cargo.toml", "Cargo.lock"];
+const FLAGS: [&str; 6] = [
+    "--cfg",
+    "guest_image",
+    // Linked at a fixed address in the top 2 GiB.
+    "-Crelocation-model=static",
+    "-Ccode-model=kernel",
+    // A trap in kernel mode pushes its frame at RSP.
+    "-Cno-redzone=yes",
+    // For back traces.
+    "-Cforce-frame-pointers=yes",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={OVERRIDE}");
+    let image = match env::var_os(OVERRIDE) {
+        Some(image) => std::path::absolute(image).expect("the image's path"),
+        None => build(),
+    };
+    println!("cargo::rerun-if-changed={}", image.display());
+    println!("cargo::rustc-env={OVERRIDE}={}", image.display());
+}
+
+/// Builds the image and gives its path.
+fn build() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={}", workspace.join(source).display());
+    }
+    let target_dir = PathBuf::from(env::var_os("OUT_DIR").expect("OUT_DIR")).join("guest");
+    let mut cargo = Command::new(env::var_os("CARGO").expect("CARGO"));
+    // What cargo set for this package would confuse the nested one; clippy's wrapper must not check it.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        let inherited =
+            name.starts_with("CARGO") && !name.starts_with("CARGO_HOME") && !name.starts_with("CARGO_NET");
+        if inherited || name.starts_with("RUSTC") || name == "RUSTFLAGS" {
+            cargo.env_remove(&name);
+        }
+    }
+    let status = cargo
+        .current_dir(workspace)
+        .args(["build", "--locked", "--package", "pv-guest-kernel", "--profile", "guest"])
+        .args(["--target", TARGET, "--target-dir"])
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"))
+        .status()
+        .expect("starting cargo");
+    assert!(status.success(), "building the guest kernel failed: {status}");
+    target_dir.join(TARGET).join("guest").join("pv-guest-kernel")
+}

@@ -1,0 +1,185 @@
+//! What can be wrong with a kernel image, or with a domain that it is to be started in.
+//!
+//! Every message is one line and reads well behind the name of the file or option at fault.
+
+use crate::error::{Failure, Refusal};
+use crate::machine::NoSuchFrame;
+use pv_abi::PAGE_SIZE;
+use std::fmt;
+
+/// Why a file is no kernel that can be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// Nothing in it.
+    #[error("the file is empty")]
+    Empty,
+    /// No ELF magic. What it is instead, where that can be told.
+    #[error("not an ELF image{0}")]
+    NotElf(&'static str),
+    /// Something that the headers name lies behind the file's end.
+    #[error("truncated: {what} end at byte {end}, but the file has {length}")]
+    Truncated {
+        /// What lies there, in the plural.
+        what: &'static str,
+        /// Where it ends, at least.
+        end: u64,
+        /// Bytes in the file.
+        length: usize,
+    },
+    /// Class ELF32.
+    #[error("a 32-bit image; only 64-bit guests are supported")]
+    Bits32,
+    /// Data encoding other than little-endian.
+    #[error("not a little-endian ELF image")]
+    NotLittleEndian,
+    /// `e_machine`.
+    #[error("built for ELF machine {0}, not for x86-64 (62)")]
+    WrongMachine(u16),
+    /// `e_type` is neither EXEC nor DYN.
+    #[error("ELF type {0}: an object or core file, not an executable image")]
+    NotExecutable(u16),
+    /// Header tables whose entries have an unknown size, or more entries than the format has without tricks.
+    #[error("the {0} table has an unusual format")]
+    OddTable(&'static str),
+    /// No note of owner `Xen`.
+    #[error("no Xen notes: not built as a Xen PV kernel")]
+    NoXenNotes,
+    /// Only a `__xen_guest` section.
+    #[error("only a legacy __xen_guest section: an image with Xen ELF notes is needed")]
+    LegacyOnly,
+    /// Notes that do not parse.
+    #[error("malformed ELF notes")]
+    BadNotes,
+    /// A numeric note that is neither 4 nor 8 bytes long.
+    #[error("the Xen note {0} is not a number of 4 or 8 bytes")]
+    BadNote(&'static str),
+    /// The XEN_VERSION note names something else, or is missing.
+    #[error("XEN_VERSION is \"{0}\", not xen-3.0")]
+    WrongVersion(String),
+    /// No LOAD segment with any memory.
+    #[error("no segment to load")]
+    NoSegments,
+    /// A LOAD segment that has more bytes in the file than in memory.
+    #[error("segment {index} has {file:#x} bytes in the file but only {memory:#x} in memory")]
+    SegmentShrinks {
+        /// Index among the program headers.
+        index: usize,
+        /// Bytes in the file.
+        file: u64,
+        /// Bytes in memory.
+        memory: u64,
+    },
+    /// A LOAD segment that no domain could hold, or whose addresses wrap.
+    #[error("segment {index} is huge or out of range: {memory:#x} bytes at physical address {address:#x}")]
+    SegmentRange {
+        /// Index among the program headers.
+        index: usize,
+        /// Its physical address, as the file has it.
+        address: u64,
+        /// Bytes in memory.
+        memory: u64,
+    },
+    /// Two LOAD segments want the same memory.
+    #[error("segments {0} and {1} overlap")]
+    Overlap(usize, usize),
+    /// VIRT_BASE is not page-aligned.
+    #[error("VIRT_BASE {0:#x} is not page-aligned")]
+    UnalignedBase(u64),
+    /// The entry point lies in no segment.
+    #[error("the entry point {0:#x} lies outside the image")]
+    EntryOutside(u64),
+    /// The hypercall page is unaligned or lies in no segment.
+    #[error("the hypercall page {0:#x} is not page-aligned within the image")]
+    HypercallPageOutside(u64),
+}
+
+/// Why an image and a domain's size, ramdisk and command line do not go together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Image, tables and stack do not fit.
+    #[error("memory too small: this kernel needs at least {needs}, the domain has {has}")]
+    MemoryTooSmall {
+        /// The least that would do.
+        needs: Amount,
+        /// What there is.
+        has: Amount,
+    },
+    /// More than a domain may have.
+    #[error("memory too large: a domain may have {most}, not {has}")]
+    MemoryTooLarge {
+        /// The most.
+        most: Amount,
+        /// What was asked for.
+        has: Amount,
+    },
+    /// They would fit but for the ramdisk.
+    #[error("ramdisk too big: with it the domain needs at least {needs} of memory, and it has {has}")]
+    RamdiskTooBig {
+        /// The least that would do.
+        needs: Amount,
+        /// What there is.
+        has: Amount,
+    },
+    /// Longer than `start_info` has room for.
+    #[error("command line too long: {length} bytes, at most {} fit", super::MAX_COMMAND_LINE)]
+    CommandLineTooLong {
+        /// Its bytes.
+        length: usize,
+    },
+    /// A zero byte would end it early.
+    #[error("the command line has a zero byte")]
+    CommandLineHasZero,
+    /// The mapping would leave the guest's part of the address space.
+    #[error(
+        "the address range {start:#x} + {bytes:#x} wanted by the kernel's notes is not the guest's to use"
+    )]
+    AddressRange {
+        /// Its first address.
+        start: u64,
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+/// Why a planned domain could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The machine has not got the memory.
+    #[error("the domain needs {needs}, and the machine has {has} left")]
+    MachineTooSmall {
+        /// The domain's memory.
+        needs: Amount,
+        /// What is free.
+        has: Amount,
+    },
+    /// The page tables were refused, or the machine failed.
+    #[error("the domain cannot be built: {0}")]
+    Mmu(#[from] Failure),
+    /// The machine's memory is not what it was.
+    #[error("the domain cannot be built: {0}")]
+    Memory(#[from] NoSuchFrame),
+    /// The plan names a page that the domain does not have: a defect of the plan.
+    #[error("the domain cannot be built: it has no pfn {0:#x}")]
+    Plan(u64),
+}
+
+impl From<Refusal> for BuildError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Mmu(refusal.into())
+    }
+}
+
+/// An amount of memory in pages, shown exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount(pub u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = u128::from(self.0) * PAGE_SIZE as u128;
+        if bytes.is_multiple_of(1 << 20) {
+            write!(f, "{} MiB", bytes >> 20)
+        } else {
+            write!(f, "{} KiB", bytes >> 10)
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What can be said on the command line.
+
+use super::size;
+use clap::{Parser, Subcommand};
+use hypervisor::builder::Amount;
+use std::path::PathBuf;
+
+/// Paravane boots paravirtual guests on /dev/kvm, speaking Xen's PV ABI.
+///
+/// Without a command it runs the bundled guest kernel.
+#[derive(Debug, Parser)]
+#[command(name = "paravane", version, args_conflicts_with_subcommands = true, after_help = STATUS_HELP)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+const STATUS_HELP: &str = "\
+Exit status: 0 fine; 1 configuration or host; 2 usage; 3 the guest crashed; 4 the guest ended with a failure; \
+128+n ended by signal n.
+PARAVANE_LOG=debug traces what the hypervisor does, on stderr.";
+
+impl Args {
+    /// The command; without one, `run`.
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Run(self.run))
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a guest; its console is this terminal, and Ctrl-] leaves it
+    Run(RunArgs),
+    /// Say what this host's KVM is like, and what is missing
+    Check(CheckArgs),
+    /// Write the bundled guest kernel to a file
+    Kernel(KernelArgs),
+}
+
+/// `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// An ELF image with Xen notes, in place of the bundled guest kernel
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// A file that the kernel finds as its ramdisk
+    #[arg(long, value_name = "FILE")]
+    pub ramdisk: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "STR", default_value = "")]
+    pub cmdline: String,
+    /// The guest's memory: 256M, 1G
+    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = size::parse)]
+    pub memory: Amount,
+    /// Memory of the whole machine, the hypervisor's own included [default: what the guest needs]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub machine_memory: Option<Amount>,
+    /// Physical CPUs of the machine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub pcpus: u32,
+    /// Commands for the bundled kernel's shell, instead of what is typed; the first that fails is the last
+    #[arg(long, value_name = "CMD; CMD")]
+    pub exec: Option<String>,
+}
+
+/// `check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kernel`.
+#[derive(Debug, clap::Args)]
+pub struct KernelArgs {
+    /// Where to write it; - is stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(words: &[&str]) -> RunArgs {
+        match Args::try_parse_from(words).unwrap().into_command() {
+            Command::Run(args) => args,
+            other => panic!("not run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_the_default() {
+        assert_eq!(run(&["paravane"]).memory, Amount(32768));
+        assert_eq!(run(&["paravane", "--memory", "1G"]).memory, Amount(262_144));
+        assert_eq!(
+            run(&["paravane", "run", "--exec", "selftest; poweroff"]).exec.unwrap(),
+            "selftest; poweroff"
+        );
+    }
+}

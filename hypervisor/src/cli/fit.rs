@@ -1,0 +1,64 @@
+//! How much memory the machine is to have.
+
+use super::args::RunArgs;
+use super::status::Failure;
+use hypervisor::builder::Amount;
+use hypervisor::machine::kvm::frames_needed;
+
+/// Frames of a domain that are not its memory: its shared info page, and room for the builder.
+const DOMAIN_OVERHEAD: u64 = 16;
+
+/// The machine's frames: what was asked for, or what the domain and the hypervisor need.
+pub fn machine_frames(args: &RunArgs) -> Result<u64, Failure> {
+    let needed = needed_frames(args.memory.0 + DOMAIN_OVERHEAD, args.pcpus);
+    if let Some(host) = host_memory().filter(|host| args.memory.0 > host.0) {
+        let message = format_args!("{} is more than this host has ({host})", args.memory);
+        return Err(Failure::about("--memory", message));
+    }
+    match args.machine_memory {
+        Some(machine) if machine.0 < needed => Err(Failure::about(
+            "--machine-memory",
+            format_args!(
+                "a guest of {} does not fit into a machine of {machine}: with the hypervisor's own, {} are needed",
+                args.memory,
+                Amount(needed)
+            ),
+        )),
+        Some(machine) => Ok(machine.0),
+        None => Ok(needed),
+    }
+}
+
+/// The least machine that leaves `domain` frames to domains. What the hypervisor needs grows with the machine.
+pub fn needed_frames(domain: u64, pcpus: u32) -> u64 {
+    let mut frames = domain;
+    loop {
+        let needed = domain + frames_needed(frames, pcpus);
+        if needed <= frames {
+            return frames;
+        }
+        frames = needed;
+    }
+}
+
+/// The memory of this host, where it can be found out.
+fn host_memory() -> Option<Amount> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(Amount(kib / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_just_large_enough_is_found() {
+        for domain in [1, 4096, 1 << 20] {
+            let frames = needed_frames(domain, 2);
+            assert!(frames - frames_needed(frames, 2) >= domain);
+            assert!(frames - frames_needed(frames, 2) < domain + 64, "far too large for {domain}: {frames}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The command line: what the user says, sees, and gets as an exit status.
+//!
+//! Messages of the hypervisor go to stderr, output of the guest to stdout. Every error is one line.
+
+mod args;
+mod check;
+mod command_line;
+mod files;
+mod fit;
+mod image;
+mod kernel;
+mod keyboard;
+mod output;
+mod run;
+mod screen;
+mod session;
+mod size;
+mod status;
+mod terminal;
+
+use args::{Args, Command};
+use clap::Parser;
+use status::{Failure, Status};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Does what the command line asks for.
+pub fn main() -> ExitCode {
+    install_panic_hook();
+    start_log();
+    let outcome = match Args::try_parse() {
+        Ok(args) => dispatch(args.into_command()),
+        Err(error) => return usage(&error),
+    };
+    match outcome {
+        Ok(status) => status.into(),
+        Err(Failure { status, message }) => {
+            say(&message);
+            status.into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Status, Failure> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Kernel(args) => kernel::kernel(&args),
+    }
+}
+
+/// Writes one line to stderr. One that cannot be written is nobody's loss.
+pub fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "paravane: {message}");
+}
+
+/// Prints help and version as they are, and an error as one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return Status::Fine.into();
+    }
+    let text = error.to_string();
+    // The first paragraph is the error; usage and hints follow.
+    let words = text.lines().take_while(|line| !line.trim().is_empty()).flat_map(str::split_whitespace);
+    let line = words.collect::<Vec<_>>().join(" ");
+    say(&format!("{} (see paravane --help)", line.strip_prefix("error: ").unwrap_or(&line)));
+    Status::Usage.into()
+}
+
+/// A panic is a defect of ours: the terminal is restored, the message is shown, and the status is not Rust's 101.
+fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        terminal::restore();
+        say(&format!("internal error, please report it: {panic}"));
+        std::process::exit(Status::Configuration as i32);
+    }));
+}
+
+/// `PARAVANE_LOG` says what is traced, in the syntax of `tracing_subscriber::EnvFilter`.
+fn start_log() {
+    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("PARAVANE_LOG") else { return };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}

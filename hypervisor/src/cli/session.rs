@@ -1,0 +1,169 @@
+//! A guest's life, from its building to its end, and what the user has of it.
+
+use super::command_line::Commands;
+use super::image::Images;
+use super::output::Output;
+use super::say;
+use super::screen;
+use super::status::Failure;
+use backends::console::{End, Input};
+use hypervisor::builder::{BuiltDomain, Identity, KernelImage, Plan, build, functions};
+use hypervisor::control::{DomainConfig, Hypervisor};
+use hypervisor::domain::{Console, Domain, DomainEnd};
+use hypervisor::event_channel::alloc_unbound;
+use hypervisor::host_domain::{ConsoleThread, HostDomain};
+use hypervisor::report::Symbol;
+use hypervisor::vcpu::StartState;
+use pv_abi::{DomId, EventPort};
+use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+/// What all lives of a guest have in common: a reboot begins another.
+pub struct Session<'a> {
+    /// The hypervisor.
+    pub hypervisor: Arc<Hypervisor>,
+    /// The files.
+    pub images: &'a Images,
+    /// The kernel among them.
+    pub kernel: &'a KernelImage<'a>,
+    /// Where everything goes.
+    pub plan: &'a Plan,
+    /// What is typed.
+    pub input: Arc<Input>,
+    /// What ends the guest from outside.
+    pub exit: Arc<Exit>,
+    /// Where the shell's commands come from.
+    pub commands: Commands<'a>,
+}
+
+impl Session<'_> {
+    /// Lives one life: builds a domain, runs it, and stays until nothing is left of it.
+    pub fn live(&self) -> Result<DomainEnd, Failure> {
+        let born = Instant::now();
+        let output = self.output(born);
+        let config = DomainConfig {
+            name: "guest".into(),
+            maximum_pages: self.plan.pages,
+            console: Arc::new(EmergencyConsole(Mutex::new(output.clone()))),
+        };
+        let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
+        self.exit.set_domain(&domain);
+        let console = match self.fill_and_start(&domain, output) {
+            Ok(console) => console,
+            Err(failure) => {
+                self.hypervisor.destroy(&domain);
+                let end = self.hypervisor.wait(&domain);
+                // A user who leaves meanwhile is no failure.
+                return if self.exit.has_left() { Ok(end) } else { Err(failure) };
+            }
+        };
+        let end = self.hypervisor.wait(&domain);
+        console.finish();
+        Ok(end)
+    }
+
+    fn fill_and_start(&self, domain: &Arc<Domain>, output: Output) -> Result<ConsoleThread, Failure> {
+        let mmu = &self.hypervisor.services().mmu;
+        let console_port = alloc_unbound(domain, DomId::HOST).map_err(Failure::new)?;
+        let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
+        let built = build(mmu, identity, self.kernel, self.images.ramdisk(), self.plan);
+        let built = built.map_err(|error| Failure::about(self.images.name(), error))?;
+        domain.set_current_pages(self.plan.pages);
+        let functions = functions(self.images.kernel_bytes()).into_iter();
+        let symbol =
+            |f: hypervisor::builder::Function| Symbol { address: f.address, size: f.size, name: f.name };
+        domain.set_symbols(functions.map(symbol).collect());
+        let console = self.serve_console(domain, &built, console_port, output)?;
+        let BuiltDomain { root, entry, stack, start_info, .. } = built;
+        self.hypervisor
+            .start(domain, &StartState { root, entry, stack, start_info })
+            .map_err(Failure::new)?;
+        Ok(console)
+    }
+
+    fn serve_console(
+        &self,
+        domain: &Arc<Domain>,
+        built: &BuiltDomain,
+        port: EventPort,
+        output: Output,
+    ) -> Result<ConsoleThread, Failure> {
+        let host = HostDomain::new(self.hypervisor.services().mmu.clone(), domain.clone(), built.console);
+        let exit = Arc::clone(&self.exit);
+        let ended = move |end: &End| match end {
+            // Whoever read the output has seen enough.
+            End::Sink(_) => exit.leave(),
+            End::Disconnected(reason) => say(&format!("the guest's console is disconnected: {reason}")),
+            End::Stopped => {}
+        };
+        ConsoleThread::start(host, port, Arc::clone(&self.input), output, ended).map_err(Failure::new)
+    }
+
+    /// The guest's output; its first words bring the rest of the first screen.
+    fn output(&self, born: Instant) -> Output {
+        let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.images.name().to_owned());
+        let typed = self.commands == Commands::Typed;
+        Output::new(move || {
+            let validated = mmu.counters().entries_validated;
+            screen::booted(&name, born.elapsed(), validated, typed);
+        })
+    }
+}
+
+/// What a guest writes before it has a console.
+#[derive(Debug)]
+struct EmergencyConsole(Mutex<Output>);
+
+impl Console for EmergencyConsole {
+    fn write(&self, bytes: &[u8]) {
+        // Where nobody reads, the console's thread will notice.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes);
+    }
+}
+
+/// The user's way out: ends whatever domain there is, and the next before it starts.
+///
+/// It holds the hypervisor weakly: a thread that waits for a key must not keep it alive.
+pub struct Exit {
+    hypervisor: Weak<Hypervisor>,
+    state: Mutex<(bool, Option<Arc<Domain>>)>,
+}
+
+impl Exit {
+    /// For the domains of a hypervisor.
+    pub fn new(hypervisor: &Arc<Hypervisor>) -> Self {
+        Self { hypervisor: Arc::downgrade(hypervisor), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (bool, Option<Arc<Domain>>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn destroy(&self, domain: &Domain) {
+        if let Some(hypervisor) = self.hypervisor.upgrade() {
+            hypervisor.destroy(domain);
+        }
+    }
+
+    /// Ends the guest.
+    pub fn leave(&self) {
+        let mut state = self.state();
+        state.0 = true;
+        state.1.iter().for_each(|domain| self.destroy(domain));
+    }
+
+    /// Whether [`Self::leave`] was called.
+    pub fn has_left(&self) -> bool {
+        self.state().0
+    }
+
+    /// This is the domain to end.
+    fn set_domain(&self, domain: &Arc<Domain>) {
+        let mut state = self.state();
+        if state.0 {
+            self.destroy(domain);
+        }
+        state.1 = Some(Arc::clone(domain));
+    }
+}

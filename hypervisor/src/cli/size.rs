@@ -1,0 +1,64 @@
+//! Amounts of memory on the command line.
+
+use hypervisor::builder::{Amount, MAX_PAGES};
+use pv_abi::{PAGE_SHIFT, PAGE_SIZE};
+
+/// Reads a number with a unit: K, M, G or T, powers of 1024. The result is whole pages.
+///
+/// A number without a unit is refused: some tools mean bytes by it, others mebibytes.
+pub fn parse(text: &str) -> Result<Amount, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        _ if number.is_empty() => return Err("a number with a unit is needed, such as 256M or 1G".into()),
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        "" => return Err(format!("a unit is needed: {number}M, say")),
+        _ => return Err("the unit must be one of K, M, G, T".into()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let pages = bytes.map(|bytes| bytes >> PAGE_SHIFT).filter(|&pages| pages <= MAX_PAGES);
+    let (Some(bytes), Some(pages)) = (bytes, pages) else {
+        return Err(format!("more than {} is not supported", Amount(MAX_PAGES)));
+    };
+    match bytes.is_multiple_of(PAGE_SIZE as u64) {
+        _ if bytes == 0 => Err("it must be more than nothing".into()),
+        true => Ok(Amount(pages)),
+        false => Err("it must be a multiple of 4K, the size of a page".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_powers_of_1024() {
+        assert_eq!(parse("4K"), Ok(Amount(1)));
+        assert_eq!(parse("256M"), Ok(Amount(65_536)));
+        assert_eq!(parse("1g"), Ok(Amount(262_144)));
+        assert_eq!(parse("1T"), Ok(Amount(MAX_PAGES)));
+    }
+
+    #[test]
+    fn what_is_no_size_says_why() {
+        for (text, reason) in [
+            ("", "number with a unit"),
+            ("M", "number with a unit"),
+            ("-1M", "number with a unit"),
+            ("128", "128M, say"),
+            ("1.5G", "one of K, M, G, T"),
+            ("128MB", "one of K, M, G, T"),
+            ("0M", "more than nothing"),
+            ("5K", "multiple of 4K"),
+            ("2T", "more than 1048576 MiB"),
+            ("99999999999999999999G", "more than"),
+            ("18446744073709551615G", "more than"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

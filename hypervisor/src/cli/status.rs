@@ -1,0 +1,46 @@
+//! Exit statuses, and errors that carry one.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// What the process reports to whoever started it. A signal adds 128 to its number instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The guest ended well, or what was asked for was done.
+    Fine = 0,
+    /// The configuration or the host does not allow it, or Paravane has a defect.
+    Configuration = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The guest crashed.
+    Crashed = 3,
+    /// The guest ended with a failure.
+    Failed = 4,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// Why nothing was done: one line for the user, and the exit status.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit status.
+    pub status: Status,
+    /// The line.
+    pub message: String,
+}
+
+impl Failure {
+    /// Something is wrong with the host or with what was configured.
+    pub fn new(message: impl Display) -> Self {
+        Self { status: Status::Configuration, message: message.to_string() }
+    }
+
+    /// The same, about a thing that has a name: a file, an option.
+    pub fn about(what: impl Display, message: impl Display) -> Self {
+        Self::new(format_args!("{what}: {message}"))
+    }
+}

@@ -1,0 +1,4 @@
+//! What the heads of this module's files promise.
+
+mod table;
+mod word;

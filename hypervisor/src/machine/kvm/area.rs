@@ -1,0 +1,264 @@
+//! The hypervisor's own part of every address space, and its frames in machine memory.
+//!
+//! | L4 slot | what | who |
+//! |---|---|---|
+//! | 256 | the M2P once more, where the host lets CPL3 use this slot | CPL3 reads |
+//! | 257 | [`AREA`]: stub, LSTAR page, IDT, doorbell, per-pcpu pages | CPL0, but for the LSTAR page on some hosts, and the doorbell |
+//! | 258 | the M2P | CPL3 reads |
+//! | 259 | direct map of all memory, in the scribe's root only | CPL0 |
+//!
+//! Invariants:
+//! - Every frame below the M2P is the hypervisor's and no guest can map it; what CPL3 can reach in these slots is
+//!   the M2P (to read), the doorbell (no memory behind it), and the LSTAR page where the probe says so.
+//! - After the start-up probes nothing in these tables changes: no guest can have a stale translation of them.
+
+use super::super::{Layout, MachineMemory, NoSuchFrame};
+use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
+use pv_abi::{Mfn, PAGE_SIZE};
+
+/// First address of L4 slot 257.
+pub const AREA: u64 = 0xffff_8080_0000_0000;
+/// Where guests read the M2P: L4 slot 258.
+pub const M2P_ADDRESS: u64 = 0xffff_8100_0000_0000;
+/// The scribe's direct map: L4 slot 259.
+pub const DIRECT_MAP: u64 = 0xffff_8180_0000_0000;
+
+/// The stub's code: supervisor, read and execute.
+pub const STUB: u64 = AREA;
+/// The page that `syscall` lands on.
+pub const LSTAR: u64 = AREA + PAGE_SIZE as u64;
+/// The IDT.
+pub const IDT: u64 = AREA + 2 * PAGE_SIZE as u64;
+/// The hypercall doorbell: mapped for CPL3, with nothing behind it.
+pub const DOORBELL: u64 = AREA + 3 * PAGE_SIZE as u64;
+/// Machine address of the doorbell: no slot will ever be there.
+pub const DOORBELL_MACHINE_ADDRESS: u64 = 0xff_ffff_f000;
+
+/// Pages of one pcpu: TSS, stack, IST stacks, GDT.
+const PCPU_PAGES: u64 = 3 + GDT_PAGES;
+/// Pages of a GDT: 14 for the guest, one for the hypervisor's descriptors.
+pub const GDT_PAGES: u64 = 15;
+/// Pages of [`AREA`] before the first pcpu's.
+const SHARED_PAGES: u64 = 4;
+/// Frames that the start-up probes use. They stay the hypervisor's, so nothing that a probe left behind in KVM can
+/// reach a guest.
+pub const PROBE_FRAMES: u64 = 16;
+
+/// One pcpu's pages: where they are, and where they are mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct PcpuPages {
+    first: Mfn,
+    address: u64,
+}
+
+impl PcpuPages {
+    /// Page `n` of the pcpu: its frame and its virtual address.
+    const fn page(&self, n: u64) -> (Mfn, u64) {
+        (Mfn(self.first.0 + n), self.address + n * PAGE_SIZE as u64)
+    }
+
+    /// The task state segment.
+    pub const fn tss(&self) -> (Mfn, u64) {
+        self.page(0)
+    }
+
+    /// The stack of all exceptions but those with a stack of their own; it grows down from the page's end.
+    pub const fn stack(&self) -> (Mfn, u64) {
+        self.page(1)
+    }
+
+    /// Four stacks of 1 KiB for #DB, NMI, #DF and #MC.
+    pub const fn ist_stacks(&self) -> (Mfn, u64) {
+        self.page(2)
+    }
+
+    /// The first page of the GDT.
+    pub const fn gdt(&self) -> (Mfn, u64) {
+        self.page(3)
+    }
+}
+
+/// Where the hypervisor's frames are: computed from the machine's size and its number of pcpus.
+#[derive(Clone, Copy, Debug)]
+pub struct Area {
+    frames: u64,
+    pcpus: u64,
+    with_scribe: u64,
+}
+
+impl Area {
+    /// Plans a machine of `frames` pages with `pcpus` pcpus and one more vCPU of KVM, the scribe.
+    pub const fn new(frames: u64, pcpus: u64) -> Self {
+        Self { frames, pcpus, with_scribe: pcpus + 1 }
+    }
+
+    /// Frames that the hypervisor takes, the M2P included.
+    pub const fn frames_needed(&self) -> u64 {
+        self.m2p_first().0 + self.m2p_frames()
+    }
+
+    // Frame 0 stays unused: an entry of zeros must name nothing. Then: L3, L2 of slot 257 and its L1 tables; L3
+    // and L2 of the M2P and its L1 tables; the scribe's root, its L3 and its L2 tables; the shared pages; the
+    // pcpus' pages; the M2P.
+    const fn area_l3(&self) -> Mfn {
+        Mfn(1)
+    }
+    const fn area_l2(&self) -> Mfn {
+        Mfn(2)
+    }
+    const fn area_l1(&self) -> Mfn {
+        Mfn(3)
+    }
+    const fn area_pages(&self) -> u64 {
+        SHARED_PAGES + self.with_scribe * PCPU_PAGES
+    }
+    const fn m2p_l3(&self) -> Mfn {
+        Mfn(self.area_l1().0 + self.area_pages().div_ceil(ENTRIES as u64))
+    }
+    const fn m2p_l2(&self) -> Mfn {
+        Mfn(self.m2p_l3().0 + 1)
+    }
+    const fn m2p_l1(&self) -> Mfn {
+        Mfn(self.m2p_l2().0 + 1)
+    }
+    const fn m2p_frames(&self) -> u64 {
+        (self.frames * 8).div_ceil(PAGE_SIZE as u64)
+    }
+    const fn direct_l3(&self) -> Mfn {
+        Mfn(self.m2p_l1().0 + self.m2p_frames().div_ceil(ENTRIES as u64))
+    }
+    const fn direct_l2(&self) -> Mfn {
+        Mfn(self.direct_l3().0 + 1)
+    }
+    const fn direct_tables(&self) -> u64 {
+        (self.frames * PAGE_SIZE as u64).div_ceil(1 << Level::L3.shift())
+    }
+    /// The scribe's root table.
+    pub const fn scribe_root(&self) -> Mfn {
+        Mfn(self.direct_l2().0 + self.direct_tables())
+    }
+    const fn shared_page(&self, n: u64) -> Mfn {
+        Mfn(self.scribe_root().0 + 1 + n)
+    }
+    /// First of the [`PROBE_FRAMES`].
+    pub const fn probe(&self) -> Mfn {
+        Mfn(self.shared_page(SHARED_PAGES).0 + self.with_scribe * PCPU_PAGES)
+    }
+    const fn m2p_first(&self) -> Mfn {
+        Mfn(self.probe().0 + PROBE_FRAMES)
+    }
+
+    /// Frame of the stub's code.
+    pub const fn stub(&self) -> Mfn {
+        self.shared_page(0)
+    }
+    /// Frame that `syscall` lands on.
+    pub const fn lstar(&self) -> Mfn {
+        self.shared_page(1)
+    }
+    /// Frame of the IDT.
+    pub const fn idt(&self) -> Mfn {
+        self.shared_page(2)
+    }
+
+    /// The pages of pcpu `number`; the scribe's number is that of the pcpus.
+    pub const fn pcpu(&self, number: u64) -> PcpuPages {
+        let n = SHARED_PAGES + number * PCPU_PAGES;
+        PcpuPages { first: self.shared_page(n), address: AREA + n * PAGE_SIZE as u64 }
+    }
+
+    /// The pages of the scribe.
+    pub const fn scribe(&self) -> PcpuPages {
+        self.pcpu(self.pcpus)
+    }
+
+    /// Writes the tables, the LSTAR page left out: [`Self::map_lstar`] maps it when the probe knows how.
+    ///
+    /// # Errors
+    /// [`NoSuchFrame`] where the machine is too small to hold them.
+    pub fn write_tables(&self, memory: &MachineMemory) -> Result<(), NoSuchFrame> {
+        let upper = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
+        let set = |table: Mfn, index: u64, mfn: Mfn, flags| {
+            let table = Mfn(table.0 + index / ENTRIES as u64);
+            memory.exchange_entry(table, index as usize % ENTRIES, Pte::new(mfn, flags), 0).map(|_| ())
+        };
+        set(self.area_l3(), 0, self.area_l2(), upper)?;
+        for n in 0..self.area_pages().div_ceil(ENTRIES as u64) {
+            set(self.area_l2(), n, Mfn(self.area_l1().0 + n), upper)?;
+        }
+        let private = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::NO_EXECUTE;
+        set(self.area_l1(), 0, self.stub(), PteFlags::PRESENT)?;
+        set(self.area_l1(), 2, self.idt(), private)?;
+        set(self.area_l1(), 3, Mfn::containing(DOORBELL_MACHINE_ADDRESS), private | PteFlags::USER)?;
+        for n in SHARED_PAGES..self.area_pages() {
+            set(self.area_l1(), n, self.shared_page(n), private)?;
+        }
+
+        let readable = PteFlags::PRESENT | PteFlags::USER;
+        set(self.m2p_l3(), 0, self.m2p_l2(), readable)?;
+        for n in 0..self.m2p_frames().div_ceil(ENTRIES as u64) {
+            set(self.m2p_l2(), n, Mfn(self.m2p_l1().0 + n), readable)?;
+        }
+        for n in 0..self.m2p_frames() {
+            set(self.m2p_l1(), n, Mfn(self.m2p_first().0 + n), readable | PteFlags::NO_EXECUTE)?;
+        }
+        self.write_scribe_tables(memory)
+    }
+
+    fn write_scribe_tables(&self, memory: &MachineMemory) -> Result<(), NoSuchFrame> {
+        let flags = PteFlags::PRESENT | PteFlags::WRITABLE;
+        let root = self.scribe_root();
+        let set = |table, index, pte| memory.exchange_entry(table, index, pte, 0).map(|_| ());
+        for (n, slot) in self.slots(false).iter().enumerate() {
+            set(root, FIRST_HYPERVISOR_SLOT + n, *slot)?;
+        }
+        set(root, Level::L4.index(DIRECT_MAP), Pte::new(self.direct_l3(), flags))?;
+        for n in 0..self.direct_tables() {
+            set(self.direct_l3(), n as usize, Pte::new(Mfn(self.direct_l2().0 + n), flags))?;
+        }
+        // Large pages: nobody but the scribe, who is no guest, walks these.
+        for n in 0..(self.frames * PAGE_SIZE as u64).div_ceil(1 << Level::L2.shift()) {
+            let table = Mfn(self.direct_l2().0 + n / ENTRIES as u64);
+            let large = flags | PteFlags::PAGE_SIZE_OR_PAT | PteFlags::NO_EXECUTE;
+            set(table, n as usize % ENTRIES, Pte::new(Mfn(n * ENTRIES as u64), large))?;
+        }
+        Ok(())
+    }
+
+    /// Maps the LSTAR page, for CPL3 to execute where `syscall` leaves the CPU there.
+    ///
+    /// # Errors
+    /// As [`Self::write_tables`].
+    pub fn map_lstar(&self, memory: &MachineMemory, for_user: bool) -> Result<(), NoSuchFrame> {
+        let user = if for_user { PteFlags::USER } else { PteFlags::empty() };
+        memory
+            .exchange_entry(self.area_l1(), 1, Pte::new(self.lstar(), PteFlags::PRESENT | user), 0)
+            .map(|_| ())
+    }
+
+    /// What slots 256–271 of an L4 table hold.
+    pub fn slots(&self, m2p_at_fixed_address: bool) -> [Pte; super::super::layout::HYPERVISOR_SLOTS] {
+        let mut slots = [Pte(0); super::super::layout::HYPERVISOR_SLOTS];
+        let m2p = Pte::new(self.m2p_l3(), PteFlags::PRESENT | PteFlags::USER);
+        if m2p_at_fixed_address {
+            slots[0] = m2p;
+        }
+        slots[1] = Pte::new(self.area_l3(), PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER);
+        slots[2] = m2p;
+        slots
+    }
+
+    /// The layout that the layers above see.
+    pub fn layout(&self, m2p_at_fixed_address: bool, hypercall_page: Vec<u8>) -> Layout {
+        let m2p = self.m2p_first().0;
+        Layout {
+            frames: self.frames,
+            m2p: m2p..m2p + self.m2p_frames(),
+            first_free: Mfn(self.frames_needed()),
+            slots: self.slots(m2p_at_fixed_address),
+            m2p_address: M2P_ADDRESS..M2P_ADDRESS + self.frames * 8,
+            m2p_at_fixed_address,
+            hypercall_page,
+        }
+    }
+}

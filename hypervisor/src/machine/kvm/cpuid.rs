@@ -1,0 +1,115 @@
+//! What CPUID tells: one policy for the machine, since some hosts answer CPL3 by themselves.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use pv_abi::cpuid::{FIRST_LEAF, SIGNATURE};
+use pv_abi::extension;
+
+/// Xen's version, as CPUID and `xen_version` report it: major, minor.
+pub const XEN_VERSION: (u32, u32) = (4, 17);
+
+// Leaf 1: what a PV guest must not find.
+const LEAF1_ECX_HIDDEN: u32 = 1 << 3 // MONITOR
+    | 1 << 5 // VMX
+    | 1 << 17 // PCID
+    | 1 << 21 // x2APIC
+    | 1 << 24; // TSC deadline
+const LEAF1_EDX_HIDDEN: u32 = 1 << 1 // VME
+    | 1 << 3 // PSE
+    | 1 << 12 // MTRR
+    | 1 << 13 // PGE
+    | 1 << 17; // PSE36
+const LEAF7_EBX_HIDDEN: u32 = 1 << 7 // SMEP
+    | 1 << 10 // INVPCID
+    | 1 << 20; // SMAP
+const LEAF7_ECX_HIDDEN: u32 = 1 << 2 // UMIP
+    | 1 << 3 // PKU
+    | 1 << 4 // OSPKE
+    | 1 << 16; // LA57
+// AMX state does not fit into the image that a vCPU's state is kept in.
+const LEAF7_EDX_HIDDEN: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+const LEAFD1_EAX_HIDDEN: u32 = 1 << 3; // XSAVES
+const EXT1_ECX_HIDDEN: u32 = 1 << 2; // SVM
+const EXT1_EDX_HIDDEN: u32 = 1 << 1 | 1 << 3 | 1 << 12 | 1 << 13 | 1 << 17 | 1 << 26; // and 1 GiB pages
+
+/// The machine's CPUID leaves.
+#[derive(Clone, Debug)]
+pub struct CpuidPolicy {
+    entries: Vec<kvm_cpuid_entry2>,
+}
+
+impl CpuidPolicy {
+    /// What the host supports, without what a PV guest must not use, and with Xen's and our own leaves.
+    pub fn new(supported: &CpuId) -> Self {
+        let mut entries: Vec<_> = supported
+            .as_slice()
+            .iter()
+            .copied()
+            .filter(|entry| entry.function >> 16 != FIRST_LEAF >> 16)
+            .map(hide)
+            .collect();
+        let leaf = |function, eax, [ebx, ecx, edx]: [u32; 3]| kvm_cpuid_entry2 {
+            function,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        entries.push(leaf(FIRST_LEAF, FIRST_LEAF + 2, SIGNATURE));
+        entries.push(leaf(FIRST_LEAF + 1, XEN_VERSION.0 << 16 | XEN_VERSION.1, [0; 3]));
+        // One hypercall page, registered by an MSR that PV guests do not use; no features.
+        entries.push(leaf(FIRST_LEAF + 2, 1, [FIRST_LEAF, 0, 0]));
+        let features = extension::ExtensionFeatures::all().bits();
+        entries.push(leaf(extension::CPUID_LEAF, features, extension::SIGNATURE));
+        Self { entries }
+    }
+
+    /// EAX, EBX, ECX and EDX of a leaf; zeros where there is none.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        self.entries
+            .iter()
+            .find(|entry| {
+                entry.function == leaf
+                    && (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX == 0 || entry.index == subleaf)
+            })
+            .map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    }
+
+    /// For KVM_SET_CPUID2.
+    pub fn to_kvm(&self) -> Option<CpuId> {
+        CpuId::from_entries(&self.entries).ok()
+    }
+
+    /// The extended state that guests may use: x87, SSE, AVX, AVX-512.
+    pub fn xcr0(&self) -> u64 {
+        let [eax, ..] = self.cpuid(0xd, 0);
+        u64::from(eax & 0xe7)
+    }
+
+    /// Whether the CPU has XSAVE, and CR4.OSXSAVE can be set.
+    pub fn has_xsave(&self) -> bool {
+        self.cpuid(1, 0)[2] & 1 << 26 != 0
+    }
+}
+
+fn hide(mut entry: kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
+    match (entry.function, entry.index) {
+        (1, _) => {
+            entry.ecx &= !LEAF1_ECX_HIDDEN;
+            entry.edx &= !LEAF1_EDX_HIDDEN;
+        }
+        (7, 0) => {
+            entry.ebx &= !LEAF7_EBX_HIDDEN;
+            entry.ecx &= !LEAF7_ECX_HIDDEN;
+            entry.edx &= !LEAF7_EDX_HIDDEN;
+        }
+        (0xd, 0) => entry.eax &= 0xe7,
+        (0xd, 1) => entry.eax &= !LEAFD1_EAX_HIDDEN,
+        (0x8000_0001, _) => {
+            entry.ecx &= !EXT1_ECX_HIDDEN;
+            entry.edx &= !EXT1_EDX_HIDDEN;
+        }
+        _ => {}
+    }
+    entry
+}

@@ -1,0 +1,197 @@
+//! GDT, IDT and TSS of a pcpu, and what a selector means to KVM.
+
+use super::super::{Context, MachineMemory, NoSuchFrame};
+use super::area::{Area, GDT_PAGES, IDT, PcpuPages, STUB};
+use super::stub::{VECTOR_STRIDE, VECTORS};
+use kvm_bindings::kvm_segment;
+use pv_abi::segment::{FIRST_RESERVED_GDT_BYTE, FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::{Mfn, PAGE_SIZE};
+
+/// Code of the stub.
+pub const STUB_CS: u16 = 0xe008;
+/// Stack of the stub; `syscall` wants it behind the code.
+pub const STUB_SS: u16 = 0xe010;
+/// The TSS, two entries.
+const TSS_SELECTOR: u16 = 0xe040;
+
+const CODE64_RING0: u64 = 0x00af_9b00_0000_ffff;
+const DATA_RING0: u64 = 0x00cf_9300_0000_ffff;
+const CODE64_RING3: u64 = 0x00af_fb00_0000_ffff;
+const CODE32_RING3: u64 = 0x00cf_fb00_0000_ffff;
+const DATA_RING3: u64 = 0x00cf_f300_0000_ffff;
+
+const TSS_LIMIT: u32 = 0x67;
+/// Vectors with stacks of their own: they can hit the LSTAR page, where RSP is the guest's.
+const OWN_STACK: [u8; 4] = [1, 2, 8, 18];
+const IST_STACK_SIZE: u64 = PAGE_SIZE as u64 / OWN_STACK.len() as u64;
+
+/// Tops of the stacks that frames can lie on.
+pub fn stack_tops(pages: &PcpuPages) -> [u64; 1 + OWN_STACK.len()] {
+    let ist = pages.ist_stacks().1;
+    let mut tops = [pages.stack().1 + PAGE_SIZE as u64; 1 + OWN_STACK.len()];
+    for (n, top) in (1..).zip(&mut tops[1..]) {
+        *top = ist + n * IST_STACK_SIZE;
+    }
+    tops
+}
+
+/// Writes a pcpu's GDT and TSS.
+///
+/// # Errors
+/// [`NoSuchFrame`] where the machine is too small.
+pub fn write_pcpu(memory: &MachineMemory, pages: &PcpuPages) -> Result<(), NoSuchFrame> {
+    let tss = pages.tss().1;
+    let tss_low = (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56 | 0x89 << 40 | u64::from(TSS_LIMIT);
+    for (selector, descriptor) in [
+        (STUB_CS, CODE64_RING0),
+        (STUB_SS, DATA_RING0),
+        (FLAT_RING3_CS32, CODE32_RING3),
+        (FLAT_RING3_SS64, DATA_RING3),
+        (FLAT_RING3_CS64, CODE64_RING3),
+        (TSS_SELECTOR, tss_low),
+        (TSS_SELECTOR + 8, tss >> 32),
+    ] {
+        write_descriptor(memory, pages, usize::from(selector >> 3), descriptor)?;
+    }
+
+    let tss_frame = pages.tss().0;
+    for (n, top) in stack_tops(pages).into_iter().enumerate() {
+        // RSP0 at 4; IST1 at 36 and so on.
+        let offset = if n == 0 { 4 } else { 36 + (n - 1) * 8 };
+        memory.write(tss_frame, offset, &top.to_le_bytes())?;
+    }
+    // The I/O permission map starts behind the limit: no port is allowed.
+    memory.write(tss_frame, 0x66, &(TSS_LIMIT as u16 + 1).to_le_bytes())
+}
+
+/// Writes entry `index` of a pcpu's GDT.
+///
+/// # Errors
+/// [`NoSuchFrame`] where there is no such entry.
+pub fn write_descriptor(
+    memory: &MachineMemory,
+    pages: &PcpuPages,
+    index: usize,
+    descriptor: u64,
+) -> Result<(), NoSuchFrame> {
+    let page = (index / 512) as u64;
+    let frame = Mfn(pages.gdt().0.0 + page);
+    if page >= GDT_PAGES {
+        return Err(NoSuchFrame(frame));
+    }
+    memory.store_u64(frame, index % 512 * 8, descriptor)
+}
+
+/// Writes the IDT: the 32 exceptions, and nothing that `int n` could use but `int3` and `into`.
+///
+/// # Errors
+/// [`NoSuchFrame`] where the machine is too small.
+pub fn write_idt(memory: &MachineMemory, area: &Area) -> Result<(), NoSuchFrame> {
+    for vector in 0..VECTORS {
+        let handler = STUB + u64::from(vector) * VECTOR_STRIDE;
+        let ist = OWN_STACK.iter().position(|&own| u16::from(own) == vector).map_or(0, |n| n as u64 + 1);
+        let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
+        let attributes = 0x8e00 | dpl << 13 | ist;
+        let low =
+            handler & 0xffff | u64::from(STUB_CS) << 16 | attributes << 32 | (handler >> 16 & 0xffff) << 48;
+        memory.store_u64(area.idt(), usize::from(vector) * 16, low)?;
+        memory.store_u64(area.idt(), usize::from(vector) * 16 + 8, handler >> 32)?;
+    }
+    Ok(())
+}
+
+/// The GDT register's base and limit.
+pub fn gdtr(pages: &PcpuPages) -> (u64, u16) {
+    (pages.gdt().1, (GDT_PAGES * PAGE_SIZE as u64 - 1) as u16)
+}
+
+/// The IDT register's base and limit.
+pub fn idtr() -> (u64, u16) {
+    (IDT, VECTORS * 16 - 1)
+}
+
+/// The task register.
+pub fn task_register(pages: &PcpuPages) -> kvm_segment {
+    kvm_segment {
+        base: pages.tss().1,
+        limit: TSS_LIMIT,
+        selector: TSS_SELECTOR,
+        type_: 11,
+        present: 1,
+        ..Default::default()
+    }
+}
+
+/// The stub's code segment.
+pub fn stub_code() -> kvm_segment {
+    segment(STUB_CS, CODE64_RING0)
+}
+
+/// The stub's stack segment.
+pub fn stub_stack() -> kvm_segment {
+    segment(STUB_SS, DATA_RING0)
+}
+
+/// A data segment register holding `selector` as a guest with this context may load it: what names no data
+/// segment for CPL3 counts as null, since a failed load cannot be reported at a resume.
+pub fn data_segment(context: &Context, selector: u16) -> kvm_segment {
+    match descriptor_of(context, selector) {
+        Some(descriptor) if is_ring3_data(descriptor) && selector & 4 == 0 => {
+            segment(selector | 3, descriptor)
+        }
+        _ => null_segment(),
+    }
+}
+
+/// Whether `selector` names 64-bit or 32-bit code for CPL3.
+pub fn is_ring3_code(context: &Context, selector: u16) -> bool {
+    selector & 7 == 3
+        && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xf8 == 0xf8)
+}
+
+/// Whether `selector` names a writable stack for CPL3.
+pub fn is_ring3_stack(context: &Context, selector: u16) -> bool {
+    selector & 7 == 3
+        && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xfa == 0xf2)
+}
+
+fn is_ring3_data(descriptor: u64) -> bool {
+    // Present, DPL 3, data, or code that can be read.
+    let access = descriptor >> 40 & 0xff;
+    access & 0xf0 == 0xf0 && (access & 0x08 == 0 || access & 0x0a == 0x0a)
+}
+
+fn descriptor_of(context: &Context, selector: u16) -> Option<u64> {
+    match selector | 3 {
+        FLAT_RING3_CS64 => Some(CODE64_RING3),
+        FLAT_RING3_CS32 => Some(CODE32_RING3),
+        FLAT_RING3_SS64 => Some(DATA_RING3),
+        _ if u32::from(selector) >= FIRST_RESERVED_GDT_BYTE || selector & !3 == 0 => None,
+        _ => context.descriptors.get(usize::from(selector >> 3)).copied(),
+    }
+}
+
+/// A segment register that holds nothing.
+pub fn null_segment() -> kvm_segment {
+    kvm_segment { unusable: 1, ..Default::default() }
+}
+
+fn segment(selector: u16, descriptor: u64) -> kvm_segment {
+    let limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
+    let granular = descriptor >> 55 & 1 == 1;
+    let bit = |n: u32| (descriptor >> n & 1) as u8;
+    kvm_segment {
+        base: descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000,
+        limit: if granular { limit << 12 | 0xfff } else { limit },
+        selector,
+        type_: (descriptor >> 40 & 0xf) as u8,
+        s: bit(44),
+        dpl: (descriptor >> 45 & 3) as u8,
+        present: bit(47),
+        avl: bit(52),
+        l: bit(53),
+        db: bit(54),
+        g: bit(55),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,186 @@
+//! The machine on `/dev/kvm`.
+//!
+//! The nine rules that experiments on real hosts taught, and where each is kept:
+//!
+//! 1. A pending access is finished before anything is loaded: [`run::Run::complete`]; exempt are the stub's own
+//!    `out`s and a 4-byte store to the doorbell, after which KVM has nothing left to do.
+//! 2. Exceptions can be pending at an interruption: [`pcpu`] runs on until they were delivered.
+//! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
+//!    was told is still in the context.
+//! 4. The LSTAR page runs at CPL0 on hardware with the guest's stack: IST stacks and FMASK ([`descriptors`],
+//!    [`vm`]), one sanitising function before every `iretq` ([`pcpu`]). Debug registers cannot be set by guests.
+//!    No test host can show all of this; it is kept by review.
+//! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
+//! 6. Shootdown: [`shootdown`].
+//! 7. Invalidation needs a shared, unmerged, unlocked, small-page mapping: [`super::MachineMemory`].
+//! 8. A direct map exists in no root that a guest runs on: [`scribe`].
+//! 9. All host writes to guest memory go through one door: [`super::MachineMemory`].
+
+mod area;
+mod cpuid;
+mod descriptors;
+mod fpu;
+mod gate;
+mod pcpu;
+mod probe;
+mod run;
+mod scribe;
+mod shootdown;
+mod stub;
+mod translations;
+mod vm;
+
+pub use cpuid::{CpuidPolicy, XEN_VERSION};
+pub use gate::Gate;
+pub use pcpu::{KvmPcpu, host_tsc};
+pub use probe::{GateCost, KvmKind, ProbeReport, TableWay};
+pub use shootdown::Shared;
+pub use vm::HostError;
+
+use super::{Layout, MachineMemory, Translations};
+use area::Area;
+use probe::Probe;
+use scribe::Scribe;
+use std::sync::Arc;
+use translations::{Flush, Invalidate};
+use vm::Vm;
+
+/// What to make a machine of.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineConfig {
+    /// Pages, the hypervisor's own included ([`frames_needed`]).
+    pub frames: u64,
+    /// Pcpus.
+    pub pcpus: u32,
+}
+
+/// Frames that the hypervisor takes of a machine of `frames` pages with `pcpus` pcpus.
+pub const fn frames_needed(frames: u64, pcpus: u32) -> u64 {
+    Area::new(frames, pcpus as u64).frames_needed()
+}
+
+/// A machine, its pcpus not yet running.
+#[derive(Debug)]
+pub struct KvmMachine {
+    /// Its memory.
+    pub memory: Arc<MachineMemory>,
+    /// Where the hypervisor's things are.
+    pub layout: Arc<Layout>,
+    /// How changed tables take effect.
+    pub translations: Arc<dyn Translations>,
+    /// Its pcpus, each to be moved to a thread of its own, and what kicks them.
+    pub pcpus: Vec<(KvmPcpu, Arc<Shared>)>,
+    /// What CPUID tells.
+    pub cpuid: CpuidPolicy,
+    /// What the probes found.
+    pub report: ProbeReport,
+}
+
+impl KvmMachine {
+    /// Makes the machine and probes the host.
+    ///
+    /// # Errors
+    /// [`HostError`]: what is missing, or which probe failed.
+    pub fn new(config: MachineConfig) -> Result<Self, HostError> {
+        let vm = Vm::new()?;
+        shootdown::install_kick_handler()?;
+        let area = Area::new(config.frames, u64::from(config.pcpus));
+        let memory = Arc::new(MachineMemory::new(config.frames)?);
+        let vcpus = u64::from(config.pcpus) + 1;
+        vm::write_area(&memory, &area, vcpus)?;
+        vm.set_memory(&memory)?;
+
+        let mut pcpus = Vec::new();
+        for number in 0..u64::from(config.pcpus) {
+            let pages = area.pcpu(number);
+            let (run, sregs) = vm.create_vcpu(number, area.scribe_root(), &pages)?;
+            let shared = Arc::new(Shared::new(Arc::clone(run.mapping())));
+            pcpus.push(KvmPcpu::new(run, Arc::clone(&memory), shared, pages, sregs)?);
+        }
+        let (scribe, _) = vm.create_vcpu(vcpus - 1, area.scribe_root(), &area.scribe())?;
+        let scribe = Scribe::new(scribe, Arc::clone(&memory), &area);
+        let shared = pcpus.iter().map(|pcpu| Arc::clone(pcpu.shared())).collect();
+
+        let mut report = probe_kind(&memory, &area, &mut pcpus)?;
+        let flush = Flush::new(shared);
+        let invalidate = Invalidate::new(Arc::clone(&memory), scribe);
+        let (tables, translations) =
+            choose_tables(&memory, &area, &mut pcpus, report.kvm, flush, invalidate)?;
+        report.tables = tables;
+
+        let layout = area.layout(report.m2p_at_fixed_address, report.gate.hypercall_page());
+        let kicks: Vec<_> = pcpus.iter().map(|pcpu| Arc::clone(pcpu.shared())).collect();
+        Ok(Self {
+            memory,
+            layout: Arc::new(layout),
+            translations,
+            pcpus: pcpus.into_iter().zip(kicks).collect(),
+            cpuid: vm.cpuid().clone(),
+            report,
+        })
+    }
+}
+
+/// Everything that can be found out before a way of changing tables is chosen.
+fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Result<ProbeReport, HostError> {
+    let mut probe = Probe::new(memory, area)?;
+    let Some(first) = pcpus.first_mut() else {
+        return Err(HostError::Lacks("a pcpu to probe (the machine was configured with none)"));
+    };
+    let kvm = probe.kind(first)?;
+    let gates = probe.gates(first)?;
+    let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
+    let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
+    let tsc_khz = first.tsc_khz()?;
+    let mut tsc_offsets = Vec::new();
+    for pcpu in pcpus {
+        let offset = probe.tsc_offset(pcpu)?;
+        pcpu.set_tsc_offset(offset);
+        tsc_offsets.push(offset as i64);
+        probe.leave(pcpu)?;
+    }
+    Ok(ProbeReport { kvm, tables: TableWay::Flush, gates, gate, m2p_at_fixed_address, tsc_offsets, tsc_khz })
+}
+
+/// The first way of changing tables that holds on every pcpu.
+///
+/// Invalidation reaches what KVM derived from the tables, not what a CPU that walks them by itself has cached of
+/// the upper levels: on hardware KVM it would pass the probe and not be enough, so there it is not tried.
+fn choose_tables(
+    memory: &MachineMemory,
+    area: &Area,
+    pcpus: &mut [KvmPcpu],
+    kvm: KvmKind,
+    flush: Flush,
+    invalidate: Invalidate,
+) -> Result<(TableWay, Arc<dyn Translations>), HostError> {
+    let ways: [(TableWay, KvmKind, Arc<dyn Translations>); 2] = [
+        (TableWay::Flush, kvm, Arc::new(flush)),
+        (TableWay::Invalidate, KvmKind::Software, Arc::new(invalidate)),
+    ];
+    let mut reasons = Vec::new();
+    for (way, _, translations) in ways.into_iter().filter(|(_, only_on, _)| *only_on == kvm) {
+        match try_tables(memory, area, pcpus, &*translations)? {
+            Ok(()) => return Ok((way, translations)),
+            Err(why) => reasons.push(format!("{way:?}: {why}").to_lowercase()),
+        }
+    }
+    Err(HostError::Probe { probe: "tables", why: reasons.join("; ") })
+}
+
+fn try_tables(
+    memory: &MachineMemory,
+    area: &Area,
+    pcpus: &mut [KvmPcpu],
+    translations: &dyn Translations,
+) -> Result<Result<(), String>, HostError> {
+    let mut probe = Probe::new(memory, area)?;
+    for pcpu in pcpus {
+        let verdict = probe.try_tables(pcpu, translations);
+        probe.leave(pcpu)?;
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+    }
+    Ok(Ok(()))
+}

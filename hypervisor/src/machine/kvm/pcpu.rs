@@ -1,0 +1,505 @@
+//! A pcpu: a KVM vCPU that runs guests at CPL3 with the stub beneath them.
+//!
+//! Between two calls of [`KvmPcpu::enter`]:
+//! - KVM holds no half-done access and no exception that is still to be delivered: both were brought to their end
+//!   before the call returned, so nothing of one vCPU can reach the next ([`KvmPcpu::run`]);
+//! - the context is complete but for the FPU, which stays loaded until another vCPU comes or `save` is called;
+//! - `live` is what the hardware holds.
+//!
+//! A kick may land anywhere. In a guest, the registers are the guest's. In the stub on the way in, nothing of the
+//! guest has run and all that the stub was told is still in `context`: the entry is given up and made again later.
+//! In the stub on the way out, the exit is a few instructions away: it is waited for.
+
+use super::super::context::{Exit, Pcpu, Registers};
+use super::super::{Context, MachineError, MachineMemory};
+use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB};
+use super::descriptors::{self, STUB_CS};
+use super::fpu::Fpu;
+use super::run::{Reason, Run};
+use super::shootdown::Shared;
+use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
+use kvm_bindings::{kvm_regs, kvm_sregs};
+use pv_abi::PAGE_SIZE;
+use pv_abi::address::is_canonical;
+use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::{Vector, rflags};
+use std::sync::Arc;
+
+/// Bytes of the frame that `iretq` pops.
+const FRAME_SIZE: u64 = 40;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct KvmPcpu {
+    run: Run,
+    fpu: Fpu,
+    memory: Arc<MachineMemory>,
+    shared: Arc<Shared>,
+    pages: PcpuPages,
+    offsets: stub::Offsets,
+    /// Guest TSC minus host TSC.
+    tsc_offset: u64,
+    /// The vCPU whose segments and FPU state the hardware holds.
+    loaded: Option<u64>,
+    /// How many of the GDT's entries are the loaded vCPU's.
+    descriptors: usize,
+    /// The hardware's segments and control registers as of the last exit.
+    live: kvm_sregs,
+    /// The root that no domain owns: where the stub is between two vCPUs.
+    own_root: u64,
+}
+
+/// Where the hardware was when KVM_RUN returned.
+enum Stop {
+    /// The stub reported a vector; the frame lies at RSP.
+    Vector(u8),
+    /// The stub reported `syscall`.
+    Syscall,
+    /// A 4-byte store to the doorbell.
+    Doorbell,
+    /// A kick found the guest running.
+    KickedInGuest,
+    /// A kick found the stub not yet done with entering the guest.
+    KickedInStub,
+    /// KVM cannot carry out what the guest did.
+    Unhandled(String),
+}
+
+impl KvmPcpu {
+    pub(super) fn new(
+        run: Run,
+        memory: Arc<MachineMemory>,
+        shared: Arc<Shared>,
+        pages: PcpuPages,
+        live: kvm_sregs,
+    ) -> Result<Self, MachineError> {
+        let fpu = Fpu::new(&run)?;
+        let offsets = stub::offsets();
+        Ok(Self {
+            run,
+            fpu,
+            memory,
+            shared,
+            pages,
+            offsets,
+            tsc_offset: 0,
+            loaded: None,
+            descriptors: 0,
+            live,
+            own_root: live.cr3,
+        })
+    }
+
+    pub(super) fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+    }
+
+    /// The TSC's frequency in kHz, as guests find it.
+    pub(super) fn tsc_khz(&self) -> Result<u32, MachineError> {
+        self.run.vcpu().get_tsc_khz().map_err(|error| MachineError::new("KVM_GET_TSC_KHZ", error))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn broken(&self, what: &str) -> MachineError {
+        let regs = self.run.regs();
+        let state = format!(
+            "rip {:#x} rsp {:#x} cs {:#x} cr3 {:#x}",
+            regs.rip, regs.rsp, self.live.cs.selector, self.live.cr3
+        );
+        MachineError::new(format!("a pcpu cannot go on: {what}"), std::io::Error::other(state))
+    }
+
+    /// Tells the hardware to go on with `context`. True where it will load the root table.
+    fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<bool, MachineError> {
+        let in_guest = self.live.ss.dpl == 3;
+        let bases = (context.fs_base, context.gs_base) != (self.live.fs.base, self.live.gs.base);
+        let old_root_gone = std::mem::take(&mut context.root_replaced);
+        if old_root_gone {
+            self.live.cr3 = self.own_root;
+        }
+        let new_root = context.root.address() != self.live.cr3;
+        if in_guest && !(context.segments_changed || bases || new_root || flush) {
+            self.run.set_regs(&to_kvm(&context.registers));
+            return Ok(false);
+        }
+        if in_guest || context.segments_changed || bases || old_root_gone {
+            self.load_segments(context)?;
+        }
+        let load_root = new_root || flush;
+        self.write_frame(context, load_root)?;
+        Ok(load_root)
+    }
+
+    /// Loads the stub's CS and SS and the guest's other segments.
+    fn load_segments(&mut self, context: &mut Context) -> Result<(), MachineError> {
+        let mut sregs = self.live;
+        sregs.cs = descriptors::stub_code();
+        sregs.ss = descriptors::stub_stack();
+        if context.segments_changed {
+            self.load_descriptors(&context.descriptors)?;
+            sregs.ds = descriptors::data_segment(context, context.ds);
+            sregs.es = descriptors::data_segment(context, context.es);
+            sregs.fs = descriptors::data_segment(context, context.fs);
+            sregs.gs = descriptors::data_segment(context, context.gs);
+            context.segments_changed = false;
+        }
+        sregs.fs.base = context.fs_base;
+        sregs.gs.base = context.gs_base;
+        self.run.set_sregs(&sregs);
+        self.live = sregs;
+        Ok(())
+    }
+
+    /// Replaces the guest's part of the GDT; what another vCPU had there goes.
+    fn load_descriptors(&mut self, descriptors: &[u64]) -> Result<(), MachineError> {
+        let gone = self.descriptors.saturating_sub(descriptors.len());
+        let zeros = std::iter::repeat_n(&0, gone);
+        for (index, descriptor) in descriptors.iter().chain(zeros).enumerate() {
+            descriptors::write_descriptor(&self.memory, &self.pages, index, *descriptor)
+                .map_err(|error| MachineError::new("a GDT", std::io::Error::other(error)))?;
+        }
+        self.descriptors = descriptors.len();
+        Ok(())
+    }
+
+    /// Writes the frame for `iretq`, and the registers with which the stub starts.
+    fn write_frame(&mut self, context: &Context, load_root: bool) -> Result<(), MachineError> {
+        let guest = &context.registers;
+        let top = self.pages.stack().1 + PAGE_SIZE as u64;
+        let frame = [guest.rip, u64::from(context.cs), guest.rflags, guest.rsp, u64::from(context.ss)];
+        let mut words = [guest.rax, 0, 0, 0, 0, 0];
+        words[1..].copy_from_slice(&frame);
+        let mut bytes = [0; 48];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        self.memory
+            .write(self.pages.stack().0, PAGE_SIZE - bytes.len(), &bytes)
+            .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))?;
+
+        let mut regs = to_kvm(guest);
+        regs.rflags = rflags::RESERVED1;
+        (regs.rip, regs.rsp) = if load_root {
+            regs.rax = context.root.address();
+            (STUB + self.offsets.load_root, top - FRAME_SIZE - 8)
+        } else {
+            (STUB + self.offsets.resume, top - FRAME_SIZE)
+        };
+        self.run.set_regs(&regs);
+        Ok(())
+    }
+
+    /// Runs until there is something to tell, and leaves nothing half-done in KVM.
+    fn run(&mut self) -> Result<Stop, MachineError> {
+        loop {
+            let reason = self.run.run()?;
+            self.live = self.run.sregs();
+            let in_guest = self.live.ss.dpl == 3;
+            match reason {
+                Reason::Out { port } if !in_guest && (PORT_VECTOR..PORT_VECTOR + VECTORS).contains(&port) => {
+                    return Ok(Stop::Vector((port - PORT_VECTOR) as u8));
+                }
+                Reason::Out { port: PORT_SYSCALL } if !in_guest => return Ok(Stop::Syscall),
+                Reason::Mmio { address: DOORBELL_MACHINE_ADDRESS, length: 4, is_write: true } if in_guest => {
+                    // Single-stepping over a gate skips it, through this one as through `syscall`.
+                    if self.run.has_pending_exception() {
+                        self.run.drop_pending_exception();
+                    }
+                    return Ok(Stop::Doorbell);
+                }
+                Reason::Mmio { .. } if in_guest => {
+                    let before = self.run.regs();
+                    self.run.answer_mmio_with_zeros();
+                    self.run.complete()?;
+                    self.live = self.run.sregs();
+                    self.run.set_regs(&before);
+                    self.run.drop_pending_exception();
+                    return Ok(Stop::Unhandled(
+                        "access to the doorbell's page other than a hypercall".into(),
+                    ));
+                }
+                Reason::InternalError { suberror } if in_guest => {
+                    return Ok(Stop::Unhandled(format!(
+                        "KVM cannot emulate an instruction (suberror {suberror})"
+                    )));
+                }
+                Reason::Interrupted => {
+                    if let Some(stop) = self.interrupted(in_guest) {
+                        return Ok(stop);
+                    }
+                }
+                other => return Err(self.broken(&format!("KVM_RUN ended with {other:?}"))),
+            }
+        }
+    }
+
+    /// Where a kick found the hardware; none where it must run on for a moment.
+    fn interrupted(&mut self, in_guest: bool) -> Option<Stop> {
+        let rip = self.run.regs().rip;
+        let entering = STUB + self.offsets.resume..STUB + self.offsets.write_list;
+        if self.run.has_pending_exception() {
+            // It will arrive at its vector within a few instructions.
+            self.shared.forget_kicks();
+            None
+        } else if in_guest {
+            Some(Stop::KickedInGuest)
+        } else if entering.contains(&rip) {
+            Some(Stop::KickedInStub)
+        } else {
+            self.shared.forget_kicks();
+            None
+        }
+    }
+
+    /// Reads the frame that the CPU pushed for `vector`, into `context`.
+    fn take_exception(&mut self, context: &mut Context, vector: u8) -> Result<Exit, MachineError> {
+        let regs = self.run.regs();
+        let has_error_code = Vector(vector).has_error_code();
+        let size = if has_error_code { FRAME_SIZE + 8 } else { FRAME_SIZE };
+        let top = regs.rsp.wrapping_add(size);
+        if !descriptors::stack_tops(&self.pages).contains(&top) {
+            return Err(self.broken(&format!("vector {vector} left its frame at an unknown place")));
+        }
+        let (frame, base) = if top == self.pages.stack().1 + PAGE_SIZE as u64 {
+            self.pages.stack()
+        } else {
+            self.pages.ist_stacks()
+        };
+        let mut bytes = [0; 48];
+        let bytes = &mut bytes[..size as usize];
+        self.memory
+            .read(frame, (regs.rsp - base) as usize, bytes)
+            .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))?;
+        let mut words =
+            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let error_code = if has_error_code { words.next().unwrap_or_default() } else { 0 };
+        let mut next = || words.next().unwrap_or_default();
+        let (rip, cs, flags, rsp, ss) = (next(), next() as u16, next(), next(), next() as u16);
+
+        if cs & 3 != 3 {
+            // The one instruction at CPL0 that a guest's debug registers or flags could trap: `syscall` landed.
+            if rip == LSTAR && cs == STUB_CS {
+                return Ok(take_syscall(context, &regs, rsp));
+            }
+            return Err(
+                self.broken(&format!("vector {vector} (error {error_code:#x}) in the stub at {rip:#x}"))
+            );
+        }
+        context.registers = Registers { rip, rflags: flags, rsp, ..from_kvm(&regs) };
+        context.cs = visible_selector(cs);
+        context.ss = visible_selector(ss);
+        // `out` on the LSTAR page, where `syscall` leaves the CPU at CPL3.
+        if rip == LSTAR && vector == Vector::GENERAL_PROTECTION.0 {
+            return Ok(take_syscall(context, &regs, rsp));
+        }
+        Ok(Exit::Exception { vector, error_code: error_code & 0xffff_ffff, cr2: self.live.cr2 })
+    }
+
+    /// Takes over what a guest may have changed without an exit.
+    fn read_back(&self, context: &mut Context) {
+        context.fs_base = self.live.fs.base;
+        context.gs_base = self.live.gs.base;
+        context.ds = self.live.ds.selector;
+        context.es = self.live.es.selector;
+        context.fs = self.live.fs.selector;
+        context.gs = self.live.gs.selector;
+    }
+
+    fn load(&mut self, context: &mut Context) -> Result<(), MachineError> {
+        if self.loaded != Some(context.identity) {
+            self.fpu.load(&self.run, &context.fpu)?;
+            context.segments_changed = true;
+            // The vCPU before may be dead and its root anything: the stub must not run on that.
+            context.root_replaced = true;
+            self.loaded = Some(context.identity);
+        }
+        Ok(())
+    }
+}
+
+impl KvmPcpu {
+    /// Start-up probe: with the LSTAR page not mapped, whether `syscall` leaves the CPU at CPL3. `context` is about
+    /// to execute one, on a stack that can be written.
+    ///
+    /// # Errors
+    /// The host's, or where something else happened.
+    pub(super) fn syscall_stays_at_cpl3(&mut self, context: &mut Context) -> Result<bool, MachineError> {
+        sanitise(context);
+        self.load(context)?;
+        self.shared.going_in();
+        let stop = self.prepare(context, true).and_then(|_| {
+            loop {
+                match self.run() {
+                    Ok(Stop::KickedInGuest | Stop::KickedInStub) => self.shared.forget_kicks(),
+                    stop => break stop,
+                }
+            }
+        });
+        self.shared.is_out(true);
+        match stop? {
+            // The fetch at LSTAR faults. From CPL3 the CPU changes to the pcpu's stack, from CPL0 it does not.
+            Stop::Vector(vector) if vector == Vector::PAGE_FAULT.0 => {
+                let stack = self.pages.stack().1;
+                Ok((stack..stack + PAGE_SIZE as u64).contains(&self.run.regs().rsp))
+            }
+            _ => Err(self.broken("`syscall` to a page that is not mapped did not fault")),
+        }
+    }
+}
+
+impl Pcpu for KvmPcpu {
+    fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError> {
+        if !sanitise(context) {
+            return Ok(Exit::Exception { vector: Vector::GENERAL_PROTECTION.0, error_code: 0, cr2: 0 });
+        }
+        self.load(context)?;
+        let flush = self.shared.going_in();
+        let prepared = self.prepare(context, flush);
+        let stop = prepared.and_then(|_| self.run());
+        let never_ran = matches!(stop, Ok(Stop::KickedInStub) | Err(_));
+        self.shared.is_out(!(flush && never_ran));
+
+        let exit = match stop? {
+            Stop::Vector(vector) => self.take_exception(context, vector)?,
+            Stop::Syscall => {
+                let regs = self.run.regs();
+                take_syscall(context, &regs, regs.rsp)
+            }
+            stop @ (Stop::Doorbell | Stop::KickedInGuest | Stop::Unhandled(_)) => {
+                context.registers = from_kvm(&self.run.regs());
+                match stop {
+                    Stop::Doorbell => Exit::Doorbell,
+                    Stop::Unhandled(what) => Exit::Unhandled { what },
+                    _ => self.kicked(),
+                }
+            }
+            Stop::KickedInStub => {
+                // Nothing of the guest ran: the context stands, and the segments that are loaded are its own.
+                return Ok(self.kicked());
+            }
+        };
+        self.read_back(context);
+        Ok(exit)
+    }
+
+    fn save(&mut self, context: &mut Context) -> Result<(), MachineError> {
+        if self.loaded == Some(context.identity) {
+            self.loaded = None;
+            context.fpu = self.fpu.save(&self.run)?;
+        }
+        Ok(())
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        host_tsc().wrapping_add(self.tsc_offset)
+    }
+}
+
+impl KvmPcpu {
+    fn kicked(&self) -> Exit {
+        self.shared.forget_kicks();
+        Exit::Kicked
+    }
+}
+
+/// This host CPU's TSC.
+pub fn host_tsc() -> u64 {
+    #[allow(unsafe_code)]
+    // SAFETY: reads a counter; every x86-64 CPU has it.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+}
+
+/// The state behind a `syscall` that landed with these registers and this stack pointer.
+fn take_syscall(context: &mut Context, regs: &kvm_regs, rsp: u64) -> Exit {
+    let mut registers = from_kvm(regs);
+    registers.rsp = rsp;
+    registers.rip = regs.rcx;
+    registers.rflags = regs.r11;
+    context.registers = registers;
+    // The CPU can execute it from 32-bit code only through another MSR, which is not set.
+    context.cs = FLAT_RING3_CS64;
+    context.ss = FLAT_RING3_SS64;
+    Exit::Syscall
+}
+
+/// **The** check of everything that reaches `iretq` and the segment registers. Whatever a guest put into its
+/// context, what is left is a state of CPL3 that the CPU accepts; false where RIP cannot be made one.
+fn sanitise(context: &mut Context) -> bool {
+    let registers = &mut context.registers;
+    registers.rflags = registers.rflags & (rflags::USER_MASK | rflags::RF) | rflags::RESERVED1 | rflags::IF;
+    // NT makes `iretq` itself fault.
+    registers.rflags &= !rflags::NT;
+    if !descriptors::is_ring3_code(context, context.cs) {
+        context.cs = FLAT_RING3_CS64;
+    }
+    if !descriptors::is_ring3_stack(context, context.ss) {
+        context.ss = FLAT_RING3_SS64;
+    }
+    for base in [&mut context.fs_base, &mut context.gs_base] {
+        if !is_canonical(*base) {
+            *base = 0;
+        }
+    }
+    is_canonical(context.registers.rip)
+}
+
+/// Software KVM shows the host's selectors at CPL3; these are the same segments.
+fn visible_selector(selector: u16) -> u16 {
+    match selector {
+        0x33 => FLAT_RING3_CS64,
+        0x23 => FLAT_RING3_CS32,
+        0x2b => FLAT_RING3_SS64,
+        other => other,
+    }
+}
+
+fn to_kvm(r: &Registers) -> kvm_regs {
+    kvm_regs {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}
+
+fn from_kvm(r: &kvm_regs) -> Registers {
+    Registers {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}

@@ -1,0 +1,360 @@
+//! Start-up probes: what this host does, found by trying it with a few instructions at CPL3.
+//!
+//! Fail closed: a machine on which no way of changing tables passes is refused, naming the probe.
+
+use super::super::context::{Exit, Pcpu};
+use super::super::{Change, Context, MachineError, MachineMemory, NoSuchFrame, Translations};
+use super::area::{Area, DOORBELL};
+use super::gate::Gate;
+use super::pcpu::{KvmPcpu, host_tsc};
+use super::vm::HostError;
+use pv_abi::address::MACH2PHYS_VIRT_START;
+use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
+use pv_abi::trap::Vector;
+use pv_abi::{Mfn, PAGE_SIZE};
+use serde::Serialize;
+use std::io;
+use std::time::Instant;
+
+/// Which of the two kinds of KVM this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvmKind {
+    /// VMX or SVM: the CPU runs CPL0 and walks the tables.
+    Hardware,
+    /// KVM deprivileges the machine: CPL0 is interpreted, tables are shadowed.
+    Software,
+}
+
+/// A way of making changed tables take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableWay {
+    /// The host writes, the pcpus flush ([`super::translations::Flush`]).
+    Flush,
+    /// The host writes and KVM is made to forget ([`super::translations::Invalidate`]).
+    Invalidate,
+}
+
+/// What a gate costs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct GateCost {
+    /// The gate.
+    pub gate: Gate,
+    /// Median of a round trip to the host process, in nanoseconds.
+    pub round_trip_ns: u64,
+}
+
+/// What the probes found.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProbeReport {
+    /// The kind of KVM.
+    pub kvm: KvmKind,
+    /// How tables are changed.
+    pub tables: TableWay,
+    /// What the gates cost.
+    pub gates: Vec<GateCost>,
+    /// The gate of the hypercall page.
+    pub gate: Gate,
+    /// Whether guests can read the M2P at Xen's fixed address.
+    pub m2p_at_fixed_address: bool,
+    /// Guest TSC minus host TSC, a pcpu each.
+    pub tsc_offsets: Vec<i64>,
+    /// TSC frequency in kHz.
+    pub tsc_khz: u32,
+}
+
+const CODE: u64 = 0x40_0000;
+const STACK: u64 = CODE + PAGE_SIZE as u64;
+const DATA: u64 = CODE + 2 * PAGE_SIZE as u64;
+
+const READ: &[u8] = &[0x48, 0x8b, 0x07, 0x0f, 0x05]; // mov rax, [rdi]; syscall
+const WRITE: &[u8] = &[0x48, 0x89, 0x07, 0x0f, 0x05]; // mov [rdi], rax; syscall
+const TSC: &[u8] = &[0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05]; // rdtsc; rax |= rdx << 32
+const SYSCALL: &[u8] = &[0x0f, 0x05];
+/// Offsets of these in the code page.
+const READ_AT: u64 = 0;
+const WRITE_AT: u64 = 0x20;
+const TSC_AT: u64 = 0x40;
+const SYSCALL_AT: u64 = 0x60;
+const DOORBELL_AT: u64 = 0x80;
+
+const MARKER_A: u64 = 0xaaaa_0000_1111_2222;
+const MARKER_B: u64 = 0xbbbb_0000_3333_4444;
+
+/// The tables and pages of the probe's guest, in frames that no real guest ever gets.
+pub struct Probe<'a> {
+    memory: &'a MachineMemory,
+    area: &'a Area,
+    context: Context,
+}
+
+/// What an access at CPL3 came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Access {
+    Value(u64),
+    PageFault,
+}
+
+impl<'a> Probe<'a> {
+    /// Builds the guest.
+    ///
+    /// # Errors
+    /// Where the machine is too small.
+    pub fn new(memory: &'a MachineMemory, area: &'a Area) -> Result<Self, MachineError> {
+        let context = Context::new(u64::MAX, area.probe(), CODE);
+        let probe = Self { memory, area, context };
+        probe.build().map_err(|error| MachineError::new("the start-up probes", io::Error::other(error)))?;
+        Ok(probe)
+    }
+
+    fn frame(&self, n: u64) -> Mfn {
+        Mfn(self.area.probe().0 + n)
+    }
+    fn l2(&self) -> Mfn {
+        self.frame(2)
+    }
+    fn l1(&self) -> Mfn {
+        self.frame(3)
+    }
+    fn other_l1(&self) -> Mfn {
+        self.frame(4)
+    }
+    fn page_a(&self) -> Mfn {
+        self.frame(7)
+    }
+    fn page_b(&self) -> Mfn {
+        self.frame(8)
+    }
+
+    fn build(&self) -> Result<(), NoSuchFrame> {
+        let all = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
+        let set =
+            |table, index, mfn| self.memory.exchange_entry(table, index, Pte::new(mfn, all), 0).map(|_| ());
+        let (root, code, stack) = (self.frame(0), self.frame(5), self.frame(6));
+        for (n, slot) in self.area.slots(true).iter().enumerate() {
+            self.memory.exchange_entry(root, FIRST_HYPERVISOR_SLOT + n, *slot, 0)?;
+        }
+        set(root, Level::L4.index(CODE), self.frame(1))?;
+        set(self.frame(1), Level::L3.index(CODE), self.l2())?;
+        set(self.l2(), Level::L2.index(CODE), self.l1())?;
+        for (l1, page) in [(self.l1(), self.page_a()), (self.other_l1(), self.page_b())] {
+            set(l1, Level::L1.index(CODE), code)?;
+            set(l1, Level::L1.index(STACK), stack)?;
+            set(l1, Level::L1.index(DATA), page)?;
+        }
+        self.memory.write(self.page_a(), 0, &MARKER_A.to_le_bytes())?;
+        self.memory.write(self.page_b(), 0, &MARKER_B.to_le_bytes())?;
+        let doorbell = Gate::Doorbell.ring();
+        for (at, bytes) in [
+            (READ_AT, READ),
+            (WRITE_AT, WRITE),
+            (TSC_AT, TSC),
+            (SYSCALL_AT, SYSCALL),
+            (DOORBELL_AT, &doorbell),
+        ] {
+            self.memory.write(code, at as usize, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn start_at(&mut self, offset: u64) {
+        self.context.registers.rip = CODE + offset;
+        self.context.registers.rsp = STACK + PAGE_SIZE as u64;
+    }
+
+    fn enter(&mut self, pcpu: &mut KvmPcpu) -> Result<Exit, MachineError> {
+        loop {
+            match pcpu.enter(&mut self.context)? {
+                Exit::Kicked => {}
+                exit => return Ok(exit),
+            }
+        }
+    }
+
+    fn access(&mut self, pcpu: &mut KvmPcpu, code: u64, address: u64) -> Result<Access, MachineError> {
+        self.start_at(code);
+        self.context.registers.rdi = address;
+        self.context.registers.rax = MARKER_A;
+        match self.enter(pcpu)? {
+            Exit::Syscall => Ok(Access::Value(self.context.registers.rax)),
+            Exit::Exception { vector, .. } if vector == Vector::PAGE_FAULT.0 => Ok(Access::PageFault),
+            exit => Err(MachineError::new("a probe's access", io::Error::other(format!("{exit:?}")))),
+        }
+    }
+
+    /// Whether `syscall` leaves the CPU at CPL3; maps the LSTAR page accordingly.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn kind(&mut self, pcpu: &mut KvmPcpu) -> Result<KvmKind, MachineError> {
+        self.start_at(SYSCALL_AT);
+        let at_cpl3 = pcpu.syscall_stays_at_cpl3(&mut self.context)?;
+        self.area
+            .map_lstar(self.memory, at_cpl3)
+            .map_err(|error| MachineError::new("the LSTAR page", io::Error::other(error)))?;
+        Ok(if at_cpl3 { KvmKind::Software } else { KvmKind::Hardware })
+    }
+
+    /// Finds out whether a way of changing tables holds: nothing at CPL3 may succeed that a changed entry forbids.
+    ///
+    /// # Errors
+    /// What was seen instead, or the host's error in words.
+    pub fn try_tables(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<(), String> {
+        for _ in 0..4 {
+            let trials: [Trial<'a>; 5] =
+                [Self::remap, Self::protect, Self::unmap, Self::move_upper, Self::reuse_table];
+            for trial in trials {
+                trial(self, pcpu, way).map_err(|error| error.to_string())??;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, way: &dyn Translations, table: Mfn, level: Level, new: Pte) -> Result<(), MachineError> {
+        let index = level.index(DATA);
+        let old = self
+            .memory
+            .exchange_entry(table, index, new, 0)
+            .map_err(|error| MachineError::new("a probe's table", io::Error::other(error)))?;
+        match old.is_present() {
+            true => way.settle(&[Change { table, index: index as u16, level, old }]),
+            false => Ok(()),
+        }
+    }
+
+    fn expect(
+        &mut self,
+        pcpu: &mut KvmPcpu,
+        what: &str,
+        code: u64,
+        wanted: Access,
+    ) -> Result<Verdict, MachineError> {
+        let seen = self.access(pcpu, code, DATA)?;
+        Ok(if seen == wanted { Ok(()) } else { Err(format!("{what}: {seen:x?} instead of {wanted:x?}")) })
+    }
+
+    fn page(mfn: Mfn, writable: bool) -> Pte {
+        let writable = if writable { PteFlags::WRITABLE } else { PteFlags::empty() };
+        Pte::new(mfn, PteFlags::PRESENT | PteFlags::USER | writable)
+    }
+
+    fn remap(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<Verdict, MachineError> {
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), true))?;
+        let before = self.expect(pcpu, "a first mapping", READ_AT, Access::Value(MARKER_A))?;
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_b(), true))?;
+        let after =
+            self.expect(pcpu, "a page that was mapped elsewhere", READ_AT, Access::Value(MARKER_B))?;
+        Ok(before.and(after))
+    }
+
+    fn protect(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<Verdict, MachineError> {
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), true))?;
+        let before = self.expect(pcpu, "a writable page", WRITE_AT, Access::Value(MARKER_A))?;
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), false))?;
+        let after = self.expect(pcpu, "a page made read-only", WRITE_AT, Access::PageFault)?;
+        Ok(before.and(after))
+    }
+
+    fn unmap(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<Verdict, MachineError> {
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), true))?;
+        let before = self.expect(pcpu, "a page", READ_AT, Access::Value(MARKER_A))?;
+        self.set(way, self.l1(), Level::L1, Pte(0))?;
+        let after = self.expect(pcpu, "an unmapped page", READ_AT, Access::PageFault)?;
+        Ok(before.and(after))
+    }
+
+    fn move_upper(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<Verdict, MachineError> {
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), true))?;
+        self.set(way, self.other_l1(), Level::L1, Self::page(self.page_b(), true))?;
+        let before = self.expect(pcpu, "a page", READ_AT, Access::Value(MARKER_A))?;
+        self.set(way, self.l2(), Level::L2, Self::page(self.other_l1(), true))?;
+        let after = self.expect(pcpu, "an upper entry moved", READ_AT, Access::Value(MARKER_B))?;
+        self.set(way, self.l2(), Level::L2, Self::page(self.l1(), true))?;
+        Ok(before.and(after))
+    }
+
+    /// A table's frame is retired, gets other contents from the host, and is a table again.
+    fn reuse_table(&mut self, pcpu: &mut KvmPcpu, way: &dyn Translations) -> Result<Verdict, MachineError> {
+        self.set(way, self.l1(), Level::L1, Self::page(self.page_a(), true))?;
+        let before = self.expect(pcpu, "a page", READ_AT, Access::Value(MARKER_A))?;
+        self.set(way, self.l2(), Level::L2, Self::page(self.other_l1(), true))?;
+        way.retire(self.l1(), Level::L1)?;
+        self.memory
+            .exchange_entry(self.l1(), Level::L1.index(DATA), Self::page(self.page_b(), false), 0)
+            .map_err(|error| MachineError::new("a probe's table", io::Error::other(error)))?;
+        self.set(way, self.l2(), Level::L2, Self::page(self.l1(), true))?;
+        let after =
+            self.expect(pcpu, "a table in a frame that held another", READ_AT, Access::Value(MARKER_B))?;
+        Ok(before.and(after))
+    }
+
+    /// What a round trip through each gate costs; interleaved, the median of several.
+    ///
+    /// # Errors
+    /// [`HostError::Probe`] where a gate does not arrive.
+    pub fn gates(&mut self, pcpu: &mut KvmPcpu) -> Result<Vec<GateCost>, HostError> {
+        const ROUNDS: usize = 33;
+        let gates =
+            [(Gate::Syscall, SYSCALL_AT, Exit::Syscall), (Gate::Doorbell, DOORBELL_AT, Exit::Doorbell)];
+        let mut samples: [Vec<u64>; 2] = Default::default();
+        for _ in 0..ROUNDS {
+            for ((gate, code, expected), samples) in gates.iter().zip(&mut samples) {
+                self.start_at(*code);
+                let start = Instant::now();
+                let exit = self.enter(pcpu)?;
+                samples.push(start.elapsed().as_nanos() as u64);
+                if exit != *expected {
+                    let why = format!("the {gate} gate (doorbell at {DOORBELL:#x}) came back as {exit:?}");
+                    return Err(HostError::Probe { probe: "gates", why });
+                }
+            }
+        }
+        Ok(gates
+            .iter()
+            .zip(&mut samples)
+            .map(|((gate, ..), samples)| {
+                samples.sort_unstable();
+                GateCost { gate: *gate, round_trip_ns: samples[ROUNDS / 2] }
+            })
+            .collect())
+    }
+
+    /// Whether CPL3 can read L4 slot 256.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn m2p_at_fixed_address(&mut self, pcpu: &mut KvmPcpu) -> Result<bool, MachineError> {
+        Ok(self.access(pcpu, READ_AT, MACH2PHYS_VIRT_START)? != Access::PageFault)
+    }
+
+    /// Guest TSC minus host TSC on this pcpu; 0 where the difference is within the precision of looking.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn tsc_offset(&mut self, pcpu: &mut KvmPcpu) -> Result<u64, MachineError> {
+        let mut best = (u64::MAX, 0u64);
+        for _ in 0..16 {
+            self.start_at(TSC_AT);
+            let before = host_tsc();
+            let exit = self.enter(pcpu)?;
+            let window = host_tsc().wrapping_sub(before);
+            if exit == Exit::Syscall && window < best.0 {
+                best = (window, self.context.registers.rax.wrapping_sub(before.wrapping_add(window / 2)));
+            }
+        }
+        let (window, offset) = best;
+        Ok(if (offset as i64).unsigned_abs() <= window { 0 } else { offset })
+    }
+
+    /// Takes the probe's guest off a pcpu.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn leave(&mut self, pcpu: &mut KvmPcpu) -> Result<(), MachineError> {
+        pcpu.save(&mut self.context)
+    }
+}
+
+type Verdict = Result<(), String>;
+type Trial<'a> = fn(&mut Probe<'a>, &mut KvmPcpu, &dyn Translations) -> Result<Verdict, MachineError>;

@@ -1,0 +1,228 @@
+//! The KVM VM and its vCPUs, before anything runs on them.
+
+use super::super::{MachineError, MachineMemory};
+use super::area::{AREA, Area, LSTAR, PcpuPages};
+use super::cpuid::CpuidPolicy;
+use super::descriptors::{self, STUB_CS};
+use super::run::Run;
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region,
+    kvm_xcr, kvm_xcrs,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use pv_abi::{Mfn, PAGE_SIZE};
+use std::io;
+
+/// Bytes of one memory slot.
+const SLOT_SIZE: u64 = 1 << 30;
+/// Pages that KVM may use to shadow page tables, where it does; its default is made for small tables.
+const SHADOW_PAGES: u64 = 1 << 16;
+
+const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31; // PE MP ET NE WP PG
+// PAE OSFXSR OSXMMEXCPT. SMEP and SMAP stay off on purpose: the stub touches no page of a guest, KVM allows them
+// only to a machine whose guests see them, and PV guests must not. PGE stays off so that loading a root flushes
+// everything.
+const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
+const CR4_OSXSAVE: u64 = 1 << 18;
+const EFER: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11; // SCE LME LMA NXE
+
+const MSR_STAR: u32 = 0xc000_0081;
+const MSR_LSTAR: u32 = 0xc000_0082;
+const MSR_FMASK: u32 = 0xc000_0084;
+const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18; // TF IF DF IOPL NT AC
+
+/// Why there is no machine. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No device node.
+    #[error(
+        "/dev/kvm does not exist: load the module (modprobe kvm-intel or kvm-amd), or enable virtualisation in the firmware or for this virtual machine"
+    )]
+    Missing,
+    /// No permission.
+    #[error(
+        "/dev/kvm may not be opened by this user: join its group (usermod -aG kvm $USER, then log in again) or run as root"
+    )]
+    NotPermitted,
+    /// In use.
+    #[error(
+        "/dev/kvm is busy: another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualisation; stop it and try again"
+    )]
+    Busy,
+    /// Something that this machine needs.
+    #[error("this host's KVM lacks {0}; a Linux kernel of 5.17 or later has it")]
+    Lacks(&'static str),
+    /// A probe failed.
+    #[error(
+        "start-up probe `{probe}` failed: {why}; guests cannot be isolated on this host, so none is started"
+    )]
+    Probe {
+        /// Its name.
+        probe: &'static str,
+        /// What was seen.
+        why: String,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+}
+
+/// An open `/dev/kvm` that has what the machine needs, and a VM on it.
+#[derive(Debug)]
+pub struct Vm {
+    kvm: Kvm,
+    vm: VmFd,
+    cpuid: CpuidPolicy,
+}
+
+fn open_error(error: kvm_ioctls::Error) -> HostError {
+    match error.errno() {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => HostError::Missing,
+        libc::EACCES | libc::EPERM => HostError::NotPermitted,
+        libc::EBUSY => HostError::Busy,
+        _ => MachineError::new("/dev/kvm cannot be used", error).into(),
+    }
+}
+
+fn failed(what: &str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+    let what = what.to_owned();
+    move |error| MachineError::new(what, error)
+}
+
+impl Vm {
+    /// Opens `/dev/kvm` and makes a VM without memory.
+    ///
+    /// # Errors
+    /// [`HostError`], with a remedy.
+    pub fn new() -> Result<Self, HostError> {
+        let kvm = Kvm::new().map_err(open_error)?;
+        for (cap, name) in [
+            (Cap::ImmediateExit, "immediate_exit"),
+            (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
+            (Cap::UserMemory, "user memory slots"),
+            (Cap::Xcrs, "KVM_CAP_XCRS"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(HostError::Lacks(name));
+            }
+        }
+        if kvm.check_extension_int(Cap::SyncRegs) & 7 != 7 {
+            return Err(HostError::Lacks("all of KVM_CAP_SYNC_REGS"));
+        }
+        let vm = kvm.create_vm().map_err(open_error)?;
+        if vm.check_extension_int(Cap::Xsave2) > size_of::<kvm_bindings::kvm_xsave>() as i32 {
+            return Err(HostError::Lacks("an FPU state of at most 4 KiB"));
+        }
+        let supported: CpuId =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        Ok(Self { kvm, vm, cpuid: CpuidPolicy::new(&supported) })
+    }
+
+    /// The CPUID policy.
+    pub fn cpuid(&self) -> &CpuidPolicy {
+        &self.cpuid
+    }
+
+    /// Gives the VM its memory, in slots of a fixed size.
+    ///
+    /// # Errors
+    /// The host's.
+    #[allow(unsafe_code)]
+    pub fn set_memory(&self, memory: &MachineMemory) -> Result<(), MachineError> {
+        let end = memory.frames() * PAGE_SIZE as u64;
+        for (slot, start) in (0..end).step_by(SLOT_SIZE as usize).enumerate() {
+            let region = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: start,
+                memory_size: SLOT_SIZE.min(end - start),
+                userspace_addr: memory.host_address() + start,
+            };
+            // SAFETY: the range lies in the mapping of `memory`, which the machine keeps as long as the VM, and
+            // which no Rust reference points into.
+            unsafe { self.vm.set_user_memory_region(region) }.map_err(failed("a memory slot"))?;
+        }
+        self.set_shadow_pages();
+        Ok(())
+    }
+
+    /// Tells a KVM that shadows page tables how many it may keep. Others refuse or ignore it.
+    #[allow(unsafe_code)]
+    fn set_shadow_pages(&self) {
+        use std::os::fd::AsRawFd;
+        vmm_sys_util::ioctl_io_nr!(KVM_SET_NR_MMU_PAGES, kvm_bindings::KVMIO, 0x44);
+        // SAFETY: the descriptor is a VM's, and this ioctl takes a number.
+        unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_SET_NR_MMU_PAGES(), SHADOW_PAGES) };
+    }
+
+    /// Makes KVM vCPU `number`, in 64-bit mode at CPL0 on `root`, with the descriptor tables of `pages`.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn create_vcpu(
+        &self,
+        number: u64,
+        root: Mfn,
+        pages: &PcpuPages,
+    ) -> Result<(Run, kvm_sregs), MachineError> {
+        let vcpu = self.vm.create_vcpu(number).map_err(failed("KVM_CREATE_VCPU"))?;
+        let cpuid = self
+            .cpuid
+            .to_kvm()
+            .ok_or_else(|| MachineError::new("the CPUID policy", io::Error::other("too many leaves")))?;
+        vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
+
+        let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+        sregs.cr0 = CR0;
+        sregs.cr3 = root.address();
+        sregs.cr4 = CR4 | if self.cpuid.has_xsave() { CR4_OSXSAVE } else { 0 };
+        sregs.efer = EFER;
+        sregs.cs = descriptors::stub_code();
+        sregs.ss = descriptors::stub_stack();
+        for data in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ldt] {
+            *data = descriptors::null_segment();
+        }
+        sregs.tr = descriptors::task_register(pages);
+        let (base, limit) = descriptors::gdtr(pages);
+        sregs.gdt = kvm_dtable { base, limit, ..Default::default() };
+        let (base, limit) = descriptors::idtr();
+        sregs.idt = kvm_dtable { base, limit, ..Default::default() };
+        vcpu.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
+
+        if self.cpuid.has_xsave() {
+            let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+            xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: self.cpuid.xcr0() };
+            vcpu.set_xcrs(&xcrs).map_err(failed("KVM_SET_XCRS"))?;
+        }
+        let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        let msrs = [msr(MSR_STAR, u64::from(STUB_CS) << 32), msr(MSR_LSTAR, LSTAR), msr(MSR_FMASK, FMASK)];
+        let list =
+            Msrs::from_entries(&msrs).map_err(|_| MachineError::new("MSRs", io::Error::other("too many")))?;
+        let set = vcpu.set_msrs(&list).map_err(failed("KVM_SET_MSRS"))?;
+        if set != msrs.len() {
+            return Err(MachineError::new("KVM_SET_MSRS", io::Error::other("the syscall MSRs are refused")));
+        }
+        let length = self.kvm.get_vcpu_mmap_size().map_err(failed("KVM_GET_VCPU_MMAP_SIZE"))?;
+        let sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+        Ok((Run::new(vcpu, length)?, sregs))
+    }
+}
+
+const _: () = assert!(LSTAR > AREA);
+
+/// Writes what the area's pages hold: tables, descriptor tables, code.
+///
+/// # Errors
+/// Where the machine is too small.
+pub fn write_area(memory: &MachineMemory, area: &Area, vcpus: u64) -> Result<(), MachineError> {
+    let write = || {
+        area.write_tables(memory)?;
+        descriptors::write_idt(memory, area)?;
+        for number in 0..vcpus {
+            descriptors::write_pcpu(memory, &area.pcpu(number))?;
+        }
+        memory.write(area.stub(), 0, super::stub::code())?;
+        memory.write(area.lstar(), 0, super::stub::syscall_code())
+    };
+    write().map_err(|error| MachineError::new("the hypervisor's own pages", io::Error::other(error)))
+}

@@ -1,0 +1,185 @@
+//! Work on trees is interrupted after every step, and goes on with the same call. In between, every count is right.
+
+use super::world::{A, B, Tree, World, done, kind, rw, why};
+use crate::frame::{FrameType, Phase};
+use crate::paging::{Batch, Budget, Progress, Roots};
+use pv_abi::mmu::MmuUpdate;
+use pv_abi::page_table::{Level, Pte};
+
+/// Makes the call with one step at a time until it is done; says how often it was interrupted.
+fn step_by_step(world: &World, roots: &[&Roots], mut call: impl FnMut(&mut Budget) -> Progress) -> u32 {
+    for interruptions in 0..10_000 {
+        let before = world.mmu.counters().entries_validated;
+        let progress = call(&mut Budget::new(1));
+        // A table's last entry completes those above it, whose entries cost nothing more to look at.
+        assert!(world.mmu.counters().entries_validated - before <= 4, "more work than the budget allows");
+        if interruptions % 16 == 0 || progress == Progress::Done {
+            world.check(roots);
+        }
+        if progress == Progress::Done {
+            return interruptions;
+        }
+    }
+    panic!("the call never ends");
+}
+
+#[test]
+fn pinning_and_unpinning_a_tree() {
+    let world = World::new();
+    let tree = world.tree(A, 3);
+    let interruptions =
+        step_by_step(&world, &[], |budget| world.mmu.pin(A, tree.l4, Level::L4, budget).unwrap());
+    assert!(interruptions > 4 * 500, "{interruptions}");
+    assert!(world.mmu.frames().word(tree.l4).pinned);
+    assert_eq!(world.mmu.unpin(A, tree.l4, &mut Budget::new(1)).unwrap(), Progress::Done);
+    let interruptions = step_by_step(&world, &[], |budget| world.mmu.drain(A, budget).unwrap());
+    assert!(interruptions > 4 * 500, "{interruptions}");
+    assert_eq!(kind(&world, tree.l4), FrameType::None);
+    world.end(A, &mut Roots::default());
+}
+
+#[test]
+fn an_update_that_needs_a_whole_tree() {
+    let world = World::new();
+    let tree = world.tree(A, 1);
+    let mut roots = world.start(&tree);
+    let new = world.tree(A, 2);
+    let request = MmuUpdate { ptr: tree.l4.address() + 8, val: rw(new.l3).0 };
+    step_by_step(&world, &[&roots], |budget| {
+        let mut batch = Batch::new(A, *budget);
+        let progress = world.mmu.mmu_update(request, &mut batch).unwrap();
+        world.mmu.finish(batch).unwrap();
+        progress
+    });
+    assert_eq!(kind(&world, new.l3), FrameType::Table(Level::L3));
+    assert_eq!(world.access(tree.l4, 1 << 39, true), Ok(new.pages[0]));
+    world.check(&[&roots]);
+    world.end(A, &mut roots);
+}
+
+#[test]
+fn changing_roots() {
+    let world = World::new();
+    let (first, second) = (world.tree(A, 1), world.tree(A, 1));
+    let mut roots = world.start(&first);
+    for _ in 0..3000 {
+        if world.mmu.new_baseptr(A, &mut roots, second.l4, &mut Budget::new(1)).unwrap() == Progress::Done {
+            break;
+        }
+        assert_eq!(roots.kernel(), Some(first.l4), "the vCPU stays where it is until then");
+    }
+    assert_eq!(roots.kernel(), Some(second.l4));
+    world.check(&[&roots]);
+    step_by_step(&world, &[&roots], |budget| world.mmu.drain(A, budget).unwrap());
+    assert_eq!(kind(&world, first.l4), FrameType::None);
+    world.end(A, &mut roots);
+}
+
+/// A tree whose validation stopped after some steps.
+fn half_pinned(world: &World, steps: u32) -> Tree {
+    let tree = world.tree(A, 3);
+    let progress = world.mmu.pin(A, tree.l4, Level::L4, &mut Budget::new(steps)).unwrap();
+    assert_eq!(progress, Progress::Preempted);
+    tree
+}
+
+#[test]
+fn a_half_validated_table_is_neither_a_table_nor_a_page() {
+    let world = World::new();
+    let tree = half_pinned(&world, 100);
+    let word = world.mmu.frames().word(tree.l1);
+    assert_eq!((word.kind, word.phase), (FrameType::Table(Level::L1), Phase::Validating));
+    assert_eq!((word.general, word.uses), (2, 1), "it holds both its references");
+    let reason = "the table is being validated, or torn down";
+    assert_eq!(why(world.set(A, tree.l1, 400, rw(tree.pages[0]))), reason);
+    assert_eq!(why(world.set(A, tree.l4, 0, Pte(0))), reason);
+    let mapping = world.draft(A, &[(0, rw(tree.l1))]);
+    assert_eq!(why(world.pin(A, mapping, Level::L1)), "a page table cannot be writable");
+    assert_eq!(why(world.pin(A, tree.l1, Level::L2)), "the frame is a page table of another level");
+    assert_eq!(why(world.unpin(A, tree.l4)), "the table is not pinned");
+    done(world.mmu.drain(A, &mut Budget::unlimited())).unwrap();
+    world.check(&[]);
+    world.pin(A, tree.l1, Level::L1).unwrap(); // somebody else finishes it
+    world.pin(A, tree.l4, Level::L4).unwrap();
+    world.check(&[]);
+    world.end(A, &mut Roots::default());
+}
+
+/// XSA class "long or interrupted validation": wherever it stops, the domain can die, and everything comes back.
+#[test]
+fn death_at_every_stage_of_a_validation() {
+    for steps in (1..2050).step_by(41) {
+        let world = World::new();
+        let before = world.mmu.frames().conservation();
+        half_pinned(&world, steps);
+        let mut calls = 0;
+        while world.mmu.release_domain(A, &mut Budget::new(7)).unwrap() == Progress::Preempted {
+            calls += 1;
+            assert!(calls < 5000);
+        }
+        world.check(&[]);
+        assert_eq!(world.mmu.frames().conservation(), before);
+    }
+}
+
+/// The bad entry lies at the end of the last table: all that was taken before goes back.
+#[test]
+fn a_validation_that_fails_late_gives_everything_back() {
+    let world = World::new();
+    let foreign = world.page(B);
+    let tree = world.tree(A, 3);
+    world.poke(tree.l1, 511, rw(foreign));
+    let mut outcome = Ok(Progress::Preempted);
+    while matches!(outcome, Ok(Progress::Preempted)) {
+        outcome = world.mmu.pin(A, tree.l4, Level::L4, &mut Budget::new(50));
+    }
+    assert_eq!(why(outcome), "the frame belongs to another domain");
+    world.check(&[]);
+    step_by_step(&world, &[], |budget| world.mmu.drain(A, budget).unwrap());
+    for level in Level::ALL {
+        assert_eq!(kind(&world, tree.table(level)), FrameType::None, "{level:?}");
+    }
+    world.poke(tree.l1, 511, Pte(0));
+    world.pin(A, tree.l4, Level::L4).unwrap();
+    world.end(A, &mut Roots::default());
+    world.end(B, &mut Roots::default());
+}
+
+/// Teardown keeps one item a level: no recursion, and no list as long as the tree is wide.
+#[test]
+fn a_wide_tree_is_torn_down_in_little_space() {
+    let world = World::new();
+    let page = world.page(A);
+    let l1s: Vec<_> = (0..60).map(|_| world.draft(A, &[(0, rw(page))])).collect();
+    let entries: Vec<_> = l1s.iter().map(|&l1| rw(l1)).enumerate().collect();
+    let l2 = world.draft(A, &entries);
+    let l3 = world.draft(A, &[(0, rw(l2))]);
+    world.pin(A, l3, Level::L3).unwrap();
+    assert_eq!(world.mmu.frames().word(page).uses, 60);
+    assert_eq!(world.mmu.unpin(A, l3, &mut Budget::new(1)).unwrap(), Progress::Done);
+    let mut most = 0;
+    while world.mmu.drain(A, &mut Budget::new(64)).unwrap() == Progress::Preempted {
+        let spaces = world.mmu.spaces.all();
+        most = spaces.iter().map(|space| space.lock().unwrap().deferred.len()).max().unwrap_or(0).max(most);
+    }
+    assert!((2..=3).contains(&most), "{most}");
+    assert_eq!(world.mmu.frames().word(page).uses, 0);
+    world.check(&[]);
+    world.end(A, &mut Roots::default());
+}
+
+#[test]
+fn release_is_bounded_whatever_the_domain_has() {
+    let world = World::new();
+    let tree = world.tree(A, 20);
+    let mut roots = world.start(&tree);
+    world.mmu.allocate_shared(A).unwrap();
+    world.mmu.release_roots(A, &mut roots).unwrap();
+    let interruptions = step_by_step(&world, &[], |budget| world.mmu.release_domain(A, budget).unwrap());
+    assert!(interruptions > 2000, "{interruptions}");
+    assert_eq!(world.mmu.frames_of(A), 0);
+    assert_eq!(world.mmu.release_domain(A, &mut Budget::new(9)).unwrap(), Progress::Done);
+    let page = world.page(A); // the number may be used again
+    assert_eq!(world.mmu.owner(page), Some(A));
+    world.end(A, &mut Roots::default());
+}

@@ -1,0 +1,38 @@
+//! Single instructions, none of them sensitive: `rdtsc`, and `cpuid` behind the prefix that makes the
+//! hypervisor answer.
+
+use core::arch::{asm, x86_64::_rdtsc};
+
+/// The time stamp counter.
+pub fn time_stamp_counter() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { _rdtsc() }
+}
+
+/// The leaf's EAX, EBX, ECX, EDX, as the hypervisor wants this domain to see them.
+pub fn cpuid(leaf: u32) -> [u32; 4] {
+    let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
+    // SAFETY: changes nothing but its outputs. RBX is LLVM's own and is put back.
+    unsafe {
+        asm!(
+            "mov {saved}, rbx",
+            // ud2, "xen", cpuid: see pv_abi::cpuid::EMULATE_PREFIX.
+            ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2",
+            "xchg {saved}, rbx",
+            saved = out(reg) ebx,
+            inout("eax") leaf => eax,
+            inout("ecx") 0 => ecx,
+            out("edx") edx,
+            options(nostack),
+        );
+    }
+    [eax, ebx as u32, ecx, edx]
+}
+
+/// The frame pointer, for a back trace.
+pub fn frame_pointer() -> u64 {
+    let rbp;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    rbp
+}

@@ -1,0 +1,4 @@
+//! Devices.
+
+#[macro_use]
+pub mod console;

@@ -1,0 +1,86 @@
+//! A bound port: counts its events, and wakes whoever waits for the next.
+
+use alloc::collections::BTreeMap;
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+use pv_abi::event_channel::{BindVirq, EventChannelOp, PortArgument, Virq};
+use pv_abi::{Errno, EventPort, VcpuId};
+
+use crate::arch::hypercall;
+use crate::sync::Local;
+
+#[derive(Default)]
+struct Channel {
+    fired: u64,
+    waker: Option<Waker>,
+}
+
+static CHANNELS: Local<BTreeMap<u32, Channel>> = Local::new(BTreeMap::new());
+
+/// Notes an event. Ports that nobody adopted are ignored.
+pub fn fire(port: EventPort) {
+    CHANNELS.with(|channels| {
+        if let Some(channel) = channels.get_mut(&port.0) {
+            channel.fired += 1;
+            channel.waker.take().into_iter().for_each(Waker::wake);
+        }
+    });
+}
+
+/// The right to wait for a port's events. One task at a time waits.
+pub struct Port(EventPort);
+
+/// Binds a virtual interrupt of vCPU 0.
+pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
+    let mut argument = BindVirq { virq, vcpu: VcpuId(0), port: EventPort(0) };
+    hypercall::event_channel_op(EventChannelOp::BIND_VIRQ, &mut argument)?;
+    Ok(Port::adopt(argument.port))
+}
+
+impl Port {
+    /// Takes over a bound port and unmasks it.
+    pub fn adopt(port: EventPort) -> Self {
+        CHANNELS.with(|channels| channels.insert(port.0, Channel::default()));
+        // The hypervisor raises the event that came while it was masked. A port that it does not know
+        // stays silent.
+        let _ = hypercall::event_channel_op(EventChannelOp::UNMASK, &mut PortArgument { port });
+        Self(port)
+    }
+
+    /// The number.
+    pub fn number(&self) -> EventPort {
+        self.0
+    }
+
+    /// How many events have come.
+    pub fn fired(&self) -> u64 {
+        CHANNELS.with(|channels| channels.get(&self.0.0).map_or(0, |channel| channel.fired))
+    }
+
+    /// Waits until an event has come since the last `wait`.
+    pub async fn wait(&self) {
+        poll_fn(|context| {
+            CHANNELS.with(|channels| match channels.get_mut(&self.0.0) {
+                Some(channel) if channel.fired == 0 => {
+                    channel.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+                Some(channel) => {
+                    channel.fired = 0;
+                    Poll::Ready(())
+                }
+                None => Poll::Pending,
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        CHANNELS.with(|channels| channels.remove(&self.0.0));
+        // Closing fails only for a port that is closed already.
+        let _ = hypercall::event_channel_op(EventChannelOp::CLOSE, &mut PortArgument { port: self.0 });
+    }
+}

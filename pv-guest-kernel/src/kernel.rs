@@ -1,0 +1,20 @@
+//! The boot order, one line a step.
+
+use crate::{arch, driver, event, memory, sched, shared_info, shell, start_info, time};
+
+/// Entered once, from `arch::boot`, with the address of `start_info`.
+pub extern "C" fn main(start_info: u64) -> ! {
+    start_info::init(start_info);
+    memory::init_translation();
+    driver::console::init();
+    println!("Paravane guest kernel {}", env!("CARGO_PKG_VERSION"));
+    arch::trap::init();
+    shared_info::init();
+    memory::init();
+    event::init();
+    time::init();
+    driver::console::listen();
+    println!("{}", memory::summary());
+    shell::start();
+    sched::executor::run()
+}

@@ -1,0 +1,85 @@
+//! Small futures: giving way, waiting for one of two, and a value that others wait for.
+
+use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
+
+use crate::sync::Local;
+
+/// Notes who is to be woken, once.
+pub fn note(wakers: &mut Vec<Waker>, context: &Context) {
+    if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+        wakers.push(context.waker().clone());
+    }
+}
+
+/// Lets the other tasks that are ready run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Which of two futures ended first.
+pub enum Either<A, B> {
+    First(A),
+    Second(B),
+}
+
+/// Runs two futures until one of them ends, and drops the other.
+pub async fn race<A, B>(first: impl Future<Output = A>, second: impl Future<Output = B>) -> Either<A, B> {
+    let mut first = pin!(first);
+    let mut second = pin!(second);
+    poll_fn(|context| {
+        if let Poll::Ready(value) = first.as_mut().poll(context) {
+            return Poll::Ready(Either::First(value));
+        }
+        second.as_mut().poll(context).map(Either::Second)
+    })
+    .await
+}
+
+/// A value that is set once, and that any number of tasks wait for.
+pub struct Signal<T>(Local<(Option<T>, Vec<Waker>)>);
+
+impl<T: Clone> Signal<T> {
+    /// Not set yet.
+    pub const fn new() -> Self {
+        Self(Local::new((None, Vec::new())))
+    }
+
+    /// Sets the value, unless it has one.
+    pub fn set(&self, value: T) {
+        self.0.with(|(place, wakers)| {
+            place.get_or_insert(value);
+            wakers.drain(..).for_each(Waker::wake);
+        });
+    }
+
+    /// The value, if it is set.
+    pub fn get(&self) -> Option<T> {
+        self.0.with(|(place, _)| place.clone())
+    }
+
+    /// Waits for the value.
+    pub async fn wait(&self) -> T {
+        poll_fn(|context| {
+            self.0.with(|(place, wakers)| match place {
+                Some(value) => Poll::Ready(value.clone()),
+                None => {
+                    note(wakers, context);
+                    Poll::Pending
+                }
+            })
+        })
+        .await
+    }
+}

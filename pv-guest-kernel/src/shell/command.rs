@@ -1,0 +1,138 @@
+//! The commands.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use pv_abi::version::{ExtraVersion, VersionOp};
+
+use super::power;
+use crate::arch::{hypercall, processor};
+use crate::sched::executor;
+use crate::user::process::{self, Outcome, Process};
+use crate::user::program::{self, PROGRAMS};
+use crate::{attack, memory, selftest, time};
+
+/// Usage and meaning, in the order of `help`.
+const COMMANDS: [(&str, &str); 13] = [
+    ("help", "this list"),
+    ("version", "this kernel and its hypervisor"),
+    ("memory", "memory and its use"),
+    ("uptime", "time since the machine started, and the date"),
+    ("sleep SECONDS", "waits"),
+    ("ps", "tasks"),
+    ("programs", "user programs"),
+    ("spawn PROGRAM [NUMBER] [&]", "runs a user program, with & in the background"),
+    ("selftest", "tests each mechanism from inside"),
+    ("attack", "tries to break out of the domain"),
+    ("crash", "panics"),
+    ("reboot", "asks to be started again"),
+    ("poweroff [STATUS]", "ends the domain"),
+];
+
+/// Runs one command. The error is a message.
+pub async fn run(command: &str) -> Result<(), String> {
+    let words: alloc::vec::Vec<&str> = command.split_whitespace().collect();
+    match words.as_slice() {
+        ["help"] => help(),
+        ["version"] => version(),
+        ["memory"] => println!("{}", memory::summary()),
+        ["uptime"] => uptime(),
+        ["sleep", seconds] => {
+            let seconds: u32 = parse(seconds)?;
+            time::sleep(u64::from(seconds) * time::SECOND).await;
+        }
+        ["ps"] => ps(),
+        ["programs"] => PROGRAMS.iter().for_each(|program| println!("{:24} {}", program.name, program.about)),
+        ["spawn", name] => spawn(name, 0).await?,
+        ["spawn", name, "&"] => background(name, 0)?,
+        ["spawn", name, number] => spawn(name, parse(number)?).await?,
+        ["spawn", name, number, "&"] => background(name, parse(number)?)?,
+        ["selftest"] => selftest::run().await?,
+        ["attack"] => attack::run().await?,
+        ["crash"] => panic!("crash was asked for"),
+        ["reboot"] => power::reboot(),
+        ["poweroff"] => power::off(0),
+        ["poweroff", status] => power::off(parse(status)?),
+        [name, ..] if COMMANDS.iter().any(|(usage, _)| usage.split(' ').next() == Some(name)) => {
+            return Err("wrong arguments; see help".into());
+        }
+        _ => return Err("unknown command; see help".into()),
+    }
+    Ok(())
+}
+
+fn parse<T: core::str::FromStr>(word: &str) -> Result<T, String> {
+    word.parse().map_err(|_| format!("{word} is not a number in range"))
+}
+
+fn help() {
+    COMMANDS.iter().for_each(|(usage, about)| println!("{usage:28} {about}"));
+}
+
+fn version() {
+    let version = hypercall::xen_version().unwrap_or(0);
+    let mut extra: ExtraVersion = [0; 16];
+    // Not every hypervisor has one.
+    let _ = hypercall::xen_version_query(VersionOp::EXTRAVERSION, &mut extra);
+    let extra = extra.split(|byte| *byte == 0).next().unwrap_or_default();
+    println!("guest kernel: Paravane {}", env!("CARGO_PKG_VERSION"));
+    println!("interface:    Xen {}.{}{}", version >> 16, version & 0xffff, String::from_utf8_lossy(extra));
+    let [_, signature @ ..] = processor::cpuid(pv_abi::cpuid::FIRST_LEAF);
+    let signature: alloc::vec::Vec<u8> = signature.into_iter().flat_map(u32::to_le_bytes).collect();
+    println!("hypervisor:   {}, extensions: {}", String::from_utf8_lossy(&signature), extensions());
+}
+
+/// The names of what the hypervisor offers beyond Xen's ABI.
+fn extensions() -> String {
+    let names: alloc::vec::Vec<&str> = power::extensions().iter_names().map(|(name, _)| name).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn uptime() {
+    let milliseconds = time::now() / time::MILLISECOND;
+    println!("up {}.{:03} s, Unix time {}", milliseconds / 1000, milliseconds % 1000, time::wall_clock());
+}
+
+fn ps() {
+    println!("task  state    cpu ms  name");
+    for task in executor::tasks() {
+        println!(
+            "{:4}  {:7}  {:6}  {}",
+            task.number,
+            task.state,
+            task.nanoseconds / time::MILLISECOND,
+            task.name
+        );
+    }
+}
+
+fn start(name: &str, argument: u64) -> Result<Arc<Process>, String> {
+    let program = program::find(name).ok_or_else(|| format!("no program {name}; see programs"))?;
+    process::start(program, argument, false).map_err(|error| format!("{name} cannot start: {error}"))
+}
+
+/// Kills the program when the command is interrupted.
+struct KillOnDrop(Arc<Process>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+async fn spawn(name: &str, argument: u64) -> Result<(), String> {
+    let process = KillOnDrop(start(name, argument)?);
+    match process.0.outcome().await {
+        Outcome::Exited(0) => Ok(()),
+        outcome => Err(format!("{name} {outcome}")),
+    }
+}
+
+fn background(name: &str, argument: u64) -> Result<(), String> {
+    let process = start(name, argument)?;
+    executor::spawn("waiter", async move {
+        println!("[{}] {}", process.program.name, process.outcome().await);
+    });
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! Time: the paravirtual clock, and timers on it.
+
+mod clock;
+mod timer;
+
+pub use clock::{now, wall_clock};
+pub use timer::{arm, events, expire, forget_armed, init, port, sleep};
+
+/// Nanoseconds in a millisecond.
+pub const MILLISECOND: u64 = 1_000_000;
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000_000_000;

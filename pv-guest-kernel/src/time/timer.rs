@@ -1,0 +1,113 @@
+//! Timers: tasks ordered by deadline, and the one deadline that the hypervisor knows.
+
+use alloc::collections::BTreeMap;
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+use pv_abi::event_channel::Virq;
+use pv_abi::{Errno, EventPort};
+
+use super::now;
+use crate::arch::hypercall;
+use crate::event::{self, Port};
+use crate::sync::Local;
+
+struct Timers {
+    waiting: BTreeMap<(u64, u64), Waker>,
+    /// Tells timers of the same deadline apart.
+    next_number: u64,
+    /// What the hypervisor was last asked for; 0 once that has passed.
+    armed: u64,
+    /// Kept bound; its event needs no handler, since every entry into the kernel looks at the clock.
+    port: Option<Port>,
+}
+
+static TIMERS: Local<Timers> =
+    Local::new(Timers { waiting: BTreeMap::new(), next_number: 0, armed: 0, port: None });
+
+/// Binds the timer's virtual interrupt, and stops the tick that Xen starts each vCPU with.
+pub fn init() {
+    // A hypervisor without periodic timers has none to stop.
+    let _ = hypercall::stop_periodic_timer();
+    let port = event::bind_virq(Virq::TIMER).expect("VIRQ_TIMER");
+    TIMERS.with(|timers| timers.port = Some(port));
+}
+
+/// The port of the timer.
+pub fn port() -> EventPort {
+    TIMERS.with(|timers| timers.port.as_ref().map_or(EventPort(0), Port::number))
+}
+
+/// How many timer events have come.
+pub fn events() -> u64 {
+    TIMERS.with(|timers| timers.port.as_ref().map_or(0, Port::fired))
+}
+
+/// Somebody else has set the hypervisor's timer: what it was asked for is not known any more.
+pub fn forget_armed() {
+    TIMERS.with(|timers| timers.armed = 0);
+}
+
+/// Wakes the tasks whose deadline has passed.
+pub fn expire() {
+    let now = now();
+    TIMERS.with(|timers| {
+        if timers.armed <= now {
+            timers.armed = 0;
+        }
+        while let Some(first) = timers.waiting.first_entry() {
+            if first.key().0 > now {
+                break;
+            }
+            first.remove().wake();
+        }
+    });
+}
+
+/// Has the hypervisor raise an event at the first deadline, or at `limit` if that is earlier. It keeps
+/// an earlier one that it knows already: an event too many does no harm.
+pub fn arm(limit: Option<u64>) {
+    TIMERS.with(|timers| {
+        let first = timers.waiting.first_key_value().map(|(key, _)| key.0);
+        let Some(deadline) = first.into_iter().chain(limit).min() else { return };
+        if timers.armed != 0 && timers.armed <= deadline {
+            return;
+        }
+        set(deadline).expect("setting the timer");
+        timers.armed = deadline;
+    });
+}
+
+/// The single-shot timer, or the older call where that does not exist.
+fn set(deadline: u64) -> Result<(), Errno> {
+    match hypercall::set_singleshot_timer(deadline) {
+        Err(Errno::ENOSYS) => hypercall::set_timer_op(deadline),
+        other => other,
+    }
+    .map(|_| ())
+}
+
+/// Waits for a system time.
+async fn sleep_until(deadline: u64) {
+    let mut waiting = false;
+    poll_fn(|context| {
+        if now() >= deadline {
+            return Poll::Ready(());
+        }
+        // A future stays with its task, so one entry is enough, however often it is polled.
+        if core::mem::replace(&mut waiting, true) {
+            return Poll::Pending;
+        }
+        TIMERS.with(|timers| {
+            timers.next_number += 1;
+            timers.waiting.insert((deadline, timers.next_number), context.waker().clone());
+        });
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits for some nanoseconds.
+pub async fn sleep(nanoseconds: u64) {
+    sleep_until(now().saturating_add(nanoseconds)).await;
+}

@@ -1,0 +1,201 @@
+//! The command line: what is wrong is said in one line, with the status that the documentation gives, and what
+//! needs no guest works.
+
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use std::path::Path;
+use support::{Outcome, run, test};
+use tempfile::TempDir;
+
+const CONFIGURATION: i32 = 1;
+const USAGE: i32 = 2;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    libtest_mimic::run(&arguments, trials()).exit();
+}
+
+fn trials() -> Vec<Trial> {
+    vec![
+        test("usage_errors_are_one_line_and_status_2", usage_errors),
+        test("help_and_version_are_no_errors", help_and_version),
+        test("the_bundled_kernel_can_be_written", kernel_is_written),
+        test("a_file_that_is_no_kernel_is_named", files_that_are_no_kernels),
+        test("a_kernel_that_is_damaged_is_refused_with_the_reason", damaged_kernels),
+        test("memory_that_does_not_fit_is_refused_with_both_figures", memory_that_does_not_fit),
+        test("a_command_line_that_is_too_long_is_refused", long_command_lines),
+        test("json_is_json_whatever_the_host_is_like", check_json),
+    ]
+}
+
+/// It ended with `status`, one line on stderr that has all of `words`, and nothing on stdout.
+#[track_caller]
+fn assert_refused(outcome: &Outcome, status: i32, words: &[&str]) {
+    assert_eq!(outcome.status, Some(status), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "one line: {outcome:?}");
+    assert!(outcome.stderr.starts_with("paravane: "), "{outcome:?}");
+    assert_eq!(outcome.stdout, "", "{outcome:?}");
+    for word in words {
+        assert!(outcome.stderr.contains(word), "{word:?} is missing: {outcome:?}");
+    }
+}
+
+fn usage_errors() {
+    for (arguments, word) in [
+        (&["--bogus"][..], "--bogus"),
+        (&["frobnicate"], "frobnicate"),
+        (&["run", "--memory"], "--memory"),
+        (&["run", "--memory", "128"], "a unit is needed"),
+        (&["run", "--memory", "lots"], "a number with a unit"),
+        (&["run", "--memory", "5K"], "multiple of 4K"),
+        (&["run", "--memory", "0M"], "more than nothing"),
+        (&["run", "--memory", "9999999T"], "not supported"),
+        (&["run", "--machine-memory", "1X"], "--machine-memory"),
+        (&["run", "--pcpus", "0"], "--pcpus"),
+        (&["run", "--pcpus", "many"], "--pcpus"),
+        (&["run", "--exec", "a \" b"], "double quote"),
+        (&["kernel"], "--output"),
+    ] {
+        assert_refused(&run(arguments), USAGE, &[word]);
+    }
+}
+
+fn help_and_version() {
+    let help = run(&["--help"]);
+    assert_eq!((help.status, help.stderr.as_str()), (Some(0), ""));
+    for word in ["run", "check", "kernel", "--exec", "Exit status", "PARAVANE_LOG"] {
+        assert!(help.stdout.contains(word), "{word} is missing from {}", help.stdout);
+    }
+    let version = run(&["--version"]);
+    assert_eq!(
+        (version.status, version.stdout),
+        (Some(0), format!("paravane {}\n", env!("CARGO_PKG_VERSION")))
+    );
+}
+
+/// Writes the bundled kernel into `directory` and returns its bytes.
+fn bundled_kernel(directory: &TempDir) -> Vec<u8> {
+    let path = directory.path().join("bundled");
+    let outcome = run(&["kernel", "-o", text(&path)]);
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (Some(0), ""));
+    std::fs::read(path).expect("the kernel was written")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("a directory for files")
+}
+
+fn kernel_is_written() {
+    assert!(bundled_kernel(&directory()).starts_with(b"\x7fELF"));
+    assert_refused(&run(&["kernel", "-o", "/nowhere/kernel"]), CONFIGURATION, &["/nowhere/kernel"]);
+}
+
+fn files_that_are_no_kernels() {
+    let directory = directory();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).expect("a file");
+        text(&path).to_owned()
+    };
+    let me = std::env::current_exe().expect("this program");
+    for (path, reason) in [
+        ("/nowhere/vmlinux".to_owned(), "no such file"),
+        (text(directory.path()).to_owned(), "is a directory"),
+        ("/dev/zero".to_owned(), "not a regular file"),
+        (file("empty", b""), "empty"),
+        (file("script", b"#!/bin/sh\n"), "not an ELF image"),
+        (file("packed", b"\x1f\x8b\x08\0"), "gzip"),
+        (text(&me).to_owned(), "no Xen notes"),
+    ] {
+        assert_refused(&run(&["run", "--kernel", &path]), CONFIGURATION, &[&path, reason]);
+    }
+    assert_refused(&run(&["run", "--ramdisk", "/nowhere/initrd"]), CONFIGURATION, &["/nowhere/initrd"]);
+}
+
+/// Fields of the ELF header and of program headers, as offsets.
+mod elf {
+    pub const CLASS: usize = 4;
+    pub const MACHINE: usize = 18;
+    pub const PROGRAM_HEADERS: usize = 64;
+    pub const PROGRAM_HEADER: usize = 56;
+    pub const PHYSICAL_ADDRESS: usize = 24;
+    pub const MEMORY_SIZE: usize = 40;
+}
+
+/// Where the program header of the `n`th LOAD segment is.
+fn load_header(image: &[u8], n: usize) -> usize {
+    let headers = (0..).map(|index| elf::PROGRAM_HEADERS + index * elf::PROGRAM_HEADER);
+    headers.filter(|&at| image[at..at + 4] == 1u32.to_le_bytes()).nth(n).expect("a LOAD segment")
+}
+
+/// Where the value of a Xen note of 8 bytes is.
+fn note_value(image: &[u8], kind: u32) -> usize {
+    let mut head: Vec<u8> = [4, 8, kind].into_iter().flat_map(u32::to_le_bytes).collect();
+    head.extend(b"Xen\0");
+    image.windows(head.len()).position(|bytes| bytes == head).expect("the note") + head.len()
+}
+
+fn damaged_kernels() {
+    let directory = directory();
+    let original = bundled_kernel(&directory);
+    let path = directory.path().join("damaged");
+    let refused = |image: &[u8], reason: &str| {
+        std::fs::write(&path, image).expect("a file");
+        assert_refused(&run(&["run", "--kernel", text(&path)]), CONFIGURATION, &[text(&path), reason]);
+    };
+    let patched = |at: usize, bytes: &[u8]| {
+        let mut image = original.clone();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    refused(&original[..original.len() / 2], "truncated");
+    refused(&original[..20], "truncated");
+    refused(&patched(elf::CLASS, &[1]), "32-bit");
+    refused(&patched(elf::MACHINE, &[183, 0]), "machine 183");
+    let first = &original[load_header(&original, 0) + elf::PHYSICAL_ADDRESS..][..8];
+    refused(&patched(load_header(&original, 1) + elf::PHYSICAL_ADDRESS, first), "overlap");
+    refused(&patched(load_header(&original, 1) + elf::MEMORY_SIZE, &u64::MAX.to_le_bytes()), "huge");
+    let nearly_all_memory = (1u64 << 35).to_le_bytes();
+    let last = load_header(&original, original_loads(&original) - 1) + elf::MEMORY_SIZE;
+    refused(&patched(last, &nearly_all_memory), "memory too small");
+    const ENTRY: u32 = 1;
+    refused(&patched(note_value(&original, ENTRY), &16u64.to_le_bytes()), "entry point 0x10");
+}
+
+fn original_loads(image: &[u8]) -> usize {
+    let count = usize::from(u16::from_le_bytes([image[56], image[57]]));
+    let kinds = (0..count).map(|index| image[elf::PROGRAM_HEADERS + index * elf::PROGRAM_HEADER]);
+    kinds.filter(|&kind| kind == 1).count()
+}
+
+fn memory_that_does_not_fit() {
+    let too_small = run(&["run", "--memory", "1M"]);
+    assert_refused(&too_small, CONFIGURATION, &["memory too small", "needs", "has 1 MiB"]);
+    let ramdisk = text(&std::env::current_exe().expect("this program")).to_owned();
+    let too_big = run(&["run", "--memory", "4M", "--ramdisk", &ramdisk]);
+    assert_refused(&too_big, CONFIGURATION, &[&ramdisk, "ramdisk too big", "4 MiB"]);
+    let machine = run(&["run", "--memory", "64M", "--machine-memory", "32M"]);
+    assert_refused(&machine, CONFIGURATION, &["--machine-memory", "64 MiB", "32 MiB"]);
+    let host = run(&["run", "--memory", "1T"]);
+    assert_refused(&host, CONFIGURATION, &["--memory", "1048576 MiB"]);
+}
+
+fn long_command_lines() {
+    let long = "x".repeat(1024);
+    assert_refused(&run(&["run", "--cmdline", &long]), CONFIGURATION, &["--cmdline", "at most 1023"]);
+    assert_refused(&run(&["run", "--exec", &long]), CONFIGURATION, &["at most 1023"]);
+}
+
+fn check_json() {
+    let outcome = run(&["check", "--json"]);
+    assert!(matches!(outcome.status, Some(0 | 1)), "{outcome:?}");
+    let verdict: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!(verdict["usable"], serde_json::Value::Bool(outcome.status == Some(0)));
+    let (one, other) = if outcome.status == Some(0) { ("probes", "missing") } else { ("missing", "probes") };
+    assert!(!verdict[one].is_null() && verdict[other].is_null(), "{outcome:?}");
+}

@@ -1,0 +1,123 @@
+//! A tiny guest: code, a stack and pages at fixed addresses, on tables that the test writes by hand.
+
+use hypervisor::machine::kvm::{KvmMachine, MachineConfig};
+use hypervisor::machine::{Change, Context, Exit, MachineMemory, Pcpu, Translations};
+use libtest_mimic::Failed;
+use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
+use pv_abi::{Mfn, PAGE_SIZE};
+
+pub const CODE: u64 = 0x40_0000;
+pub const STACK_TOP: u64 = CODE + 2 * PAGE_SIZE as u64;
+/// Pages that tests map as they like; in the same L1 table.
+pub const DATA: u64 = CODE + 16 * PAGE_SIZE as u64;
+/// A page that every root maps, for the host and the guest to talk.
+pub const MAILBOX: u64 = CODE + 2 * PAGE_SIZE as u64;
+
+pub fn machine(pcpus: u32) -> Result<KvmMachine, Failed> {
+    KvmMachine::new(MachineConfig { frames: 8192, pcpus }).map_err(|error| error.to_string().into())
+}
+
+/// The frames of one guest, at fixed offsets from `base`.
+#[derive(Clone, Copy)]
+pub struct Guest {
+    pub base: Mfn,
+}
+
+impl Guest {
+    pub fn frame(&self, n: u64) -> Mfn {
+        Mfn(self.base.0 + n)
+    }
+    pub fn root(&self) -> Mfn {
+        self.frame(0)
+    }
+    /// A second root over the same tables.
+    pub fn other_root(&self) -> Mfn {
+        self.frame(9)
+    }
+    pub fn l2(&self) -> Mfn {
+        self.frame(2)
+    }
+    pub fn l1(&self) -> Mfn {
+        self.frame(3)
+    }
+    pub fn other_l1(&self) -> Mfn {
+        self.frame(4)
+    }
+    pub fn code(&self) -> Mfn {
+        self.frame(5)
+    }
+    pub fn mailbox(&self) -> Mfn {
+        self.frame(7)
+    }
+    /// Frames for the test's own use.
+    pub fn page(&self, n: u64) -> Mfn {
+        self.frame(16 + n)
+    }
+
+    /// Builds guest `number` of the machine with `code` at [`CODE`].
+    pub fn new(machine: &KvmMachine, number: u64, code: &[u8]) -> Result<Self, Failed> {
+        let guest = Self { base: Mfn(machine.layout.first_free.0 + number * 64) };
+        let memory = &machine.memory;
+        for root in [guest.root(), guest.other_root()] {
+            for (n, slot) in machine.layout.slots.iter().enumerate() {
+                memory.exchange_entry(root, FIRST_HYPERVISOR_SLOT + n, *slot, 0)?;
+            }
+            put(memory, root, Level::L4, CODE, rw(guest.frame(1)))?;
+        }
+        put(memory, guest.frame(1), Level::L3, CODE, rw(guest.l2()))?;
+        put(memory, guest.l2(), Level::L2, CODE, rw(guest.l1()))?;
+        for l1 in [guest.l1(), guest.other_l1()] {
+            put(memory, l1, Level::L1, CODE, rw(guest.code()))?;
+            put(memory, l1, Level::L1, STACK_TOP - 1, rw(guest.frame(6)))?;
+            put(memory, l1, Level::L1, MAILBOX, rw(guest.mailbox()))?;
+        }
+        memory.write(guest.code(), 0, code)?;
+        Ok(guest)
+    }
+
+    pub fn context(&self, identity: u64) -> Context {
+        let mut context = Context::new(identity, self.root(), CODE);
+        context.registers.rsp = STACK_TOP;
+        context
+    }
+}
+
+pub fn rw(mfn: Mfn) -> Pte {
+    Pte::new(mfn, PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER)
+}
+
+pub fn ro(mfn: Mfn) -> Pte {
+    Pte::new(mfn, PteFlags::PRESENT | PteFlags::USER)
+}
+
+/// Stores an entry that was not present before.
+pub fn put(memory: &MachineMemory, table: Mfn, level: Level, address: u64, pte: Pte) -> Result<(), Failed> {
+    memory.exchange_entry(table, level.index(address), pte, 0)?;
+    Ok(())
+}
+
+/// Replaces an entry and settles, as the paging code does.
+pub fn replace(
+    memory: &MachineMemory,
+    way: &dyn Translations,
+    (table, level): (Mfn, Level),
+    address: u64,
+    pte: Pte,
+) -> Result<(), Failed> {
+    let index = level.index(address);
+    let old = memory.exchange_entry(table, index, pte, 0)?;
+    if old.is_present() {
+        way.settle(&[Change { table, index: index as u16, level, old }])?;
+    }
+    Ok(())
+}
+
+/// Enters until something other than a kick happens.
+pub fn enter(pcpu: &mut dyn Pcpu, context: &mut Context) -> Result<Exit, Failed> {
+    loop {
+        match pcpu.enter(context)? {
+            Exit::Kicked => {}
+            exit => return Ok(exit),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Two vCPUs on one pcpu, kicked at random moments: what belongs to one never reaches the other.
+
+use crate::guest::{CODE, Guest, machine};
+use crate::support::{check, fail, kvm_test};
+use hypervisor::machine::{Context, Exit, Kick, Pcpu};
+use libtest_mimic::{Failed, Trial};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        kvm_test("kicks/a spinning guest is got out of", a_spinning_guest_is_got_out_of),
+        kvm_test("kicks/a kick before entering is not lost", a_kick_before_entering_is_not_lost),
+        kvm_test("kicks/exceptions stay with their vCPU", exceptions_stay_with_their_vcpu),
+        kvm_test("kicks/vector registers stay with their vCPU", vector_registers_stay_with_their_vcpu),
+        kvm_test("kicks/segment bases stay with their vCPU", segment_bases_stay_with_their_vcpu),
+    ]
+}
+
+fn a_spinning_guest_is_got_out_of() -> Result<(), Failed> {
+    let mut machine = machine(1)?;
+    let guest = Guest::new(&machine, 0, &[0xeb, 0xfe])?; // jmp to itself
+    let (mut pcpu, kick) = machine.pcpus.remove(0);
+    let mut context = guest.context(1);
+    for _ in 0..20 {
+        let kick = std::sync::Arc::clone(&kick);
+        let kicker = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(2));
+            kick.kick();
+        });
+        check(pcpu.enter(&mut context)? == Exit::Kicked, || "not kicked".into())?;
+        check(context.registers.rip == CODE, || format!("rip {:#x}", context.registers.rip))?;
+        kicker.join().map_err(|_| "the kicker panicked")?;
+    }
+    Ok(())
+}
+
+fn a_kick_before_entering_is_not_lost() -> Result<(), Failed> {
+    let mut machine = machine(1)?;
+    let guest = Guest::new(&machine, 0, &[0xeb, 0xfe])?;
+    let (mut pcpu, kick) = machine.pcpus.remove(0);
+    let mut context = guest.context(1);
+    kick.kick();
+    check(pcpu.enter(&mut context)? == Exit::Kicked, || "not kicked".into())
+}
+
+/// Runs two vCPUs in turn for a while, a vCPU each time until it exits, while kicks hail down; `verify` looks at
+/// each exit of vCPU 0 or 1.
+fn in_turn_under_kicks(
+    code: &[u8],
+    prepare: impl Fn(usize, &mut Context),
+    mut verify: impl FnMut(usize, &mut Context, Exit) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let mut machine = machine(1)?;
+    let guests = [Guest::new(&machine, 0, code)?, Guest::new(&machine, 1, code)?];
+    let (mut pcpu, kick) = machine.pcpus.remove(0);
+    let mut contexts = [guests[0].context(1), guests[1].context(2)];
+    for (n, context) in contexts.iter_mut().enumerate() {
+        prepare(n, context);
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut wait = 1u64;
+            while !stop.load(SeqCst) {
+                kick.kick();
+                wait = wait.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                let until = Instant::now() + Duration::from_nanos(wait >> 32 & 0xffff);
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        let end = Instant::now() + Duration::from_millis(700);
+        let mut run = || -> Result<(), Failed> {
+            let mut seen = [0u64; 2];
+            while Instant::now() < end {
+                for (n, context) in contexts.iter_mut().enumerate() {
+                    for _ in 0..3 {
+                        match pcpu.enter(context)? {
+                            Exit::Kicked => {}
+                            exit => {
+                                seen[n] += 1;
+                                verify(n, context, exit)?;
+                            }
+                        }
+                    }
+                    pcpu.save(context)?;
+                }
+            }
+            check(seen.iter().all(|&seen| seen > 20), || format!("hardly anything ran: {seen:?}"))
+        };
+        let result = run();
+        stop.store(true, SeqCst);
+        result
+    })
+}
+
+/// vCPU 0 executes `ud2`, vCPU 1 loads from an address that is not mapped, over and over.
+fn exceptions_stay_with_their_vcpu() -> Result<(), Failed> {
+    let mut code = vec![0xcc; 0x100];
+    code[..4].copy_from_slice(&[0x0f, 0x0b, 0x0f, 0x0b]);
+    code.extend([0x8a, 0x04, 0x25, 0x00, 0x10, 0x00, 0x00]); // mov al, [0x1000]
+    in_turn_under_kicks(
+        &code,
+        |n, context| {
+            context.registers.rip = CODE + n as u64 * 0x100;
+            context.registers.rbx = n as u64;
+        },
+        |n, context, exit| {
+            let as_expected = match (n, &exit) {
+                (0, Exit::Exception { vector: 6, .. }) => true,
+                (1, Exit::Exception { vector: 14, error_code, cr2: 0x1000 }) => error_code & 0x1e == 4,
+                _ => false,
+            };
+            check(as_expected && context.registers.rbx == n as u64, || format!("vCPU {n}: {exit:?}"))?;
+            check(context.registers.rip == CODE + n as u64 * 0x100, || {
+                format!("vCPU {n}: {:?}", context.registers)
+            })
+        },
+    )
+}
+
+/// Each vCPU counts in a vector register and reports it.
+fn vector_registers_stay_with_their_vcpu() -> Result<(), Failed> {
+    // paddq xmm3, xmm4; movq rax, xmm3; inc rbx; syscall; jmp to the start
+    let code =
+        [0x66, 0x0f, 0xd4, 0xdc, 0x66, 0x48, 0x0f, 0x7e, 0xd8, 0x48, 0xff, 0xc3, 0x0f, 0x05, 0xeb, 0xf0];
+    // movq xmm3, rsi; movq xmm4, rdi; syscall: the start of each
+    let mut image = code.to_vec();
+    image.resize(0x100, 0xcc);
+    image.extend([0x66, 0x48, 0x0f, 0x6e, 0xde, 0x66, 0x48, 0x0f, 0x6e, 0xe7, 0x0f, 0x05]);
+    let step = |n: usize| n as u64 * 1_000_000 + 7;
+    in_turn_under_kicks(
+        &image,
+        |n, context| {
+            context.registers.rip = CODE + 0x100;
+            context.registers.rdi = step(n);
+        },
+        |n, context, exit| {
+            check(exit == Exit::Syscall, || format!("vCPU {n}: {exit:?}"))?;
+            let registers = &mut context.registers;
+            let expected = registers.rbx * step(n);
+            check(registers.rbx == 0 || registers.rax == expected, || {
+                format!("vCPU {n} after {} rounds: {} instead of {expected}", registers.rbx, registers.rax)
+            })?;
+            registers.rip = CODE;
+            Ok(())
+        },
+    )
+}
+
+/// Each vCPU loads through FS and GS, whose bases differ.
+fn segment_bases_stay_with_their_vcpu() -> Result<(), Failed> {
+    // mov rax, fs:[0]; mov rdx, gs:[0]; syscall; jmp to the start
+    let mut code = vec![
+        0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x65, 0x48, 0x8b, 0x14, 0x25, 0, 0, 0, 0, 0x0f, 0x05, 0xeb,
+        0xea,
+    ];
+    code.resize(0x100, 0xcc);
+    for word in 0..4u64 {
+        code.extend((word + 100).to_le_bytes());
+    }
+    in_turn_under_kicks(
+        &code,
+        |n, context| {
+            context.fs_base = CODE + 0x100 + n as u64 * 16;
+            context.gs_base = context.fs_base + 8;
+        },
+        |n, context, exit| {
+            check(exit == Exit::Syscall, || format!("vCPU {n}: {exit:?}"))?;
+            let seen = (context.registers.rax, context.registers.rdx);
+            let expected = (100 + 2 * n as u64, 101 + 2 * n as u64);
+            if seen != expected {
+                return fail(format!("vCPU {n}: {seen:?} instead of {expected:?}"));
+            }
+            Ok(())
+        },
+    )
+}

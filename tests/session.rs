@@ -1,0 +1,232 @@
+//! A session with a guest, as its user has it: exit statuses, stdin, stdout, signals and the terminal.
+
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Termios, tcgetattr};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use support::{Outcome, finish, needs_kvm, paravane, run, run_typing};
+
+const CRASHED: i32 = 3;
+const FAILED: i32 = 4;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    libtest_mimic::run(&arguments, trials()).exit();
+}
+
+fn trials() -> Vec<Trial> {
+    vec![
+        needs_kvm("exec_runs_commands_and_powers_off_with_status_0", exec),
+        needs_kvm("the_first_failing_command_is_the_last_and_gives_status_4", failing_command),
+        needs_kvm("poweroff_with_a_code_gives_status_4", poweroff_code),
+        needs_kvm("a_crash_is_reported_and_gives_status_3", crash),
+        needs_kvm("reboot_builds_the_domain_anew", reboot),
+        needs_kvm("an_empty_stdin_runs_selftest", empty_stdin),
+        needs_kvm("a_pipe_is_typed_to_its_end", typed),
+        needs_kvm("exec_leaves_stdin_alone", exec_leaves_stdin),
+        needs_kvm("the_screen_and_the_last_line_are_on_stderr", screens),
+        needs_kvm("a_signal_ends_the_run_with_128_plus_its_number", signals),
+        needs_kvm("a_reader_who_has_seen_enough_ends_the_run_cleanly", broken_pipe),
+        needs_kvm("ctrl_bracket_leaves_and_the_terminal_is_as_before", leave),
+        needs_kvm("a_signal_restores_the_terminal", signal_restores),
+        needs_kvm("a_stdin_that_is_a_terminal_is_left_alone_by_exec", exec_on_terminal),
+    ]
+}
+
+#[track_caller]
+fn assert_ended(outcome: &Outcome, status: i32) {
+    assert_eq!(outcome.status, Some(status), "{}\n{}", outcome.stderr, outcome.stdout);
+}
+
+fn exec() {
+    let outcome = run(&["run", "--exec", "version; poweroff"]);
+    assert_ended(&outcome, 0);
+    assert!(outcome.stdout.contains("Xen") || outcome.stdout.contains("Paravane"), "{outcome:?}");
+}
+
+fn failing_command() {
+    let outcome = run(&["--exec", "frobnicate; version"]);
+    assert_ended(&outcome, FAILED);
+    assert!(outcome.stdout.contains("frobnicate"), "{outcome:?}");
+}
+
+fn poweroff_code() {
+    assert_ended(&run(&["--exec", "poweroff 7"]), FAILED);
+    assert_ended(&run(&["--exec", "poweroff 0"]), 0);
+}
+
+fn crash() {
+    let outcome = run(&["--exec", "crash"]);
+    assert_ended(&outcome, CRASHED);
+    for word in ["crashed", "rip", "rsp", "#0", "pv_guest_kernel::"] {
+        assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
+    }
+}
+
+/// The second life is told by its first words, and ended by its user.
+fn reboot() {
+    let mut child = paravane(&[]).stdin(Stdio::piped()).spawn().expect("paravane starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(b"reboot\n").expect("the guest listens");
+    let booted = |line: &str| line.contains("booted");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    wait_for_line(&mut stderr, booted);
+    wait_for_line(&mut stderr, booted);
+    stdin.write_all(b"poweroff\n").expect("the guest listens");
+    assert_ended(&finish(child), 0);
+}
+
+fn empty_stdin() {
+    let outcome = run_typing(&[], b"");
+    assert!(outcome.stdout.contains("selftest: "), "{outcome:?}");
+    assert_ended(&outcome, 0);
+}
+
+fn typed() {
+    let outcome = run_typing(&[], b"version\nmemory\n");
+    assert_ended(&outcome, 0);
+    assert!(!outcome.stdout.contains("selftest: "), "{outcome:?}");
+}
+
+fn exec_leaves_stdin() {
+    let mut child = paravane(&["--exec", "poweroff"]).stdin(Stdio::piped()).spawn().expect("paravane starts");
+    // Held open and empty: whoever read it would wait for ever.
+    let _stdin = child.stdin.take();
+    assert_ended(&finish(child), 0);
+}
+
+fn screens() {
+    let outcome = run(&["--exec", "poweroff"]);
+    for word in ["Paravane", "KVM", "hypercalls by", "booted in", "entries validated", "powered off", "exits"]
+    {
+        assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
+        assert!(!outcome.stdout.contains("booted in"), "{}", outcome.stdout);
+    }
+}
+
+/// A run that goes on until something ends it, and has begun.
+fn endless() -> (Child, BufReader<impl Read>) {
+    let mut child = paravane(&["--exec", "sleep 1000000"]).spawn().expect("paravane starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    wait_for_line(&mut stderr, |line| line.contains("booted"));
+    (child, stderr)
+}
+
+#[track_caller]
+fn wait_for_line(from: &mut impl BufRead, wanted: impl Fn(&str) -> bool) {
+    let mut seen = String::new();
+    loop {
+        let mut line = String::new();
+        assert_ne!(from.read_line(&mut line).expect("text"), 0, "it ended after: {seen}");
+        if wanted(&line) {
+            return;
+        }
+        seen += &line;
+    }
+}
+
+fn kill(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(child.id() as i32).expect("a process");
+    kill_process(pid, signal).expect("it is there");
+}
+
+fn signals() {
+    for (signal, number) in [(Signal::INT, 2), (Signal::TERM, 15), (Signal::HUP, 1)] {
+        let (child, mut stderr) = endless();
+        kill(&child, signal);
+        let outcome = finish(child);
+        let mut rest = String::new();
+        let _ = stderr.read_to_string(&mut rest);
+        assert_eq!(outcome.status, Some(128 + number), "{rest}");
+    }
+}
+
+fn broken_pipe() {
+    let mut child = paravane(&[]).stdin(Stdio::piped()).spawn().expect("paravane starts");
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let _ = stdin.write_all(b"version\n");
+    let outcome = finish(child);
+    assert_ended(&outcome, 0);
+    assert!(!outcome.stderr.contains("error"), "{outcome:?}");
+    drop(stdin);
+}
+
+/// The two ends of a pseudo-terminal.
+struct Terminal {
+    keyboard: File,
+    line: OwnedFd,
+    before: Termios,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+        grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("its other end");
+        let name = ptsname(&keyboard, Vec::new()).expect("its name");
+        let name = name.to_str().expect("a path");
+        let line = File::options().read(true).write(true).open(name).expect("its other end");
+        let line = OwnedFd::from(line);
+        let before = tcgetattr(&line).expect("a terminal");
+        Self { keyboard: keyboard.into(), line, before }
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.line).expect("a terminal").local_modes.contains(LocalModes::ICANON)
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> Child {
+        let stdin = self.line.try_clone().expect("a descriptor");
+        paravane(arguments).stdin(Stdio::from(stdin)).spawn().expect("paravane starts")
+    }
+
+    /// Starts a session that waits for keys, and waits until it does.
+    fn session(&self) -> Child {
+        let child = self.spawn(&[]);
+        let start = Instant::now();
+        while !self.is_raw() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the terminal never becomes raw");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child
+    }
+
+    #[track_caller]
+    fn assert_restored(&self) {
+        let after = tcgetattr(&self.line).expect("a terminal");
+        let modes = |terminal: &Termios| {
+            (terminal.local_modes, terminal.input_modes, terminal.output_modes, terminal.control_modes)
+        };
+        assert_eq!(modes(&after), modes(&self.before));
+    }
+}
+
+fn leave() {
+    let mut terminal = Terminal::open();
+    let child = terminal.session();
+    terminal.keyboard.write_all(b"version\r\x1d").expect("a key");
+    assert_ended(&finish(child), 0);
+    terminal.assert_restored();
+}
+
+fn signal_restores() {
+    let terminal = Terminal::open();
+    let child = terminal.session();
+    kill(&child, Signal::TERM);
+    assert_ended(&finish(child), 128 + 15);
+    terminal.assert_restored();
+}
+
+fn exec_on_terminal() {
+    let terminal = Terminal::open();
+    let child = terminal.spawn(&["--exec", "poweroff"]);
+    assert_ended(&finish(child), 0);
+    terminal.assert_restored();
+}
