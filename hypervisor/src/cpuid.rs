@@ -27,7 +27,7 @@ pub fn hypervisor_leaf(leaf: u32) -> Option<[u32; 4]> {
         0x4000_0001 => Some([XEN_VERSION, 0, 0, 0]),
         LAST_LEAF => Some([0, 0, FEATURE_PRESERVE_AD, 0]),
         extension::CPUID_LEAF => Some([ExtensionFeatures::all().bits(), ext_ebx, ext_ecx, ext_edx]),
-        0x4000_0000..=0x4000_ffff => Some([0; 4]),
+        _ if leaf >> 16 == FIRST_LEAF >> 16 => Some([0; 4]),
         _ => None,
     }
 }
