@@ -23,10 +23,6 @@ pub struct Reference {
 }
 
 impl Reference {
-    pub(super) const fn new(mfn: Mfn, kind: ReferenceKind) -> Self {
-        Self { mfn, kind }
-    }
-
     /// The frame.
     pub const fn mfn(&self) -> Mfn {
         self.mfn
@@ -53,7 +49,7 @@ impl Reference {
     /// [`Self::recall`].
     pub fn into_entry(self) {}
 
-    /// Takes the reference over from the record that it was moved into.
+    /// Makes the token of a reference that is counted: just now, or before it was moved into a record.
     pub(crate) const fn recall(mfn: Mfn, kind: ReferenceKind) -> Self {
         Self { mfn, kind }
     }

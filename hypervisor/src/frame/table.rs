@@ -150,7 +150,7 @@ impl FrameTable {
     /// Why the frame is none of the owner's.
     pub fn get(&self, owner: DomId, mfn: Mfn) -> Result<Reference, Refusal> {
         self.apply(mfn, Operation::Get)?;
-        let reference = Reference::new(mfn, ReferenceKind::General);
+        let reference = Reference::recall(mfn, ReferenceKind::General);
         match self.owner(mfn) {
             Some(actual) if actual == owner => Ok(reference),
             actual => {
@@ -174,7 +174,7 @@ impl FrameTable {
     pub fn into_writable(&self, reference: Reference) -> Result<Reference, Refusal> {
         let mfn = reference.mfn();
         match self.apply(mfn, Operation::AcquireType(FrameType::Writable)) {
-            Ok(_) => Ok(Reference::new(mfn, ReferenceKind::Typed(FrameType::Writable))),
+            Ok(_) => Ok(Reference::recall(mfn, ReferenceKind::Typed(FrameType::Writable))),
             Err(refusal) => {
                 self.put(reference);
                 Err(refusal)
@@ -196,7 +196,7 @@ impl FrameTable {
                 }
             }
         }
-        self.put(Reference::new(mfn, ReferenceKind::General));
+        self.put(Reference::recall(mfn, ReferenceKind::General));
         None
     }
 
