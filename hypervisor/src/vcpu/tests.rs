@@ -1,1 +1,306 @@
+//! Frames, modes and upcalls, looked at in a guest's memory.
 
+use super::resume::prepare;
+use super::*;
+use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page};
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::{IretContext, IretFlags, TrapInfo, rflags};
+
+const HANDLER: u64 = BASE + 0x500;
+const KERNEL_STACK: u64 = BASE + 20 * 4096;
+
+/// A guest whose kernel has handlers for everything, and a user mode.
+fn guest(world: &World) -> Guest {
+    let guest = world.guest();
+    world.on_vcpu(&guest, |handle, vcpu| {
+        let domain = guest.domain.id();
+        let budget = &mut Budget::unlimited();
+        let mmu = &world.services.mmu;
+        let user = Some(guest.user_root);
+        assert_eq!(
+            mmu.new_user_baseptr(domain, &mut vcpu.roots, user, budget).unwrap(),
+            crate::paging::Progress::Done
+        );
+        for vector in 0..=255 {
+            let flags = if vector == 3 { 3 } else { TrapInfo::MASKS_EVENTS };
+            let address = HANDLER + u64::from(vector) * 16;
+            vcpu.traps.set(TrapInfo { vector, flags, cs: FLAT_RING3_CS64, padding: 0, address });
+        }
+        let callback = |offset, masks_events| Some(Callback { address: BASE + offset, masks_events });
+        vcpu.callbacks =
+            Callbacks { event: callback(0x100, true), failsafe: None, syscall: callback(0x300, false) };
+        vcpu.kernel_stack = KERNEL_STACK;
+        handle.info().set_masked(false);
+    });
+    guest
+}
+
+fn set(vcpu: &mut Vcpu, rip: u64, rsp: u64, flags: u64) {
+    let registers = &mut vcpu.context.registers;
+    (registers.rip, registers.rsp, registers.rflags) = (rip, rsp, flags);
+    (registers.rcx, registers.r11) = (0xc, 0x11);
+}
+
+fn to_user(vcpu: &mut Vcpu) {
+    assert!(vcpu.enter_user());
+    set(vcpu, USER_BASE + 0x10, USER_BASE + 0x1000, 0x202);
+}
+
+#[test]
+fn a_trap_in_kernel_mode_pushes_at_the_stack_pointer() {
+    let world = World::new();
+    let guest = guest(&world);
+    let pointer = world.on_vcpu(&guest, |handle, vcpu| {
+        let flags = 0x202 | rflags::TF | rflags::DF | rflags::AC | rflags::NT;
+        set(vcpu, BASE + 0x10, STACK - 3, flags);
+        bounce_trap(vcpu, handle.info(), &world.services.mmu, 14, 0b111, 0xdead).unwrap();
+        let registers = vcpu.context.registers;
+        assert_eq!(registers.rip, HANDLER + 14 * 16);
+        assert_eq!(registers.rflags, 0x202 | rflags::DF, "IF set; TF, NT, AC clear; DF kept");
+        assert_eq!(vcpu.context.cs, FLAT_RING3_CS64);
+        assert!(handle.info().masked(), "the table says that this handler masks");
+        registers.rsp
+    });
+    assert_eq!(pointer, ((STACK - 3) & !15) - 64);
+    let frame: [u64; 8] = world.peek(&guest, pointer);
+    let flags = 0x202 | rflags::TF | rflags::DF | rflags::AC | rflags::NT;
+    assert_eq!(frame, [0xc, 0x11, 0b011, BASE + 0x10, 0xe030, flags, STACK - 3, 0xe02b], "U is clear");
+    let mut cr2 = [0; 8];
+    world.machine.memory.read(guest.domain.shared().frame(), 16, &mut cr2).unwrap();
+    assert_eq!(u64::from_le_bytes(cr2), 0xdead);
+    world.on_vcpu(&guest, |_, vcpu| vcpu.release(&world.services.mmu));
+}
+
+#[test]
+fn a_trap_from_user_mode_uses_the_kernel_stack() {
+    let world = World::new();
+    let guest = guest(&world);
+    let pointer = world.on_vcpu(&guest, |handle, vcpu| {
+        (vcpu.context.gs_base, vcpu.other_gs_base) = (0x1000, 0x2000);
+        to_user(vcpu);
+        assert_eq!((vcpu.context.gs_base, vcpu.context.root), (0x2000, guest.user_root));
+        handle.info().set_masked(true);
+        bounce_trap(vcpu, handle.info(), &world.services.mmu, 13, 0x18, 0).unwrap();
+        assert_eq!((vcpu.mode, vcpu.context.root), (Mode::Kernel, guest.root));
+        assert_eq!((vcpu.context.gs_base, vcpu.other_gs_base), (0x1000, 0x2000));
+        vcpu.context.registers.rsp
+    });
+    assert_eq!(pointer, KERNEL_STACK - 64);
+    let frame: [u64; 8] = world.peek(&guest, pointer);
+    let (cs, flags) = (0x1_0000_e033, 2);
+    assert_eq!(frame, [0xc, 0x11, 0x18, USER_BASE + 0x10, cs, flags, USER_BASE + 0x1000, 0xe02b]);
+}
+
+#[test]
+fn a_page_fault_of_user_mode_says_so_and_a_breakpoint_has_no_error_code() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        to_user(vcpu);
+        bounce_trap(vcpu, handle.info(), &world.services.mmu, 14, 0b010, 0).unwrap();
+        assert_eq!(world.peek::<u64>(&guest, KERNEL_STACK - 64 + 16), 0b110);
+        to_user(vcpu);
+        handle.info().set_masked(false);
+        bounce_trap(vcpu, handle.info(), &world.services.mmu, 3, 99, 0).unwrap();
+        assert_eq!(vcpu.context.registers.rsp, (KERNEL_STACK - 56) & !7);
+        assert!(!handle.info().masked(), "the table says that this handler does not mask");
+    });
+}
+
+#[test]
+fn a_system_call_clears_the_direction_and_shows_flat_selectors() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        to_user(vcpu);
+        vcpu.context.cs = 0xe023;
+        vcpu.context.registers.rflags |= rflags::DF;
+        bounce_user_syscall(vcpu, handle.info(), &world.services.mmu).unwrap();
+        let registers = vcpu.context.registers;
+        assert_eq!((registers.rip, registers.rflags & rflags::DF), (BASE + 0x300, 0));
+        let frame: [u64; 7] = world.peek(&guest, registers.rsp);
+        assert_eq!(frame[3], 0xe033);
+        assert_eq!(frame[4] & rflags::DF, rflags::DF, "the frame keeps it");
+    });
+}
+
+#[test]
+fn a_frame_that_cannot_be_written_crashes_the_domain() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        for stack in
+            [0, 8, 0x7fff_ffff_f000, 0x8000_0000_0000, pv_abi::address::HYPERVISOR_VIRT_START + 64, !0]
+        {
+            set(vcpu, BASE, stack, 0x202);
+            let failure = bounce_trap(vcpu, handle.info(), &world.services.mmu, 6, 0, 0).unwrap_err();
+            assert!(
+                matches!(&failure, Failure::Crash(why) if why.contains("cannot be written")),
+                "{failure}"
+            );
+        }
+        vcpu.traps.clear();
+        set(vcpu, BASE, STACK, 0x202);
+        let failure = bounce_trap(vcpu, handle.info(), &world.services.mmu, 6, 0, 0).unwrap_err();
+        assert!(failure.to_string().contains("no handler for: INVALID_OPCODE"), "{failure}");
+    });
+}
+
+fn put_iret(world: &World, guest: &Guest, frame: IretContext) {
+    world.poke(guest, page(9), &frame);
+    world.on_vcpu(guest, |_, vcpu| vcpu.context.registers.rsp = page(9));
+}
+
+fn user_frame() -> IretContext {
+    IretContext {
+        rax: 1,
+        r11: 2,
+        rcx: 3,
+        flags: 0,
+        rip: USER_BASE,
+        cs: 0xffff_0001_0000_e033,
+        rflags: 0x202 | rflags::IOPL | rflags::VM,
+        rsp: USER_BASE + 0x800,
+        ss: 0xe02b,
+    }
+}
+
+#[test]
+fn iret_to_user_mode_and_back_into_the_kernel() {
+    let world = World::new();
+    let guest = guest(&world);
+    put_iret(&world, &guest, user_frame());
+    world.on_vcpu(&guest, |handle, vcpu| {
+        handle.info().set_masked(true);
+        iret(vcpu, handle.info(), &world.services.mmu).unwrap();
+        let registers = vcpu.context.registers;
+        assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root));
+        assert_eq!((registers.rax, registers.rcx, registers.r11), (1, 3, 2));
+        assert_eq!((registers.rip, registers.rflags), (USER_BASE, 0x202));
+        assert!(!handle.info().masked(), "IF in the frame unmasks");
+        vcpu.enter_kernel();
+    });
+    let kernel = IretContext { cs: 0xe030, rip: BASE, rflags: 2, rsp: STACK, ..user_frame() };
+    put_iret(&world, &guest, IretContext { flags: IretFlags::IN_SYSCALL.bits(), ..kernel });
+    world.on_vcpu(&guest, |handle, vcpu| {
+        iret(vcpu, handle.info(), &world.services.mmu).unwrap();
+        assert_eq!((vcpu.mode, vcpu.context.cs), (Mode::Kernel, FLAT_RING3_CS64));
+        assert_eq!((vcpu.context.registers.rcx, vcpu.context.registers.r11), (BASE, 0x202));
+        assert!(handle.info().masked());
+    });
+}
+
+#[test]
+fn iret_without_a_user_root_or_a_readable_frame_crashes_the_domain() {
+    let world = World::new();
+    let guest = world.guest();
+    put_iret(&world, &guest, user_frame());
+    world.on_vcpu(&guest, |handle, vcpu| {
+        let failure = iret(vcpu, handle.info(), &world.services.mmu).unwrap_err();
+        assert!(failure.to_string().contains("no root table"), "{failure}");
+        vcpu.context.registers.rsp = BASE - 8;
+        let failure = iret(vcpu, handle.info(), &world.services.mmu).unwrap_err();
+        assert!(failure.to_string().contains("cannot read its frame"), "{failure}");
+    });
+}
+
+#[test]
+fn the_virtual_io_privilege_is_shown_where_the_kernel_asked_for_it() {
+    let world = World::new();
+    let guest = guest(&world);
+    put_iret(&world, &guest, user_frame());
+    world.on_vcpu(&guest, |handle, vcpu| {
+        vcpu.assists = 1 << 4;
+        iret(vcpu, handle.info(), &world.services.mmu).unwrap();
+        assert_eq!(vcpu.iopl, 3);
+        assert_eq!(vcpu.context.registers.rflags & rflags::IOPL, 0, "the real one stays 0");
+        bounce_user_syscall(vcpu, handle.info(), &world.services.mmu).unwrap();
+        let saved: u64 = world.peek(&guest, vcpu.context.registers.rsp + 32);
+        assert_eq!(saved & rflags::IOPL, rflags::IOPL);
+    });
+}
+
+#[test]
+fn a_pending_event_is_delivered_once_and_masks_further_ones() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        let mmu = &world.services.mmu;
+        to_user(vcpu);
+        handle.info().mark_pending(0);
+        assert_eq!(prepare(vcpu, handle.info(), mmu).unwrap().upcalls, 1);
+        assert_eq!((vcpu.mode, vcpu.context.registers.rip), (Mode::Kernel, BASE + 0x100));
+        let frame: [u64; 7] = world.peek(&guest, vcpu.context.registers.rsp);
+        assert_eq!((frame[3] >> 32, frame[4] & rflags::IF), (0, rflags::IF), "unmasked before");
+        assert!(handle.info().masked());
+        assert_eq!(prepare(vcpu, handle.info(), mmu).unwrap().upcalls, 0);
+        handle.info().set_masked(false);
+        assert_eq!(prepare(vcpu, handle.info(), mmu).unwrap().upcalls, 1, "it nests once unmasked");
+    });
+}
+
+#[test]
+fn what_cannot_be_resumed_goes_to_the_failsafe_callback() {
+    let world = World::new();
+    let guest = guest(&world);
+    let mmu = &world.services.mmu;
+    let bad: [fn(&mut Context); 5] = [
+        |context| context.registers.rip = 0x8000_0000_0000,
+        |context| context.cs = 0x10,
+        |context| context.cs = FLAT_RING3_SS64,
+        |context| context.ss = 0,
+        |context| context.ss = 0x57,
+    ];
+    for spoil in bad {
+        world.on_vcpu(&guest, |handle, vcpu| {
+            to_user(vcpu);
+            spoil(&mut vcpu.context);
+            let (rip, ss) = (vcpu.context.registers.rip, u64::from(vcpu.context.ss | 3));
+            prepare(vcpu, handle.info(), mmu).unwrap();
+            assert_eq!(vcpu.context.registers.rip, HANDLER + 13 * 16, "no failsafe callback: #GP");
+            handle.info().set_masked(false);
+            to_user(vcpu);
+            spoil(&mut vcpu.context);
+            vcpu.context.ds = 0xe02b;
+            vcpu.callbacks.failsafe = Some(Callback { address: BASE + 0x200, masks_events: true });
+            prepare(vcpu, handle.info(), mmu).unwrap();
+            assert_eq!(vcpu.context.registers.rip, BASE + 0x200);
+            let frame: [u64; 11] = world.peek(&guest, vcpu.context.registers.rsp);
+            assert_eq!((frame[2], frame[6], frame[10]), (0xe02b, rip, ss), "selectors, then the bad frame");
+            vcpu.callbacks.failsafe = None;
+            handle.info().set_masked(false);
+        });
+    }
+}
+
+#[test]
+fn flags_and_bases_are_made_harmless_before_each_entry() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        set(vcpu, BASE, STACK, !0);
+        (vcpu.context.fs_base, vcpu.context.gs_base) = (1 << 47, !0 << 46);
+        (vcpu.context.ds, vcpu.context.es) = (0x1f, 0xe02b);
+        prepare(vcpu, handle.info(), &world.services.mmu).unwrap();
+        let bad = rflags::IOPL | rflags::VM | rflags::RF | 0xffff_ffff_ffc0_0000 & !rflags::USER_MASK;
+        assert_eq!(vcpu.context.registers.rflags & bad, 0);
+        assert_eq!((vcpu.context.fs_base, vcpu.context.gs_base), (0, !0 << 46));
+        assert_eq!((vcpu.context.ds, vcpu.context.es), (0, 0));
+    });
+}
+
+#[test]
+fn a_guests_own_code_segment_can_be_resumed_once_its_gdt_has_it() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        to_user(vcpu);
+        vcpu.context.descriptors = vec![0, 0, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
+        (vcpu.context.cs, vcpu.context.ss) = (0x1b, 0x13);
+        prepare(vcpu, handle.info(), &world.services.mmu).unwrap();
+        assert_eq!((vcpu.mode, vcpu.context.cs), (Mode::User, 0x1b));
+        vcpu.context.descriptors[3] &= !(1 << 47); // not present
+        prepare(vcpu, handle.info(), &world.services.mmu).unwrap();
+        assert_eq!(vcpu.mode, Mode::Kernel);
+    });
+}
