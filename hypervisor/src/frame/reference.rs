@@ -45,8 +45,8 @@ impl Reference {
         })
     }
 
-    /// The reference moves into a table's entry, a root, or another record that gives it back by
-    /// [`Self::recall`].
+    /// The reference moves into a table's entry, a root, or another record, from where it is
+    /// recalled one day.
     pub fn into_entry(self) {}
 
     /// Makes the token of a reference that is counted: just now, or before it was moved into a record.
