@@ -28,6 +28,8 @@ fn trials() -> Vec<Trial> {
         needs_kvm("poweroff_with_a_code_gives_status_4", poweroff_code),
         needs_kvm("a_crash_is_reported_and_gives_status_3", crash),
         needs_kvm("reboot_builds_the_domain_anew", reboot),
+        needs_kvm("exec_runs_once_whatever_reboots", reboot_in_exec),
+        needs_kvm("a_full_device_as_stdout_is_an_error_of_the_host", full_device),
         needs_kvm("an_empty_stdin_runs_selftest", empty_stdin),
         needs_kvm("a_pipe_is_typed_to_its_end", typed),
         needs_kvm("exec_leaves_stdin_alone", exec_leaves_stdin),
@@ -81,6 +83,21 @@ fn reboot() {
     wait_for_line(&mut stderr, booted);
     stdin.write_all(b"poweroff\n").expect("the guest listens");
     assert_ended(&finish(child), 0);
+}
+
+fn reboot_in_exec() {
+    let outcome = run(&["--exec", "version; reboot"]);
+    assert_ended(&outcome, 0);
+    assert_eq!(outcome.stdout.matches("interface:").count(), 1, "{outcome:?}");
+    assert_eq!(outcome.stderr.matches("booted in").count(), 2, "{outcome:?}");
+}
+
+fn full_device() {
+    let full = File::options().write(true).open("/dev/full").expect("a full device");
+    let child = paravane(&["--exec", "version; poweroff"]).stdout(full).spawn().expect("paravane starts");
+    let outcome = finish(child);
+    assert_ended(&outcome, 1);
+    assert!(outcome.stderr.contains("paravane: the guest's output: No space left"), "{outcome:?}");
 }
 
 fn empty_stdin() {

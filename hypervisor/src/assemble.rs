@@ -2,9 +2,9 @@
 
 use crate::clock::HostClock;
 use crate::control::{Hypervisor, PcpuParts};
-use crate::cpuid::CpuidPolicy;
+use crate::cpuid::{CpuidPolicy, HYPERVISOR_LEAVES};
 use crate::machine::MachineError;
-use crate::machine::kvm::{self, KvmMachine};
+use crate::machine::kvm::{self, HostError, KvmMachine, MachineConfig};
 use crate::paging::Mmu;
 use std::sync::Arc;
 
@@ -14,12 +14,20 @@ impl CpuidPolicy for kvm::CpuidPolicy {
     }
 }
 
+/// The host's machine of `frames` pages, which answers `cpuid` as the hypervisor does.
+///
+/// # Errors
+/// What the host lacks, or which probe failed.
+pub fn machine(frames: u64, pcpus: u32) -> Result<KvmMachine, HostError> {
+    KvmMachine::new(MachineConfig { frames, pcpus, leaves: &HYPERVISOR_LEAVES })
+}
+
 /// Puts the layers on a machine, and starts its pcpus.
 ///
 /// # Errors
 /// Where the host gives no threads.
 pub fn assemble(machine: KvmMachine) -> Result<Hypervisor, MachineError> {
-    let KvmMachine { memory, layout, translations, pcpus, cpuid, report } = machine;
+    let KvmMachine { memory, layout, translations, pcpus, cpuid, report, .. } = machine;
     let mmu = Arc::new(Mmu::new(memory, layout, translations));
     let pcpus = pcpus.into_iter().map(|(pcpu, kick)| -> PcpuParts { (Box::new(pcpu), kick) }).collect();
     let clock = Arc::new(HostClock::new(report.tsc_khz.into()));

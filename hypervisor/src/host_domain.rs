@@ -165,3 +165,7 @@ impl ConsoleThread {
         self.thread.join().ok()
     }
 }
+
+#[cfg(test)]
+#[path = "host_domain_tests.rs"]
+mod tests;

@@ -44,8 +44,12 @@ impl SymbolTable {
         (symbol.size == 0 || offset < symbol.size).then_some((symbol.name.as_str(), offset))
     }
 
-    fn describe(&self, address: u64) -> Option<String> {
-        self.find(address).map(|(name, offset)| format!("{name}+{offset:#x}"))
+    /// Function and offset of an address. One that a call returns to may lie behind the caller's end: a call that
+    /// does not come back can be the last instruction.
+    fn describe(&self, address: u64, is_return: bool) -> Option<String> {
+        let back = u64::from(is_return);
+        let (name, offset) = self.find(address.checked_sub(back)?)?;
+        Some(format!("{name}+{:#x}", offset + back))
     }
 }
 
@@ -84,7 +88,8 @@ impl CrashReport {
         let mut calls = vec![registers.rip];
         calls.extend(return_addresses(&vcpu.space(mmu), registers.rbp));
         let in_kernel = vcpu.mode == Mode::Kernel;
-        let name = |address| symbols.filter(|_| in_kernel).and_then(|table| table.describe(address));
+        let symbols = symbols.filter(|_| in_kernel);
+        let name = |depth: usize, address| symbols.and_then(|table| table.describe(address, depth != 0));
         Self {
             reason: match reason {
                 Failure::Crash(why) => why.clone(),
@@ -95,7 +100,11 @@ impl CrashReport {
             mode: vcpu.mode,
             registers,
             selectors: (vcpu.context.cs, vcpu.context.ss),
-            calls: calls.into_iter().map(|address| Location { address, symbol: name(address) }).collect(),
+            calls: calls
+                .into_iter()
+                .enumerate()
+                .map(|(depth, address)| Location { address, symbol: name(depth, address) })
+                .collect(),
         }
     }
 }
@@ -154,5 +163,7 @@ mod tests {
         assert_eq!(table.find(0x10f), Some(("first", 0xf)));
         assert_eq!((table.find(0x110), table.find(0xff)), (None, None));
         assert_eq!(table.find(0x1234), Some(("last", 0x1034)));
+        assert_eq!(table.describe(0x110, true), Some("first+0x10".into()));
+        assert_eq!((table.describe(0x110, false), table.describe(0, true)), (None, None));
     }
 }

@@ -13,6 +13,16 @@ pub enum Commands<'a> {
     Piped,
 }
 
+impl Commands<'_> {
+    /// What is left of them for a guest that has rebooted: given ones were run, and once is enough.
+    pub fn after_a_reboot(self) -> Self {
+        match self {
+            Self::Given(_) => Self::Given(""),
+            other => other,
+        }
+    }
+}
+
 /// Puts the command line together.
 pub fn compose(given: &str, commands: Commands<'_>) -> Result<String, Failure> {
     let word = match commands {

@@ -2,57 +2,73 @@
 
 use super::args::RunArgs;
 use super::command_line::{Commands, compose};
+use super::exit::Exit;
 use super::fit::machine_frames;
 use super::image::Images;
 use super::keyboard::Keyboard;
 use super::screen::{self, Summary};
-use super::session::{Exit, Session};
+use super::session::Session;
 use super::status::{Failure, Status};
 use super::terminal::{self, Raw};
 use backends::console::Input;
-use hypervisor::assemble::assemble;
+use hypervisor::assemble::{self, assemble};
+use hypervisor::builder::Plan;
 use hypervisor::domain::{DomainEnd, End};
-use hypervisor::machine::kvm::{KvmMachine, MachineConfig};
 use pv_abi::sched::ShutdownReason;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Boots a guest and stays with it until its end. A guest that reboots is built anew.
+/// Boots a guest and stays with it until its end.
 pub fn run(args: &RunArgs) -> Result<Status, Failure> {
     let commands = match &args.exec {
         Some(exec) => Commands::Given(exec),
         None if terminal::is_terminal() => Commands::Typed,
         None => Commands::Piped,
     };
-    let command_line = compose(&args.cmdline, commands)?;
+    // All that can be wrong with the configuration is found before the host is asked for anything.
     let frames = machine_frames(args)?;
     let images = Images::read(args)?;
     let kernel = images.kernel()?;
-    let plan = images.plan(&kernel, args, command_line)?;
-    let machine = KvmMachine::new(MachineConfig { frames, pcpus: args.pcpus });
-    let machine = machine.map_err(Failure::new)?;
+    let plan = |commands| images.plan(&kernel, args, compose(&args.cmdline, commands)?);
+    let first = plan(commands)?;
+
+    let machine = assemble::machine(frames, args.pcpus).map_err(Failure::new)?;
     screen::title(&machine.report);
     let hypervisor = Arc::new(assemble(machine).map_err(Failure::new)?);
 
     let of_terminal = |error: io::Error| Failure::about("the terminal", error);
-    let exit = Arc::new(Exit::new(&hypervisor));
-    let input = Arc::new(Input::default());
     terminal::end_on_signals().map_err(of_terminal)?;
     let _raw = (commands == Commands::Typed).then(Raw::enter).transpose().map_err(of_terminal)?;
+    let exit = Arc::new(Exit::new(&hypervisor));
+    let input = Arc::new(Input::default());
     let leave = Arc::clone(&exit);
-    let keyboard =
-        Keyboard::start(commands, Arc::clone(&input), move || leave.leave()).map_err(of_terminal)?;
-    let session =
-        Session { hypervisor, images: &images, kernel: &kernel, plan: &plan, input, exit, commands };
+    let keyboard = Keyboard::start(commands, Arc::clone(&input), move || leave.leave());
+    let keyboard = keyboard.map_err(of_terminal)?;
+    let session = Session { hypervisor, images: &images, kernel: &kernel, input, exit, commands };
+    stay(&session, &keyboard, first, || plan(commands.after_a_reboot()))
+}
+
+/// Lives the guest's lives: one that reboots is built anew, by the plan that `again` makes.
+fn stay(
+    session: &Session<'_>,
+    keyboard: &Keyboard,
+    first: Plan,
+    again: impl Fn() -> Result<Plan, Failure>,
+) -> Result<Status, Failure> {
+    let mut plan = first;
     loop {
         let born = Instant::now();
-        let end = session.live()?;
-        if !session.exit.has_left() && end.reason() == ShutdownReason::REBOOT {
-            keyboard.guest_restarts();
-            continue;
+        let end = session.live(&plan)?;
+        if let Some(failure) = session.exit.take_failure() {
+            return Err(failure);
         }
-        return Ok(tell(&end, born.elapsed(), session.exit.has_left()));
+        let left = session.exit.has_left();
+        if left || end.reason() != ShutdownReason::REBOOT {
+            return Ok(tell(&end, born.elapsed(), left));
+        }
+        keyboard.guest_restarts();
+        plan = again()?;
     }
 }
 

@@ -89,6 +89,6 @@ mod tests {
         let shown: Vec<_> = [0, 12, 999, 1000, 1_234_567].into_iter().map(count).collect();
         assert_eq!(shown, ["0", "12", "999", "1,000", "1,234,567"]);
         assert_eq!(duration(Duration::from_micros(12_340)), "12.3 ms");
-        assert_eq!(duration(Duration::from_millis(2345)), "2.35 s");
+        assert_eq!(duration(Duration::from_millis(2340)), "2.34 s");
     }
 }

@@ -1,6 +1,8 @@
 //! A guest's life, from its building to its end, and what the user has of it.
 
 use super::command_line::Commands;
+use super::exit::Exit;
+use super::files::reason;
 use super::image::Images;
 use super::output::Output;
 use super::say;
@@ -15,8 +17,8 @@ use hypervisor::host_domain::{ConsoleThread, HostDomain};
 use hypervisor::report::Symbol;
 use hypervisor::vcpu::StartState;
 use pv_abi::{DomId, EventPort};
-use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What all lives of a guest have in common: a reboot begins another.
@@ -27,8 +29,6 @@ pub struct Session<'a> {
     pub images: &'a Images,
     /// The kernel among them.
     pub kernel: &'a KernelImage<'a>,
-    /// Where everything goes.
-    pub plan: &'a Plan,
     /// What is typed.
     pub input: Arc<Input>,
     /// What ends the guest from outside.
@@ -39,17 +39,17 @@ pub struct Session<'a> {
 
 impl Session<'_> {
     /// Lives one life: builds a domain, runs it, and stays until nothing is left of it.
-    pub fn live(&self) -> Result<DomainEnd, Failure> {
+    pub fn live(&self, plan: &Plan) -> Result<DomainEnd, Failure> {
         let born = Instant::now();
         let output = self.output(born);
         let config = DomainConfig {
             name: "guest".into(),
-            maximum_pages: self.plan.pages,
+            maximum_pages: plan.pages,
             console: Arc::new(EmergencyConsole(Mutex::new(output.clone()))),
         };
         let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
         self.exit.set_domain(&domain);
-        let console = match self.fill_and_start(&domain, output) {
+        let console = match self.fill_and_start(&domain, plan, output) {
             Ok(console) => console,
             Err(failure) => {
                 self.hypervisor.destroy(&domain);
@@ -63,13 +63,18 @@ impl Session<'_> {
         Ok(end)
     }
 
-    fn fill_and_start(&self, domain: &Arc<Domain>, output: Output) -> Result<ConsoleThread, Failure> {
+    fn fill_and_start(
+        &self,
+        domain: &Arc<Domain>,
+        plan: &Plan,
+        output: Output,
+    ) -> Result<ConsoleThread, Failure> {
         let mmu = &self.hypervisor.services().mmu;
         let console_port = alloc_unbound(domain, DomId::HOST).map_err(Failure::new)?;
         let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
-        let built = build(mmu, identity, self.kernel, self.images.ramdisk(), self.plan);
+        let built = build(mmu, identity, self.kernel, self.images.ramdisk(), plan);
         let built = built.map_err(|error| Failure::about(self.images.name(), error))?;
-        domain.set_current_pages(self.plan.pages);
+        domain.set_current_pages(plan.pages);
         let functions = functions(self.images.kernel_bytes()).into_iter();
         let symbol =
             |f: hypervisor::builder::Function| Symbol { address: f.address, size: f.size, name: f.name };
@@ -93,7 +98,8 @@ impl Session<'_> {
         let exit = Arc::clone(&self.exit);
         let ended = move |end: &End| match end {
             // Whoever read the output has seen enough.
-            End::Sink(_) => exit.leave(),
+            End::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe => exit.leave(),
+            End::Sink(error) => exit.fail(Failure::about("the guest's output", reason(error))),
             End::Disconnected(reason) => say(&format!("the guest's console is disconnected: {reason}")),
             End::Stopped => {}
         };
@@ -119,51 +125,5 @@ impl Console for EmergencyConsole {
     fn write(&self, bytes: &[u8]) {
         // Where nobody reads, the console's thread will notice.
         let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes);
-    }
-}
-
-/// The user's way out: ends whatever domain there is, and the next before it starts.
-///
-/// It holds the hypervisor weakly: a thread that waits for a key must not keep it alive.
-pub struct Exit {
-    hypervisor: Weak<Hypervisor>,
-    state: Mutex<(bool, Option<Arc<Domain>>)>,
-}
-
-impl Exit {
-    /// For the domains of a hypervisor.
-    pub fn new(hypervisor: &Arc<Hypervisor>) -> Self {
-        Self { hypervisor: Arc::downgrade(hypervisor), state: Mutex::default() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, (bool, Option<Arc<Domain>>)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn destroy(&self, domain: &Domain) {
-        if let Some(hypervisor) = self.hypervisor.upgrade() {
-            hypervisor.destroy(domain);
-        }
-    }
-
-    /// Ends the guest.
-    pub fn leave(&self) {
-        let mut state = self.state();
-        state.0 = true;
-        state.1.iter().for_each(|domain| self.destroy(domain));
-    }
-
-    /// Whether [`Self::leave`] was called.
-    pub fn has_left(&self) -> bool {
-        self.state().0
-    }
-
-    /// This is the domain to end.
-    fn set_domain(&self, domain: &Arc<Domain>) {
-        let mut state = self.state();
-        if state.0 {
-            self.destroy(domain);
-        }
-        state.1 = Some(Arc::clone(domain));
     }
 }

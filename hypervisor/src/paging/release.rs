@@ -17,7 +17,7 @@ impl Mmu {
     /// Frames that others still refer to remain the domain's until they do not ([`Mmu::frames_of`]).
     ///
     /// # Errors
-    /// The machine's: then the domain's frames stay as they are for the machine's life.
+    /// The machine's: then the domain's frames stay as they are for the machine's life, and so does its number.
     pub fn release_domain(&self, domain: DomId, budget: &mut Budget) -> Result<Progress, Failure> {
         self.with_space(domain, |space| {
             match space.life {

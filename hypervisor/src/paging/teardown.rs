@@ -12,8 +12,8 @@ use pv_abi::{DomId, Mfn};
 
 impl Mmu {
     /// Goes on with what earlier calls of this domain left over. Every operation that takes a budget does so by
-    /// itself, first; whoever runs hypercalls drains before the guest goes on, in as many turns as it takes, so that
-    /// a guest finds a frame free as soon as its call returns.
+    /// itself, first. Others ([`Mmu::hold_descriptors`], [`Mmu::hold`]) may find a frame still in use by what is
+    /// left over: whoever runs hypercalls drains in front of them, in as many turns as it takes.
     ///
     /// # Errors
     /// The machine's; the domain is lost then.

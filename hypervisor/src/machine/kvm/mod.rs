@@ -30,7 +30,7 @@ mod stub;
 mod translations;
 mod vm;
 
-pub use cpuid::{CpuidPolicy, XEN_VERSION};
+pub use cpuid::CpuidPolicy;
 pub use gate::Gate;
 pub use pcpu::{KvmPcpu, host_tsc};
 pub use probe::{GateCost, KvmKind, ProbeReport, TableWay};
@@ -52,6 +52,8 @@ pub struct MachineConfig {
     pub frames: u64,
     /// Pcpus.
     pub pcpus: u32,
+    /// CPUID leaves in place of KVM's own: leaf, and EAX, EBX, ECX, EDX.
+    pub leaves: &'static [(u32, [u32; 4])],
 }
 
 /// Frames that the hypervisor takes of a machine of `frames` pages with `pcpus` pcpus.
@@ -74,6 +76,7 @@ pub struct KvmMachine {
     pub cpuid: CpuidPolicy,
     /// What the probes found.
     pub report: ProbeReport,
+    area: Area,
 }
 
 impl KvmMachine {
@@ -82,7 +85,7 @@ impl KvmMachine {
     /// # Errors
     /// [`HostError`]: what is missing, or which probe failed.
     pub fn new(config: MachineConfig) -> Result<Self, HostError> {
-        let vm = Vm::new()?;
+        let vm = Vm::new(config.leaves)?;
         shootdown::install_kick_handler()?;
         let area = Area::new(config.frames, u64::from(config.pcpus));
         let memory = Arc::new(MachineMemory::new(config.frames)?);
@@ -117,7 +120,16 @@ impl KvmMachine {
             pcpus: pcpus.into_iter().zip(kicks).collect(),
             cpuid: vm.cpuid().clone(),
             report,
+            area,
         })
+    }
+
+    /// Runs the start-up probe of a way of changing tables, on every pcpu.
+    ///
+    /// # Errors
+    /// The host's; what the probe saw instead of what it should is the inner error.
+    pub fn probe_tables(&mut self, way: &dyn Translations) -> Result<Result<(), String>, HostError> {
+        try_tables(&self.memory, &self.area, self.pcpus.iter_mut().map(|(pcpu, _)| pcpu), way)
     }
 }
 
@@ -132,6 +144,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
     let tsc_khz = first.tsc_khz()?;
+    let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();
     for pcpu in pcpus {
         let offset = probe.tsc_offset(pcpu)?;
@@ -139,7 +152,16 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
         tsc_offsets.push(offset as i64);
         probe.leave(pcpu)?;
     }
-    Ok(ProbeReport { kvm, tables: TableWay::Flush, gates, gate, m2p_at_fixed_address, tsc_offsets, tsc_khz })
+    Ok(ProbeReport {
+        kvm,
+        tables: TableWay::Flush,
+        gates,
+        gate,
+        m2p_at_fixed_address,
+        tsc_offsets,
+        tsc_khz,
+        ibpb,
+    })
 }
 
 /// The first way of changing tables that holds on every pcpu.
@@ -160,7 +182,7 @@ fn choose_tables(
     ];
     let mut reasons = Vec::new();
     for (way, _, translations) in ways.into_iter().filter(|(_, only_on, _)| *only_on == kvm) {
-        match try_tables(memory, area, pcpus, &*translations)? {
+        match try_tables(memory, area, pcpus.iter_mut(), &*translations)? {
             Ok(()) => return Ok((way, translations)),
             Err(why) => reasons.push(format!("{way:?}: {why}").to_lowercase()),
         }
@@ -168,10 +190,10 @@ fn choose_tables(
     Err(HostError::Probe { probe: "tables", why: reasons.join("; ") })
 }
 
-fn try_tables(
+fn try_tables<'a>(
     memory: &MachineMemory,
     area: &Area,
-    pcpus: &mut [KvmPcpu],
+    pcpus: impl Iterator<Item = &'a mut KvmPcpu>,
     translations: &dyn Translations,
 ) -> Result<Result<(), String>, HostError> {
     let mut probe = Probe::new(memory, area)?;

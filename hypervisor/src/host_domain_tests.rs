@@ -1,0 +1,91 @@
+use super::*;
+use crate::event_channel::alloc_unbound;
+use crate::testing::{Guest, World};
+use pv_abi::io::console::{ConsoleInterface, IN_SIZE};
+use std::mem::offset_of;
+use std::sync::mpsc;
+
+/// A world with a guest that keeps its first page for its console, and has a port for it.
+fn setup() -> (World, Guest, HostDomain, EventPort) {
+    let world = World::new();
+    let guest = world.guest();
+    let host = HostDomain::new(world.services.mmu.clone(), guest.domain.clone(), guest.pages[0]);
+    let port = alloc_unbound(&guest.domain, DomId::HOST).unwrap();
+    (world, guest, host, port)
+}
+
+#[test]
+fn nothing_but_the_console_page_of_the_own_guest_can_be_mapped() {
+    let (_world, guest, host, _) = setup();
+    let id = guest.domain.id();
+    assert!(host.map_grant(id, GrantRef::CONSOLE).is_ok());
+    assert!(host.map_grant(id, GrantRef::XENSTORE).is_err());
+    assert!(host.map_grant(DomId(id.0 + 1), GrantRef::CONSOLE).is_err());
+}
+
+/// The host's writes would be a guest's way to write its own tables.
+#[test]
+fn a_page_table_cannot_be_mapped_as_a_console() {
+    let (world, guest, _, _) = setup();
+    let host = HostDomain::new(world.services.mmu.clone(), guest.domain.clone(), guest.l1);
+    let error = host.map_grant(guest.domain.id(), GrantRef::CONSOLE).unwrap_err();
+    assert!(error.what.contains("console page"), "{error}");
+}
+
+#[test]
+fn accesses_stay_within_the_page() {
+    let (_world, guest, host, _) = setup();
+    let page = host.map_grant(guest.domain.id(), GrantRef::CONSOLE).unwrap();
+    page.store_u32(4092, 7).unwrap();
+    assert_eq!(page.load_u32(4092), Ok(7));
+    assert!(page.load_u32(4096).is_err() && page.write(4090, &[0; 7]).is_err());
+    assert!(page.read(usize::MAX, &mut [0; 2]).is_err());
+}
+
+#[test]
+fn a_port_can_be_bound_once_and_notified() {
+    let (_world, guest, host, port) = setup();
+    let id = guest.domain.id();
+    let bell = Arc::new(Bell::default());
+    let own = host.bind_port(id, port, bell.clone()).unwrap();
+    bell.listen(); // a new connection is notified once
+    assert!(host.bind_port(id, port, bell).is_err());
+    guest.domain.shared().clear_pending(port);
+    host.notify(own).unwrap();
+    assert!(guest.domain.shared().is_pending(port));
+    assert!(host.notify(EventPort(0)).is_err() && host.notify(EventPort(own.0 + 1)).is_err());
+}
+
+/// What a guest's console does, end to end: words out, keys in, and the last words when it is stopped.
+#[test]
+fn a_console_thread_serves_the_ring() {
+    struct Sink(mpsc::Sender<Vec<u8>>);
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (world, guest, host, port) = setup();
+    let (memory, frame) = (world.services.mmu.memory(), guest.pages[0]);
+    let (sender, words) = mpsc::channel();
+    let input = Arc::new(Input::default());
+    input.push(b"keys");
+    let thread =
+        ConsoleThread::start(host, port, input, Sink(sender), |end| panic!("it ended early: {end:?}"))
+            .unwrap();
+    memory.write(frame, IN_SIZE as usize, b"hello").unwrap();
+    memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 3).unwrap();
+    crate::event_channel::send(&world.services.domains, &guest.domain, port).unwrap();
+    assert_eq!(words.recv().unwrap(), b"hel");
+    memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 5).unwrap();
+    assert!(matches!(thread.finish(), Some(End::Stopped)));
+    assert_eq!(words.recv().unwrap(), b"lo");
+    let mut keys = [0; 4];
+    memory.read(frame, 0, &mut keys).unwrap();
+    assert_eq!(&keys, b"keys");
+    assert!(guest.domain.shared().is_pending(port));
+}

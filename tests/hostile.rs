@@ -1,0 +1,131 @@
+//! Guests that do harm, each a few instructions long: they are stopped or refused, the host process goes on, and its
+//! exit status says what happened. Boots a machine each.
+
+mod support;
+#[path = "support/tiny_guest.rs"]
+mod tiny_guest;
+
+use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
+use support::{Outcome, finish, needs_kvm, paravane, run};
+use tiny_guest::TinyGuest;
+
+const FINE: i32 = 0;
+const CRASHED: i32 = 3;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    libtest_mimic::run(&arguments, trials()).exit();
+}
+
+fn trials() -> Vec<Trial> {
+    vec![
+        needs_kvm("a_tiny_guest_powers_off", tiny_guest_powers_off),
+        needs_kvm("garbage_crashes_its_domain", garbage),
+        needs_kvm("a_fault_without_handlers_crashes_its_domain", faults),
+        needs_kvm("a_wild_stack_crashes_its_domain", wild_stack),
+        needs_kvm("wild_pointers_to_every_hypercall_are_refused", wild_pointers),
+        needs_kvm("a_console_ring_that_lies_is_disconnected", lying_console),
+        needs_kvm("a_loop_with_events_masked_does_not_hold_the_host", endless_loop),
+    ]
+}
+
+/// `mov eax, 29 (sched_op); mov edi, 2 (shutdown); push REASON; mov rsi, rsp; syscall; ud2`
+fn shutdown(reason: u8) -> Vec<u8> {
+    let mut code = vec![0xb8, 29, 0, 0, 0, 0xbf, 2, 0, 0, 0, 0x6a, reason, 0x48, 0x89, 0xe6, 0x0f, 0x05];
+    code.extend([0x0f, 0x0b]);
+    code
+}
+
+const POWEROFF: u8 = 0;
+
+fn boot(code: &[u8]) -> Outcome {
+    let guest = TinyGuest::new(code);
+    run(&["--kernel", guest.name(), "--memory", "8M", "--exec", ""])
+}
+
+#[track_caller]
+fn assert_ended(outcome: &Outcome, status: i32, words: &[&str]) {
+    assert_eq!(outcome.status, Some(status), "{}", outcome.stderr);
+    for word in words {
+        assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
+    }
+}
+
+fn tiny_guest_powers_off() {
+    assert_ended(&boot(&shutdown(POWEROFF)), FINE, &["powered off"]);
+}
+
+fn garbage() {
+    let rip = format!("rip {:#018x}", tiny_guest::CODE);
+    assert_ended(&boot(&[0x0f, 0x0b]), CRASHED, &["INVALID_OPCODE", &rip]); // ud2
+    assert_ended(&boot(&[0xff; 64]), CRASHED, &["crashed"]);
+    assert_ended(&boot(&[0; 64]), CRASHED, &["crashed"]); // add [rax], al
+}
+
+fn faults() {
+    for (code, what) in [
+        (&[0xf4][..], "GENERAL_PROTECTION"),                               // hlt
+        (&[0xb8, 0xad, 0xde, 0, 0, 0x8e, 0xd8], "GENERAL_PROTECTION"),     // mov eax, 0xdead; mov ds, eax
+        (&[0x31, 0xc9, 0xf7, 0xf1], "DIVIDE"),                             // xor ecx, ecx; div ecx
+        (&[0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x70, 0xff, 0xe0], "crashed"), // mov rax, 7 << 60; jmp rax
+        (&[0x48, 0x31, 0xc0, 0x48, 0x8b, 0x00], "PAGE_FAULT"),             // xor rax, rax; mov rax, [rax]
+    ] {
+        assert_ended(&boot(code), CRASHED, &[what]);
+    }
+}
+
+fn wild_stack() {
+    // xor esp, esp; push rax. Then a stack that is not canonical, and a fault on it.
+    assert_ended(&boot(&[0x31, 0xe4, 0x50]), CRASHED, &["crashed"]);
+    let noncanonical = [0x48, 0xbc, 0, 0, 0, 0, 0, 0, 0, 0x70, 0x0f, 0x0b]; // mov rsp, 7 << 60; ud2
+    assert_ended(&boot(&noncanonical), CRASHED, &["crashed"]);
+}
+
+/// All hypercalls from 0 to 63 with all six arguments wild, but for `iret`, which would rightly crash it.
+fn wild_pointers() {
+    for wild in [0xdead_0000_u64, 0xffff_8000_0000_0000, 0x7000_0000_0000_0000, u64::MAX - 7, 0] {
+        let mut code = vec![0x45, 0x31, 0xe4]; // xor r12d, r12d
+        let again = code.len();
+        code.extend([0x41, 0x83, 0xfc, 23, 0x74, 0]); // cmp r12d, 23; je skip
+        let skip = code.len();
+        code.extend([0x48, 0xbf]); // mov rdi, wild
+        code.extend(wild.to_le_bytes());
+        code.extend([0x48, 0x89, 0xfe, 0x48, 0x89, 0xfa]); // mov rsi, rdi; mov rdx, rdi
+        code.extend([0x49, 0x89, 0xfa, 0x49, 0x89, 0xf8, 0x49, 0x89, 0xf9]); // mov r10, rdi; r8; r9
+        code.extend([0x44, 0x89, 0xe0, 0x0f, 0x05]); // mov eax, r12d; syscall
+        code[skip - 1] = (code.len() - skip) as u8;
+        code.extend([0x41, 0xff, 0xc4, 0x41, 0x83, 0xfc, 64]); // inc r12d; cmp r12d, 64
+        let back = again as i64 - (code.len() as i64 + 2);
+        code.extend([0x75, back as i8 as u8]); // jne again
+        code.extend(shutdown(POWEROFF));
+        assert_ended(&boot(&code), FINE, &["powered off", "64 hypercalls"]);
+    }
+}
+
+/// A front-end whose output index says more than its ring holds. It loses its console and nothing else.
+fn lying_console() {
+    const PAGE: u32 = 4096;
+    const OUT_PROD: u32 = 3084;
+    // The console page is the second one behind start_info (RSI); its port is start_info.console_evtchn.
+    let mut code = vec![0xc7, 0x86]; // mov dword [rsi + disp32], imm32
+    code.extend((2 * PAGE + OUT_PROD).to_le_bytes());
+    code.extend(1_000_000u32.to_le_bytes());
+    code.extend([0x8b, 0x46, 80, 0x50]); // mov eax, [rsi + 80]; push rax
+    code.extend([0xb8, 32, 0, 0, 0, 0xbf, 4, 0, 0, 0, 0x48, 0x89, 0xe6, 0x0f, 0x05]); // event_channel_op(send)
+    // A while of yielding, so that the back-end looks before the end: mov r12d, 1000; sched_op(yield)
+    code.extend([0x41, 0xbc, 0xe8, 3, 0, 0]);
+    code.extend([0xb8, 29, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05, 0x41, 0xff, 0xcc, 0x75, 0xf2]);
+    code.extend(shutdown(POWEROFF));
+    assert_ended(&boot(&code), FINE, &["console is disconnected", "produced 1000000", "powered off"]);
+}
+
+fn endless_loop() {
+    let guest = TinyGuest::new(&[0xeb, 0xfe]); // jmp $; upcalls are masked from the start
+    let child = paravane(&["--kernel", guest.name(), "--exec", ""]).spawn().expect("paravane starts");
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = Pid::from_raw(child.id() as i32).expect("a process");
+    kill_process(pid, Signal::TERM).expect("it still runs");
+    assert_ended(&finish(child), 128 + 15, &[]);
+}
