@@ -27,8 +27,9 @@ pub fn trap_table(world: &World, guest: &Guest) {
     world.poke(guest, page(1), [entry(6, BASE + 24), TrapInfo::default()].as_slice());
     assert_eq!(world.call(guest, 0, &[page(1)]), Ok(0), "one more");
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.traps.get(14).address, BASE + 16));
-    world.poke(guest, page(1), [entry(6, WILD)].as_slice());
+    world.poke(guest, page(1), [entry(7, BASE + 32), entry(6, WILD)].as_slice());
     assert_eq!(world.call(guest, 0, &[page(1)]), Err(Errno::EINVAL));
+    world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.traps.get(7).address, 0, "nothing has changed"));
     assert_eq!(world.call(guest, 0, &[UNMAPPED]), Err(Errno::EFAULT));
     world.poke(guest, page(1), [entry(9, BASE); 257].as_slice());
     assert_eq!(world.call(guest, 0, &[page(1)]), Err(Errno::E2BIG), "it does not end");
