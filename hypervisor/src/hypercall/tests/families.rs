@@ -5,6 +5,7 @@ use crate::vcpu::Callback;
 use pv_abi::Errno;
 use pv_abi::callback::{CallbackRegister, CallbackType};
 use pv_abi::event_channel::{AllocUnbound, BindVirq, PortArgument, Status, Virq};
+use pv_abi::page_table::{Pte, PteFlags};
 use pv_abi::trap::TrapInfo;
 use pv_abi::version::FeatureInfo;
 use pv_abi::{DomId, EventPort, VcpuId};
@@ -186,6 +187,13 @@ pub fn events(world: &World, guest: &Guest) {
     for (op, errno) in [(2, Errno::EPERM), (11, Errno::EINVAL), (12, Errno::EINVAL), (13, Errno::ENOSYS)] {
         assert_eq!(world.call(guest, 32, &[op, page(2)]), Err(errno), "{op}");
     }
+    // Where the answer cannot be stored, there is no new port.
+    let read_only = Pte::new(guest.pages[3], PteFlags::PRESENT);
+    world.poke(guest, page(3), &AllocUnbound { dom, remote_dom, port });
+    assert_eq!(world.call(guest, 14, &[page(3), read_only.0, 2]), Ok(0));
+    let before = guest.domain.ports().lock().len();
+    assert_eq!(world.call(guest, 32, &[6, page(3)]), Err(Errno::EFAULT));
+    assert_eq!(guest.domain.ports().lock().len(), before);
     for op in 0..14 {
         assert!(world.call(guest, 32, &[op, UNMAPPED]).is_err(), "{op}");
     }
