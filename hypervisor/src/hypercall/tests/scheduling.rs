@@ -44,7 +44,7 @@ pub fn multicall(world: &World, guest: &Guest) {
     assert_eq!(world.peek::<MulticallEntry>(guest, page(3) + 199 * 64).result, 4096);
     let update = MmuUpdate { ptr: guest.pages[30].address() | 1, val: 30 };
     world.poke(guest, page(2), [update, MmuUpdate { val: 31, ..update }].as_slice());
-    let batches = [entry(1, &[page(2), 1, 0, 0x7ff0]), entry(1, &[page(2), 2, 0, 0x7ff0])];
+    let batches = [entry(1, &[page(2), 1, 0, 0x7ff0]), entry(1, &[page(2) + 16, 1, 0, 0x7ff0])];
     world.poke(guest, page(1), batches.as_slice());
     assert_eq!(world.call(guest, 13, &[page(1), 2]), Ok(0));
     assert_eq!(world.services.mmu.pfn(guest.pages[30]), Pfn(31), "each batch starts at its start");
