@@ -7,8 +7,8 @@ use crate::cpuid::NoCpuid;
 use crate::domain::{Console, Domain};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Services, dispatch};
-use crate::machine::{Context, Exit, Kick};
 use crate::machine::fake::{FakeKick, FakeMachine, FakePcpu, Scripts};
+use crate::machine::{Context, Exit, Kick};
 use crate::paging::{Budget, Mmu, Progress};
 use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
@@ -108,11 +108,7 @@ impl World {
     }
 
     /// Adds to what the guest does when it runs.
-    pub fn script(
-        &self,
-        guest: &Guest,
-        action: impl FnMut(&mut Context) -> Exit + Send + 'static,
-    ) {
+    pub fn script(&self, guest: &Guest, action: impl FnMut(&mut Context) -> Exit + Send + 'static) {
         self.scripts.push(guest.identity(), action);
     }
 

@@ -127,7 +127,10 @@ pub fn mmuext(world: &World, guest: &Guest) {
     }
     for cmd in [C::TLB_FLUSH_MULTI, C::INVLPG_MULTI] {
         assert_eq!(ext(world, guest, &[MmuExtOp { arg2: page(3), ..MmuExtOp::new(cmd, 0) }]), Ok(0));
-        assert_eq!(ext(world, guest, &[MmuExtOp { arg2: UNMAPPED, ..MmuExtOp::new(cmd, 0) }]), Err(Errno::EFAULT));
+        assert_eq!(
+            ext(world, guest, &[MmuExtOp { arg2: UNMAPPED, ..MmuExtOp::new(cmd, 0) }]),
+            Err(Errno::EFAULT)
+        );
     }
     assert_eq!(one(C::FLUSH_CACHE, 0), Err(Errno::EACCES));
     assert_eq!(one(C::MARK_SUPER, 0), Err(Errno::EOPNOTSUPP));
@@ -164,7 +167,10 @@ pub fn gdt(world: &World, guest: &Guest) {
     world.poke(guest, page(1), &[frame.0]);
     assert_eq!(world.call(guest, 2, &[page(1), 3]), Ok(0));
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.context.descriptors, [0, CODE_DPL3, 0]));
-    assert!(world.call(guest, 14, &[page(4), Pte::new(frame, RW).0, 0]).is_err(), "descriptors, not writable");
+    assert!(
+        world.call(guest, 14, &[page(4), Pte::new(frame, RW).0, 0]).is_err(),
+        "descriptors, not writable"
+    );
     assert_eq!(world.call(guest, 10, &[at + 16, CODE]), Ok(0));
     world.on_vcpu(guest, |handle, vcpu| {
         assert!(handle.take_descriptors_stale());

@@ -23,8 +23,13 @@ fn results<const N: usize>(world: &World, guest: &Guest) -> [u64; N] {
 }
 
 pub fn multicall(world: &World, guest: &Guest) {
-    let calls =
-        [entry(17, &[0, 0]), entry(99, &[]), entry(13, &[page(1), 1]), entry(3, &[0, page(6)]), entry(29, &[0])];
+    let calls = [
+        entry(17, &[0, 0]),
+        entry(99, &[]),
+        entry(13, &[page(1), 1]),
+        entry(3, &[0, page(6)]),
+        entry(29, &[0]),
+    ];
     world.poke(guest, page(1), calls.as_slice());
     assert_eq!(world.outcome(guest, 13, &[page(1), 5]).unwrap(), Outcome::Yielded, "the last one yields");
     let (enosys, einval) = (Errno::ENOSYS.to_return(), Errno::EINVAL.to_return());
@@ -45,7 +50,15 @@ fn a_multicall_stops_at_iret() {
     let world = World::new();
     let guest = world.guest();
     world.poke(&guest, page(1), [entry(17, &[7]), entry(23, &[]), entry(3, &[0, page(6)])].as_slice());
-    let frame = IretContext { rax: 7, rip: BASE + 9, cs: 0xe030, rflags: 2, rsp: page(8), ss: 0xe02b, ..Default::default() };
+    let frame = IretContext {
+        rax: 7,
+        rip: BASE + 9,
+        cs: 0xe030,
+        rflags: 2,
+        rsp: page(8),
+        ss: 0xe02b,
+        ..Default::default()
+    };
     world.poke(&guest, page(9), &frame);
     world.on_vcpu(&guest, |_, vcpu| vcpu.context.registers.rsp = page(9));
     assert_eq!(world.outcome(&guest, 13, &[page(1), 3]).unwrap(), Outcome::Resumed);
@@ -61,7 +74,11 @@ pub fn iret(world: &World, guest: &Guest) {
     world.poke(guest, page(9), &frame);
     world.on_vcpu(guest, |_, vcpu| vcpu.context.registers.rsp = page(9));
     assert!(matches!(world.outcome(guest, 23, &[]), Err(Failure::Crash(_))), "no user root");
-    world.poke(guest, page(1), &pv_abi::mmu::MmuExtOp::new(pv_abi::mmu::MmuExtCommand::NEW_USER_BASEPTR, guest.user_root.0));
+    world.poke(
+        guest,
+        page(1),
+        &pv_abi::mmu::MmuExtOp::new(pv_abi::mmu::MmuExtCommand::NEW_USER_BASEPTR, guest.user_root.0),
+    );
     assert_eq!(world.call(guest, 26, &[page(1), 1, 0, 0x7ff0]), Ok(0));
     assert_eq!(world.outcome(guest, 23, &[]).unwrap(), Outcome::Resumed);
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.mode, Mode::User));
