@@ -169,6 +169,18 @@ fn a_wide_tree_is_torn_down_in_little_space() {
 }
 
 #[test]
+fn a_descriptor_frame_waits_for_what_is_left_over() {
+    let world = World::new();
+    let tree = world.tree(A, 1);
+    world.pin(A, tree.l4, Level::L4).unwrap();
+    assert_eq!(world.mmu.unpin(A, tree.l4, &mut Budget::new(1)).unwrap(), Progress::Done);
+    let held = world.mmu.hold_descriptors(A, tree.pages[0]).unwrap(); // writable until the tree is gone
+    world.check_with(&[(held.mfn(), held.kind())]);
+    world.mmu.release(held);
+    world.end(A, &mut Roots::default());
+}
+
+#[test]
 fn release_is_bounded_whatever_the_domain_has() {
     let world = World::new();
     let tree = world.tree(A, 20);
