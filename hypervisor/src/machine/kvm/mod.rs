@@ -76,6 +76,7 @@ pub struct KvmMachine {
     pub cpuid: CpuidPolicy,
     /// What the probes found.
     pub report: ProbeReport,
+    area: Area,
 }
 
 impl KvmMachine {
@@ -119,7 +120,16 @@ impl KvmMachine {
             pcpus: pcpus.into_iter().zip(kicks).collect(),
             cpuid: vm.cpuid().clone(),
             report,
+            area,
         })
+    }
+
+    /// Runs the start-up probe of a way of changing tables, on every pcpu.
+    ///
+    /// # Errors
+    /// The host's; what the probe saw instead of what it should is the inner error.
+    pub fn probe_tables(&mut self, way: &dyn Translations) -> Result<Result<(), String>, HostError> {
+        try_tables(&self.memory, &self.area, self.pcpus.iter_mut().map(|(pcpu, _)| pcpu), way)
     }
 }
 
@@ -172,7 +182,7 @@ fn choose_tables(
     ];
     let mut reasons = Vec::new();
     for (way, _, translations) in ways.into_iter().filter(|(_, only_on, _)| *only_on == kvm) {
-        match try_tables(memory, area, pcpus, &*translations)? {
+        match try_tables(memory, area, pcpus.iter_mut(), &*translations)? {
             Ok(()) => return Ok((way, translations)),
             Err(why) => reasons.push(format!("{way:?}: {why}").to_lowercase()),
         }
@@ -180,10 +190,10 @@ fn choose_tables(
     Err(HostError::Probe { probe: "tables", why: reasons.join("; ") })
 }
 
-fn try_tables(
+fn try_tables<'a>(
     memory: &MachineMemory,
     area: &Area,
-    pcpus: &mut [KvmPcpu],
+    pcpus: impl Iterator<Item = &'a mut KvmPcpu>,
     translations: &dyn Translations,
 ) -> Result<Result<(), String>, HostError> {
     let mut probe = Probe::new(memory, area)?;
