@@ -2,9 +2,9 @@
 
 use crate::clock::HostClock;
 use crate::control::{Hypervisor, PcpuParts};
-use crate::cpuid::CpuidPolicy;
+use crate::cpuid::{CpuidPolicy, HYPERVISOR_LEAVES};
 use crate::machine::MachineError;
-use crate::machine::kvm::{self, KvmMachine};
+use crate::machine::kvm::{self, HostError, KvmMachine, MachineConfig};
 use crate::paging::Mmu;
 use std::sync::Arc;
 
@@ -12,6 +12,14 @@ impl CpuidPolicy for kvm::CpuidPolicy {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         self.cpuid(leaf, subleaf)
     }
+}
+
+/// The host's machine of `frames` pages, which answers `cpuid` as the hypervisor does.
+///
+/// # Errors
+/// What the host lacks, or which probe failed.
+pub fn machine(frames: u64, pcpus: u32) -> Result<KvmMachine, HostError> {
+    KvmMachine::new(MachineConfig { frames, pcpus, leaves: &HYPERVISOR_LEAVES })
 }
 
 /// Puts the layers on a machine, and starts its pcpus.

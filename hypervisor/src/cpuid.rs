@@ -17,24 +17,31 @@ pub trait CpuidPolicy: Debug + Send + Sync {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
 }
 
-/// A leaf of the hypervisor's own, whatever the processor is. The machine offers the same to `cpuid` without
-/// prefix, so that both agree.
-pub fn hypervisor_leaf(leaf: u32) -> Option<[u32; 4]> {
-    let [ebx, ecx, edx] = SIGNATURE;
-    let [ext_ebx, ext_ecx, ext_edx] = extension::SIGNATURE;
-    match leaf {
-        FIRST_LEAF => Some([LAST_LEAF, ebx, ecx, edx]),
-        0x4000_0001 => Some([XEN_VERSION, 0, 0, 0]),
-        LAST_LEAF => Some([0, 0, FEATURE_PRESERVE_AD, 0]),
-        extension::CPUID_LEAF => Some([ExtensionFeatures::all().bits(), ext_ebx, ext_ecx, ext_edx]),
-        0x4000_0000..=0x4000_ffff => Some([0; 4]),
-        _ => None,
-    }
+const fn leaf(eax: u32, [ebx, ecx, edx]: [u32; 3]) -> [u32; 4] {
+    [eax, ebx, ecx, edx]
+}
+
+/// The hypervisor's own leaves, whatever the processor is. The machine is made with them, too, so that `cpuid`
+/// without prefix says the same.
+pub const HYPERVISOR_LEAVES: [(u32, [u32; 4]); 4] = [
+    (FIRST_LEAF, leaf(LAST_LEAF, SIGNATURE)),
+    (FIRST_LEAF + 1, leaf(XEN_VERSION, [0; 3])),
+    (LAST_LEAF, leaf(0, [0, FEATURE_PRESERVE_AD, 0])),
+    (extension::CPUID_LEAF, leaf(ExtensionFeatures::all().bits(), extension::SIGNATURE)),
+];
+
+/// The range that belongs to hypervisors.
+fn is_hypervisor_leaf(leaf: u32) -> bool {
+    leaf >> 16 == FIRST_LEAF >> 16
 }
 
 /// What a guest gets.
 pub fn cpuid(policy: &dyn CpuidPolicy, leaf: u32, subleaf: u32) -> [u32; 4] {
-    hypervisor_leaf(leaf).unwrap_or_else(|| policy.cpuid(leaf, subleaf))
+    match HYPERVISOR_LEAVES.iter().find(|(own, _)| *own == leaf) {
+        Some((_, registers)) => *registers,
+        None if is_hypervisor_leaf(leaf) => [0; 4],
+        None => policy.cpuid(leaf, subleaf),
+    }
 }
 
 /// A processor of which nothing is known: for tests.

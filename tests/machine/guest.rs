@@ -14,7 +14,8 @@ pub const DATA: u64 = CODE + 16 * PAGE_SIZE as u64;
 pub const MAILBOX: u64 = CODE + 2 * PAGE_SIZE as u64;
 
 pub fn machine(pcpus: u32) -> Result<KvmMachine, Failed> {
-    KvmMachine::new(MachineConfig { frames: 8192, pcpus }).map_err(|error| error.to_string().into())
+    KvmMachine::new(MachineConfig { frames: 8192, pcpus, leaves: &[] })
+        .map_err(|error| error.to_string().into())
 }
 
 /// The frames of one guest, at fixed offsets from `base`.

@@ -3,7 +3,8 @@
 use super::args::CheckArgs;
 use super::fit::needed_frames;
 use super::status::{Failure, Status};
-use hypervisor::machine::kvm::{HostError, KvmKind, KvmMachine, MachineConfig, ProbeReport, TableWay};
+use hypervisor::assemble;
+use hypervisor::machine::kvm::{HostError, KvmKind, ProbeReport, TableWay};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -37,7 +38,7 @@ pub fn check(args: &CheckArgs) -> Result<Status, Failure> {
 
 fn probe() -> Result<ProbeReport, HostError> {
     let frames = needed_frames(1, 1);
-    KvmMachine::new(MachineConfig { frames, pcpus: 1 }).map(|machine| machine.report)
+    assemble::machine(frames, 1).map(|machine| machine.report)
 }
 
 fn json(report: &Result<ProbeReport, HostError>) -> Result<String, Failure> {
@@ -66,9 +67,13 @@ fn describe(report: &ProbeReport) -> String {
         true => "at Xen's fixed address",
         false => "elsewhere; reads at Xen's fixed address are emulated",
     };
+    let ibpb = match report.ibpb {
+        true => "cleared between two vCPUs (IBPB)",
+        false => "not cleared between vCPUs: the host offers no IBPB",
+    };
     format!(
         "KVM:          {}\npage tables:  {tables}\ngates:        {}; the hypercall page uses {}\nM2P:          {m2p}\n\
-         TSC:          {:.3} GHz\nmissing:      nothing\n",
+         TSC:          {:.3} GHz\npredictor:    {ibpb}\nmissing:      nothing\n",
         kind(report),
         gates.collect::<Vec<_>>().join(", "),
         report.gate,

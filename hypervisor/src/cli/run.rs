@@ -11,10 +11,9 @@ use super::session::Session;
 use super::status::{Failure, Status};
 use super::terminal::{self, Raw};
 use backends::console::Input;
-use hypervisor::assemble::assemble;
+use hypervisor::assemble::{self, assemble};
 use hypervisor::builder::Plan;
 use hypervisor::domain::{DomainEnd, End};
-use hypervisor::machine::kvm::{KvmMachine, MachineConfig};
 use pv_abi::sched::ShutdownReason;
 use std::io;
 use std::sync::Arc;
@@ -34,7 +33,7 @@ pub fn run(args: &RunArgs) -> Result<Status, Failure> {
     let plan = |commands| images.plan(&kernel, args, compose(&args.cmdline, commands)?);
     let first = plan(commands)?;
 
-    let machine = KvmMachine::new(MachineConfig { frames, pcpus: args.pcpus }).map_err(Failure::new)?;
+    let machine = assemble::machine(frames, args.pcpus).map_err(Failure::new)?;
     screen::title(&machine.report);
     let hypervisor = Arc::new(assemble(machine).map_err(Failure::new)?);
 

@@ -1,11 +1,7 @@
 //! What CPUID tells: one policy for the machine, since some hosts answer CPL3 by themselves.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use pv_abi::cpuid::{FIRST_LEAF, SIGNATURE};
-use pv_abi::extension;
-
-/// Xen's version, as CPUID and `xen_version` report it: major, minor.
-pub const XEN_VERSION: (u32, u32) = (4, 17);
+use pv_abi::cpuid::FIRST_LEAF;
 
 // Leaf 1: what a PV guest must not find.
 const LEAF1_ECX_HIDDEN: u32 = 1 << 3 // MONITOR
@@ -38,29 +34,19 @@ pub struct CpuidPolicy {
 }
 
 impl CpuidPolicy {
-    /// What the host supports, without what a PV guest must not use, and with Xen's and our own leaves.
-    pub fn new(supported: &CpuId) -> Self {
-        let mut entries: Vec<_> = supported
-            .as_slice()
-            .iter()
-            .copied()
-            .filter(|entry| entry.function >> 16 != FIRST_LEAF >> 16)
-            .map(hide)
-            .collect();
-        let leaf = |function, eax, [ebx, ecx, edx]: [u32; 3]| kvm_cpuid_entry2 {
+    /// What the host supports, without what a PV guest must not use, and `own` leaves in place of KVM's.
+    pub fn new(supported: &CpuId, own: &[(u32, [u32; 4])]) -> Self {
+        let host = supported.as_slice().iter().copied();
+        let visible = host.filter(|entry| entry.function >> 16 != FIRST_LEAF >> 16).map(hide);
+        let own = own.iter().map(|&(function, [eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
             function,
             eax,
             ebx,
             ecx,
             edx,
             ..Default::default()
-        };
-        entries.push(leaf(FIRST_LEAF, FIRST_LEAF + 2, SIGNATURE));
-        entries.push(leaf(FIRST_LEAF + 1, XEN_VERSION.0 << 16 | XEN_VERSION.1, [0; 3]));
-        // One hypercall page, registered by an MSR that PV guests do not use; no features.
-        entries.push(leaf(FIRST_LEAF + 2, 1, [FIRST_LEAF, 0, 0]));
-        let features = extension::ExtensionFeatures::all().bits();
-        entries.push(leaf(extension::CPUID_LEAF, features, extension::SIGNATURE));
+        });
+        let entries = visible.chain(own).collect();
         Self { entries }
     }
 

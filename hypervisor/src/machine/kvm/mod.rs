@@ -30,7 +30,7 @@ mod stub;
 mod translations;
 mod vm;
 
-pub use cpuid::{CpuidPolicy, XEN_VERSION};
+pub use cpuid::CpuidPolicy;
 pub use gate::Gate;
 pub use pcpu::{KvmPcpu, host_tsc};
 pub use probe::{GateCost, KvmKind, ProbeReport, TableWay};
@@ -52,6 +52,8 @@ pub struct MachineConfig {
     pub frames: u64,
     /// Pcpus.
     pub pcpus: u32,
+    /// CPUID leaves in place of KVM's own: leaf, and EAX, EBX, ECX, EDX.
+    pub leaves: &'static [(u32, [u32; 4])],
 }
 
 /// Frames that the hypervisor takes of a machine of `frames` pages with `pcpus` pcpus.
@@ -82,7 +84,7 @@ impl KvmMachine {
     /// # Errors
     /// [`HostError`]: what is missing, or which probe failed.
     pub fn new(config: MachineConfig) -> Result<Self, HostError> {
-        let vm = Vm::new()?;
+        let vm = Vm::new(config.leaves)?;
         shootdown::install_kick_handler()?;
         let area = Area::new(config.frames, u64::from(config.pcpus));
         let memory = Arc::new(MachineMemory::new(config.frames)?);
@@ -132,6 +134,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
     let tsc_khz = first.tsc_khz()?;
+    let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();
     for pcpu in pcpus {
         let offset = probe.tsc_offset(pcpu)?;
@@ -139,7 +142,16 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
         tsc_offsets.push(offset as i64);
         probe.leave(pcpu)?;
     }
-    Ok(ProbeReport { kvm, tables: TableWay::Flush, gates, gate, m2p_at_fixed_address, tsc_offsets, tsc_khz })
+    Ok(ProbeReport {
+        kvm,
+        tables: TableWay::Flush,
+        gates,
+        gate,
+        m2p_at_fixed_address,
+        tsc_offsets,
+        tsc_khz,
+        ibpb,
+    })
 }
 
 /// The first way of changing tables that holds on every pcpu.

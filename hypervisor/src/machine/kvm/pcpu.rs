@@ -18,7 +18,7 @@ use super::fpu::Fpu;
 use super::run::{Reason, Run};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::address::is_canonical;
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -45,6 +45,8 @@ pub struct KvmPcpu {
     descriptors: usize,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
+    /// Whether the host lets the branch predictor be cleared.
+    ibpb: bool,
     /// The root that no domain owns: where the stub is between two vCPUs.
     own_root: u64,
 }
@@ -75,7 +77,9 @@ impl KvmPcpu {
     ) -> Result<Self, MachineError> {
         let fpu = Fpu::new(&run)?;
         let offsets = stub::offsets();
+        let ibpb = barrier(&run);
         Ok(Self {
+            ibpb,
             run,
             fpu,
             memory,
@@ -97,6 +101,11 @@ impl KvmPcpu {
     /// The TSC's frequency in kHz, as guests find it.
     pub(super) fn tsc_khz(&self) -> Result<u32, MachineError> {
         self.run.vcpu().get_tsc_khz().map_err(|error| MachineError::new("KVM_GET_TSC_KHZ", error))
+    }
+
+    /// Whether [`barrier`] works here.
+    pub(super) fn has_ibpb(&self) -> bool {
+        self.ibpb
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -310,6 +319,9 @@ impl KvmPcpu {
 
     fn load(&mut self, context: &mut Context) -> Result<(), MachineError> {
         if self.loaded != Some(context.identity) {
+            if self.ibpb {
+                barrier(&self.run);
+            }
             self.fpu.load(&self.run, &context.fpu)?;
             context.segments_changed = true;
             // The vCPU before may be dead and its root anything: the stub must not run on that.
@@ -412,6 +424,14 @@ pub fn host_tsc() -> u64 {
     unsafe {
         std::arch::x86_64::_rdtsc()
     }
+}
+
+/// An indirect branch predictor barrier on this CPU, so that what one vCPU trained does not steer the next; false
+/// where the host has none. KVM carries out the write of the MSR itself.
+fn barrier(run: &Run) -> bool {
+    const MSR_PRED_CMD: u32 = 0x49;
+    let entry = kvm_msr_entry { index: MSR_PRED_CMD, data: 1, ..Default::default() };
+    Msrs::from_entries(&[entry]).is_ok_and(|msrs| run.vcpu().set_msrs(&msrs).is_ok_and(|set| set == 1))
 }
 
 /// The state behind a `syscall` that landed with these registers and this stack pointer.

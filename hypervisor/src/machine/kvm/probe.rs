@@ -62,6 +62,8 @@ pub struct ProbeReport {
     pub tsc_offsets: Vec<i64>,
     /// TSC frequency in kHz.
     pub tsc_khz: u32,
+    /// Whether the branch predictor is cleared between two vCPUs.
+    pub ibpb: bool,
 }
 
 const CODE: u64 = 0x40_0000;

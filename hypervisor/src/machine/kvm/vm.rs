@@ -94,7 +94,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`HostError`], with a remedy.
-    pub fn new() -> Result<Self, HostError> {
+    pub fn new(own_leaves: &[(u32, [u32; 4])]) -> Result<Self, HostError> {
         let kvm = Kvm::new().map_err(open_error)?;
         for (cap, name) in [
             (Cap::ImmediateExit, "immediate_exit"),
@@ -115,7 +115,7 @@ impl Vm {
         }
         let supported: CpuId =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
-        Ok(Self { kvm, vm, cpuid: CpuidPolicy::new(&supported) })
+        Ok(Self { kvm, vm, cpuid: CpuidPolicy::new(&supported, own_leaves) })
     }
 
     /// The CPUID policy.
