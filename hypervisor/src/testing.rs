@@ -7,8 +7,8 @@ use crate::cpuid::NoCpuid;
 use crate::domain::{Console, Domain};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Services, dispatch};
-use crate::machine::Kick;
 use crate::machine::fake::{FakeKick, FakeMachine, FakePcpu, Scripts};
+use crate::machine::{Context, Exit, Kick};
 use crate::paging::{Budget, Mmu, Progress};
 use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
@@ -95,9 +95,10 @@ impl World {
         Self { machine, services, clock, scripts, kicks, pcpus }
     }
 
-    /// A guest that has started but not run.
+    /// A guest that has started but not run. When it has played its script, it yields all the time.
     pub fn guest(&self) -> Guest {
         let guest = Guest::build(&self.services);
+        self.scripts.forever(guest.identity(), |context| syscall(context, 29, &[0]));
         start(&self.services, &guest.domain, &guest.start_state()).unwrap();
         guest
     }
@@ -107,11 +108,7 @@ impl World {
     }
 
     /// Adds to what the guest does when it runs.
-    pub fn script(
-        &self,
-        guest: &Guest,
-        action: impl FnMut(&mut crate::machine::Context) -> crate::machine::Exit + Send + 'static,
-    ) {
+    pub fn script(&self, guest: &Guest, action: impl FnMut(&mut Context) -> Exit + Send + 'static) {
         self.scripts.push(guest.identity(), action);
     }
 
@@ -124,11 +121,7 @@ impl World {
     /// Makes a hypercall to its end.
     pub fn outcome(&self, guest: &Guest, number: u64, arguments: &[u64]) -> Result<Outcome, Failure> {
         self.on_vcpu(guest, |handle, vcpu| {
-            let registers = &mut vcpu.context.registers;
-            let mut words = [0; 6];
-            words[..arguments.len()].copy_from_slice(arguments);
-            registers.rax = number;
-            [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = words;
+            syscall(&mut vcpu.context, number, arguments);
             let mut outcome = dispatch(&self.services, &guest.domain, handle, vcpu, true)?;
             while outcome == Outcome::Preempted {
                 outcome = crate::hypercall::resume(&self.services, &guest.domain, handle, vcpu).unwrap()?;
@@ -161,8 +154,14 @@ impl World {
         (0..count).for_each(|_| self.pcpus[index].turn_for_test());
     }
 
-    /// The guest dies, and everything must come back.
+    /// All guests die, and everything must come back.
     pub fn check_end(&mut self, guests: Vec<Guest>) {
+        self.end(guests);
+        assert_eq!(self.services.mmu.audit(&[]), Vec::<String>::new());
+    }
+
+    /// Guests die, and everything that they have must come back.
+    pub fn end(&mut self, guests: Vec<Guest>) {
         for guest in &guests {
             guest.domain.life().end(crate::domain::End::Destroyed);
             self.services.scheduler.evict(guest.domain.id());
@@ -174,7 +173,6 @@ impl World {
         for guest in guests {
             assert_eq!(self.services.mmu.frames_of(guest.domain.id()), 0);
         }
-        assert_eq!(self.services.mmu.audit(&[]), Vec::<String>::new());
     }
 }
 
@@ -225,6 +223,16 @@ impl Guest {
     pub fn identity(&self) -> u64 {
         self.domain.vcpus()[0].state().lock().context.identity
     }
+}
+
+/// A hypercall in a script.
+pub fn syscall(context: &mut Context, number: u64, arguments: &[u64]) -> Exit {
+    let mut words = [0; 6];
+    words[..arguments.len()].copy_from_slice(arguments);
+    let r = &mut context.registers;
+    r.rax = number;
+    [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = words;
+    Exit::Syscall
 }
 
 /// An address in page `page` of a guest's kernel, away from its start.

@@ -202,6 +202,11 @@ impl Vcpu {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn enter_kernel_for_test(&mut self) {
+        self.enter_kernel();
+    }
+
     /// Switches to user mode. False, and nothing is changed, where it has no root.
     fn enter_user(&mut self) -> bool {
         if self.roots.user().is_none() {
