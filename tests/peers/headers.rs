@@ -103,7 +103,6 @@ enum What {
 }
 
 /// What the lines being read stand in.
-#[derive(Clone)]
 struct Context {
     path: String,
     kind: ContextKind,
@@ -136,11 +135,10 @@ fn read_crate(sources: &Path) -> Result<Vec<Item>, String> {
 
 fn read_directory(directory: &Path, module: &str, items: &mut Vec<Item>) -> Result<(), String> {
     let problem = |error: io::Error| format!("{}: {error}", directory.display());
-    let entries: io::Result<Vec<_>> =
-        fs::read_dir(directory).and_then(|entries| entries.map(|e| Ok(e?.path())).collect());
-    let mut entries = entries.map_err(problem)?;
-    entries.sort();
-    for path in entries {
+    let entries: Vec<_> = fs::read_dir(directory).and_then(Iterator::collect).map_err(problem)?;
+    let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    for path in paths {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
             read_directory(&path, &join(module, &name), items)?;
@@ -168,6 +166,8 @@ fn read_module(module: &str, text: &str) -> Result<Vec<Item>, String> {
         } else if let Some(text) = line.strip_prefix("///") {
             documentation += text;
             continue;
+        } else if line.starts_with("//") {
+            continue;
         } else if line.starts_with("#[") {
             on_the_wire |= line.starts_with("#[repr(");
             if !line.ends_with(']') {
@@ -180,59 +180,55 @@ fn read_module(module: &str, text: &str) -> Result<Vec<Item>, String> {
         let documentation = std::mem::take(&mut documentation).trim().to_owned();
         let on_the_wire = std::mem::take(&mut on_the_wire);
         let context = contexts.last().ok_or_else(|| format!("{module}: a brace too many"))?;
-        let (item, opened) = read_line(context, line, on_the_wire)
+        let is_owner = matches!(context.kind, ContextKind::Structure | ContextKind::Values(_));
+        let owner = is_owner.then(|| context.path.clone());
+        let (item, inside) = read_line(context, line, on_the_wire)
             .ok_or_else(|| format!("{module}, line {}: I can't read this: {line}", number + 1))?;
-        items.extend(item.map(|item| Item { documentation, ..item }));
+        items.extend(item.map(|(path, what)| Item { path, owner, what, documentation }));
         if line.ends_with('{') {
-            contexts.push(opened);
+            contexts.push(inside);
         }
     }
     Ok(items)
 }
 
-/// Reads one line in its context: the item that it defines, and the context that it opens if it ends in a brace. None
-/// at all where the reader doesn't know what it is.
-fn read_line(context: &Context, line: &str, on_the_wire: bool) -> Option<(Option<Item>, Context)> {
+/// Reads one line in its context: the item that it defines, with its path, and the context that it opens if it ends in
+/// a brace. None at all where the reader doesn't know what it is.
+fn read_line(context: &Context, line: &str, on_the_wire: bool) -> Option<(Option<(String, What)>, Context)> {
     use ContextKind::{Implementation, Macro, Module, Other, Structure, Values};
+    let item = |name: &str, what| Some((join(&context.path, name), what));
+    let inside = |name: &str, kind| Context { path: join(&context.path, name), kind };
+    let code = Context { path: String::new(), kind: Other };
     let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-    let named = |position: usize| join(&context.path, words.get(position).unwrap_or(&""));
-    let open = |path, kind| (None, Context { path, kind });
-    let add = |path, owner, what| {
-        let item = Item { path, owner, what, documentation: String::new() };
-        (Some(item), Context { path: String::new(), kind: Other })
-    };
-    let nothing = open(String::new(), Other);
     Some(match (context.kind, &words[..]) {
-        (Other, _) => nothing,
-        (Structure, ["pub", name, ..]) => {
-            add(format!("{}.{name}", context.path), Some(context.path.clone()), What::Field)
+        (Other, _) => (None, code),
+        (Structure, ["pub", name, ..]) => (Some((format!("{}.{name}", context.path), What::Field)), code),
+        (Values(to_integer), ["const", name, ..] | [name, ..]) if line.matches(" = ").count() == 1 => {
+            (item(name, What::Number(to_integer)), code)
         }
-        (Macro(to_integer), ["pub", "struct", ..]) => {
-            let (item, _) = add(named(2), None, What::Enumeration);
-            (item, Context { path: named(2), kind: Values(to_integer) })
+        (Macro(to_integer), ["pub", "struct", name, ..]) if line.ends_with('{') => {
+            (item(name, What::Enumeration), inside(name, Values(to_integer)))
         }
-        (Values(to_integer), ["const", name, ..] | [name, ..]) if line.contains(" = ") => {
-            add(join(&context.path, name), Some(context.path.clone()), What::Number(to_integer))
+        (Structure | Values(_) | Macro(_), _) => {
+            return (line.is_empty() || line == "}").then_some((None, code));
         }
-        (Module, ["pub", "mod", ..]) if line.ends_with('{') => open(named(2), Module),
-        (Module, ["impl", _, "", ""]) => open(named(1), Implementation),
-        (Module, ["pub", "type", ..]) => add(named(2), None, What::Type),
-        (Module, ["pub", "struct", ..]) if line.contains('<') && on_the_wire => {
-            add(named(2), None, What::Opaque)
-        }
-        (Module, ["pub", "struct", ..]) if on_the_wire => {
-            let (item, _) = add(named(2), None, What::Type);
-            (item, Context { path: named(2), kind: Structure })
+        (Module, ["pub", "mod", name, ..]) if line.ends_with('{') => (None, inside(name, Module)),
+        (Module, ["impl", name, "", ""]) => (None, inside(name, Implementation)),
+        (Module, ["pub", "type", name, ..]) => (item(name, What::Type), code),
+        (Module, ["pub", "struct", name, ..]) if on_the_wire => {
+            let what = if line.contains('<') { What::Opaque } else { What::Type };
+            (item(name, what), inside(name, Structure))
         }
         (Module | Implementation, ["pub", "const", name, ..]) if *name != "fn" => {
-            add(named(2), None, kind_of_constant(line))
+            (item(name, kind_of_constant(line)), code)
         }
         (Module, ["pub", "union" | "static", ..]) => return None,
-        (Module, [name, "", ..]) if line.ends_with("! {") => {
+        (Module, [name, "", ..]) if line.contains("! {") => {
             let (_, to_integer) = MACROS.iter().find(|(macro_name, _)| macro_name == name)?;
-            open(context.path.clone(), Macro(to_integer))
+            let context = Context { path: context.path.clone(), kind: Macro(to_integer) };
+            return line.ends_with('{').then_some((None, context));
         }
-        _ => nothing,
+        _ => (None, code),
     })
 }
 
@@ -292,15 +288,13 @@ fn counterparts(items: &[Item]) -> Result<Vec<Pair<'_>>, Vec<String>> {
         }
         let owner = item.owner.as_deref().and_then(|owner| by_path.get(owner));
         let within = owner.map(|owner| citations(owner)).unwrap_or_default();
-        let mut names: Vec<Name> = citations(item).into_iter().map(Name::Exact).collect();
-        if let Some((path, expression)) = SPELLED_OUT.iter().find(|(path, _)| item.path == *path) {
+        let names = if let Some((path, expression)) = SPELLED_OUT.iter().find(|(path, _)| item.path == *path)
+        {
             unused.remove(path);
-            names = vec![Name::Expression(expression)];
-        } else if names.is_empty() && item.what == What::Field {
-            names.push(Name::Exact(short_name.to_owned()));
-        } else if names.is_empty() {
-            names.extend(within.iter().map(|pattern| Name::AnyCase(pattern.replace('*', short_name))));
-        }
+            vec![Name::Expression(expression)]
+        } else {
+            names(item, short_name, &within)
+        };
         // What an owner lacks is said once, of the owner.
         let owner_lacks = owner.is_some() && within.is_empty();
         match item.what {
@@ -315,6 +309,18 @@ fn counterparts(items: &[Item]) -> Result<Vec<Pair<'_>>, Vec<String>> {
     }
     problems.extend(unused.iter().map(|path| format!("{path} is listed as an exception, and isn't there")));
     if problems.is_empty() { Ok(pairs) } else { Err(problems) }
+}
+
+/// The names of an item's counterparts: what it cites itself, or else what follows from its owner's citations.
+fn names(item: &Item, short_name: &str, within: &[String]) -> Vec<Name> {
+    let cited = citations(item);
+    if !cited.is_empty() {
+        cited.into_iter().map(Name::Exact).collect()
+    } else if item.what == What::Field {
+        vec![Name::Exact(short_name.to_owned())]
+    } else {
+        within.iter().map(|pattern| Name::AnyCase(pattern.replace('*', short_name))).collect()
+    }
 }
 
 fn is_within(path: &str, ancestor: &str) -> bool {
@@ -504,8 +510,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_an_error() {
-        for line in ["pub static X: u32 = 1;", "pub union U {", "unheard_of! {"] {
-            assert!(read_module("m", line).is_err(), "{line}");
+        for text in [
+            "pub static X: u32 = 1;",
+            "pub union U {",
+            "unheard_of! {",
+            "wire_enum! { pub struct E(u8) { ONE = 1 } }",
+            "wire_enum! {\npub struct E(u8) { ONE = 1 }",
+            "wire_enum! {\npub struct E(u8) {\nONE = 1, TWO = 2",
+            "#[repr(C)]\npub struct S {\nprivate: u32,",
+        ] {
+            assert!(read_module("m", text).is_err(), "{text}");
         }
     }
 
