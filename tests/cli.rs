@@ -56,6 +56,8 @@ fn usage_errors() {
         (&["run", "--pcpus", "many"], "--pcpus"),
         (&["run", "--exec", "a \" b"], "double quote"),
         (&["kernel"], "--output"),
+        (&["bench", "cpu"], "no suite cpu; there are: core"),
+        (&["bench", "--pairs", "3"], "--pairs"),
     ] {
         assert_refused(&run(arguments), USAGE, &[word]);
     }
@@ -64,7 +66,7 @@ fn usage_errors() {
 fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!((help.status, help.stderr.as_str()), (Some(0), ""));
-    for word in ["run", "check", "kernel", "--exec", "Exit status", "PARAVANE_LOG"] {
+    for word in ["run", "check", "kernel", "bench", "--exec", "Exit status", "PARAVANE_LOG"] {
         assert!(help.stdout.contains(word), "{word} is missing from {}", help.stdout);
     }
     let version = run(&["--version"]);

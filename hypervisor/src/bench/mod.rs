@@ -30,9 +30,6 @@ use crate::machine::kvm::HostError;
 use crate::machine::{MachineError, NoSuchFrame};
 use crate::paging::BadAddress;
 
-/// The fewest pairs from which a row says something.
-pub const PAIRS: usize = 30;
-
 /// Why a measurement came to nothing.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message says it

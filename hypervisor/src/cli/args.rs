@@ -93,6 +93,9 @@ pub struct BenchArgs {
     /// As JSON, for programs
     #[arg(long)]
     pub json: bool,
+    /// Pairs of measurements that make a row
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(30..))]
+    pub pairs: u32,
 }
 
 #[cfg(test)]

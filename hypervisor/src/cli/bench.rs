@@ -2,7 +2,7 @@
 
 use super::args::BenchArgs;
 use super::status::{Failure, Status};
-use hypervisor::bench::{PAIRS, Row, SUITES, Suite, suite};
+use hypervisor::bench::{Row, SUITES, Suite, suite};
 use std::io::{self, Write};
 
 /// Measures what was asked for; without a word, the first suite.
@@ -19,7 +19,7 @@ pub fn bench(args: &BenchArgs) -> Result<Status, Failure> {
             }
             rows.push(row);
         };
-        (suite.run)(PAIRS, &mut take).map_err(|error| Failure::about(suite.name, error))?;
+        (suite.run)(args.pairs as usize, &mut take).map_err(|error| Failure::about(suite.name, error))?;
     }
     match args.json {
         true => show(&(serde_json::to_string_pretty(&rows).map_err(Failure::new)? + "\n")),
@@ -48,7 +48,7 @@ fn unknown(name: &str) -> Failure {
 }
 
 fn heading() -> String {
-    format!("{:<32}{:>10}{:>10}{:>8}  {:<15}{}\n", "", "ours", "floor", "ratio", "95 %", "aim")
+    format!("{:<32}{:>10}{:>10}{:>8}  {:<15}{}\n", "", "ours", "floor", "ratio", "95 %", "aim, or added")
 }
 
 fn line(row: &Row) -> String {
@@ -62,7 +62,7 @@ fn line(row: &Row) -> String {
     let aim = match (row.aim, row.meets_its_aim()) {
         (Some(aim), Some(true)) => format!("≤ {}", shown(aim)),
         (Some(aim), _) => format!("≤ {} missed", shown(aim)),
-        (None, _) => String::new(),
+        (None, _) => row.floor.map(|floor| added(row.value - floor, row.unit)).unwrap_or_default(),
     };
     let value = amount(row.value, row.unit);
     format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<15}{aim}", row.name).trim_end().to_owned()
@@ -76,6 +76,12 @@ fn amount(value: f64, unit: &str) -> String {
         ("ns", 1e3..) => format!("{:.2} µs", value / 1e3),
         _ => format!("{value:.1} {unit}"),
     }
+}
+
+/// What is added to the floor, in a row that has no aim.
+fn added(difference: f64, unit: &str) -> String {
+    let sign = if difference < 0.0 { '−' } else { '+' };
+    format!("{sign}{}", amount(difference.abs(), unit))
 }
 
 /// What it comes to, for somebody who sees it for the first time.
@@ -106,6 +112,8 @@ mod tests {
         let row = Row::alone("core/boot/prompt", &[40e6; 30]).aiming_at(50e6);
         assert!(line(&row).contains("40.00 ms"), "{}", line(&row));
         assert!(line(&row).ends_with("≤ 50.00 ms\n"), "{}", line(&row));
+        let row = Row::paired("core/event/self", &[(26_500.0, 25_000.0); 30]);
+        assert!(line(&row).ends_with("+1.50 µs\n"), "{}", line(&row));
     }
 
     #[test]

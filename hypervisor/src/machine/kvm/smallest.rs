@@ -6,18 +6,19 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit};
 use pv_abi::{Mfn, PAGE_SIZE};
 use std::io;
+use std::time::Instant;
 
 /// `out 0x10, al`, in real mode.
 const CODE: [u8; 2] = [0xe6, 0x10];
 const PORT: u16 = 0x10;
 
-/// Makes a VM with memory of `frames` pages and one vCPU, runs its first instruction in real mode, and undoes it
-/// all.
+/// Makes a VM with memory of `frames` pages and one vCPU, and runs its first instruction, in real mode. The moment at
+/// which that was done; all is undone afterwards.
 ///
 /// # Errors
 /// The host's.
 #[allow(unsafe_code)]
-pub fn first_instruction(frames: u64) -> Result<(), HostError> {
+pub fn first_instruction(frames: u64) -> Result<Instant, HostError> {
     let kvm = Kvm::new().map_err(open_error)?;
     let vm = kvm.create_vm().map_err(open_error)?;
     let memory = MachineMemory::new(frames)?;
@@ -41,7 +42,7 @@ pub fn first_instruction(frames: u64) -> Result<(), HostError> {
     regs.rip = 0;
     vcpu.set_regs(&regs).map_err(failed("KVM_SET_REGS"))?;
     match vcpu.run().map_err(failed("KVM_RUN"))? {
-        VcpuExit::IoOut(PORT, _) => Ok(()),
+        VcpuExit::IoOut(PORT, _) => Ok(Instant::now()),
         other => {
             let error = io::Error::other(format!("{other:?}"));
             Err(MachineError::new("the first instruction", error).into())
