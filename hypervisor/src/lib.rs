@@ -17,6 +17,7 @@ pub mod emulate;
 pub mod error;
 pub mod event_channel;
 pub mod frame;
+pub mod grant_table;
 pub mod guest_memory;
 pub mod host_domain;
 pub mod hypercall;
