@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::clock::MILLISECOND;
+use crate::domain::End;
 use crate::domain::Stage;
 use crate::event_channel::{alloc_unbound, bind_ipi, connect, raise_virq, send};
+use crate::machine::Exit;
 use crate::machine::MachineError;
 use crate::report::{Symbol, SymbolTable};
 use crate::sched::SLICE;
@@ -403,4 +405,17 @@ fn a_guest_that_shuts_down_is_gone_with_all_its_frames() {
         assert_eq!(end.statistics.hypercalls, [(29, 1), (127, 1)]);
         assert_eq!(threads.hypervisor.services().mmu.free_frames(), free);
     }
+}
+
+#[test]
+fn a_panic_ends_what_its_pcpu_ran() {
+    let threads = Threads::new(2);
+    let (unlucky, other) = (threads.guest(), threads.guest());
+    threads.scripts.push(unlucky.identity(), |_| panic!("on purpose: a bug of the hypervisor's own"));
+    threads.start(&unlucky);
+    let end = threads.hypervisor.wait_for(&unlucky.domain, PATIENCE).unwrap();
+    assert!(end.report().unwrap().reason.ends_with("failed"));
+    threads.start(&other);
+    threads.hypervisor.shutdown();
+    assert!(matches!(other.domain.life().stage(), Stage::Gone(End::Destroyed)));
 }
