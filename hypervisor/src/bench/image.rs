@@ -15,7 +15,7 @@
 //!
 //! Every program is called with R12 = how often, and the command's other words in place; it returns RAX and RBX =
 //! TSC ticks, or in RAX an error number negated. The second guest, `bare`, is the floors': see [`super::floor`].
-#![allow(unsafe_code)] // reads the bytes of the code below
+#![allow(unsafe_code)] // assembly
 
 use pv_abi::elf_note::NoteType;
 use pv_abi::hypercall::HypercallNumber as Number;
@@ -44,6 +44,10 @@ pub const MAPS: u64 = 0x8000;
 pub const UNMAPS: u64 = MAPS + UPDATES * 16;
 /// Where the image ends in memory.
 const END: u64 = UNMAPS + UPDATES * 16;
+/// Bytes of the file.
+const FILE_SIZE: usize = HYPERCALL_PAGE as usize;
+/// Bytes of the floors' guest before what it measures.
+const BARE_SIZE: usize = 128;
 /// Bytes of a command.
 pub const COMMAND_SIZE: usize = 64;
 /// Bytes of a result.
@@ -52,9 +56,9 @@ pub const RESULT_SIZE: usize = 16;
 global_asm!(
     ".pushsection .rodata.paravane_bench, \"a\"",
     ".balign 8",
-    ".global paravane_bench_image, paravane_bench_image_end, paravane_bench_null, paravane_bench_update",
+    ".global paravane_bench_image, paravane_bench_null, paravane_bench_update",
     ".global paravane_bench_event_setup, paravane_bench_event, paravane_bench_fault_setup",
-    ".global paravane_bench_fault, paravane_bench_switch, paravane_bench_bare, paravane_bench_bare_end",
+    ".global paravane_bench_fault, paravane_bench_switch, paravane_bench_bare",
     "paravane_bench_image:",
     ".Lpvb_image:",
     // Elf64_Ehdr: a 64-bit little-endian executable for x86-64, with two program headers.
@@ -287,12 +291,12 @@ global_asm!(
     "    dec r12",
     "    jnz 2b",
     "    jmp .Lpvb_stop",
-    "paravane_bench_image_end:",
+    ".org .Lpvb_image + {file_size}, 0xcc",
     ".Lpvb_end:",
     // The floors' guest. What it measures follows it, with a `ret`. Once for nothing; RSI pages touched, from RDI
     // on, R8 bytes apart; R12 times, measured; once more to report the ticks, in RAX.
     "paravane_bench_bare:",
-    "    call paravane_bench_bare_end",
+    "    call .Lpvb_measured",
     "    test rsi, rsi",
     "    jz 3f",
     "2:  mov byte ptr [rdi], 1",
@@ -303,19 +307,22 @@ global_asm!(
     "    shl rdx, 32",
     "    or rax, rdx",
     "    mov r13, rax",
-    "2:  call paravane_bench_bare_end",
+    "2:  call .Lpvb_measured",
     "    dec r12",
     "    jnz 2b",
     "    rdtsc",
     "    shl rdx, 32",
     "    or rax, rdx",
     "    sub rax, r13",
-    "    call paravane_bench_bare_end",
+    "    call .Lpvb_measured",
     "    ud2",
-    "paravane_bench_bare_end:",
+    ".org paravane_bench_bare + {bare_size}, 0xcc",
+    ".Lpvb_measured:",
     ".popsection",
     base = const BASE,
     end = const END,
+    file_size = const FILE_SIZE,
+    bare_size = const BARE_SIZE,
     hypercall_page = const HYPERCALL_PAGE,
     command = const COMMAND,
     result = const RESULT,
@@ -344,8 +351,8 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    static paravane_bench_image: u8;
-    static paravane_bench_image_end: u8;
+    safe static paravane_bench_image: [u8; FILE_SIZE];
+    safe static paravane_bench_bare: [u8; BARE_SIZE];
     static paravane_bench_null: u8;
     static paravane_bench_update: u8;
     static paravane_bench_event_setup: u8;
@@ -353,8 +360,6 @@ unsafe extern "C" {
     static paravane_bench_fault_setup: u8;
     static paravane_bench_fault: u8;
     static paravane_bench_switch: u8;
-    static paravane_bench_bare: u8;
-    static paravane_bench_bare_end: u8;
 }
 
 /// What the guest can be told to do.
@@ -394,17 +399,12 @@ impl Program {
 
 /// The kernel image.
 pub fn kernel() -> &'static [u8] {
-    bytes(&raw const paravane_bench_image, &raw const paravane_bench_image_end)
+    &paravane_bench_image
 }
 
-/// The code of the floors' guest.
+/// The code of the floors' guest; what it measures is to follow it.
 pub fn bare() -> &'static [u8] {
-    bytes(&raw const paravane_bench_bare, &raw const paravane_bench_bare_end)
-}
-
-fn bytes(start: *const u8, end: *const u8) -> &'static [u8] {
-    // SAFETY: both symbols bound one run of read-only bytes of the block above.
-    unsafe { std::slice::from_raw_parts(start, end as usize - start as usize) }
+    &paravane_bench_bare
 }
 
 #[cfg(test)]
@@ -415,7 +415,6 @@ mod tests {
     #[test]
     fn the_image_is_one_that_the_builder_takes() {
         let image = KernelImage::parse(kernel()).unwrap();
-        assert!((kernel().len() as u64) < HYPERCALL_PAGE, "the code reaches into what the host fills in");
         assert_eq!(image.pages(), 0..END / 4096);
         assert_eq!(image.hypercall_page(), Some(HYPERCALL_PAGE / 4096));
         let plan = Plan::new(&image, &Wishes { pages: 1024, ..Wishes::default() }).unwrap();
