@@ -72,9 +72,6 @@ fn validate(laboratory: &Laboratory, count: usize, sink: Sink<'_>) -> Result<(),
     let hypervisor = &laboratory.hypervisor;
     let site = Site::new(hypervisor, Arc::new(NoConsole))?;
     let measured = validate_rows(hypervisor.services(), &site, count, sink);
-    if let Some(handle) = site.domain.vcpus().first() {
-        handle.state().lock().release(&hypervisor.services().mmu);
-    }
     end(hypervisor, &site.domain);
     measured
 }
