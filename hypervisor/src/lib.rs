@@ -4,7 +4,6 @@
 //! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 pub mod assemble;
-pub mod bell;
 pub mod builder;
 pub mod clock;
 pub mod control;

@@ -12,7 +12,6 @@ mod tests;
 
 pub use create::{DomainConfig, create, start};
 
-use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, DomainEnd, Domains, End, StatisticsSnapshot};
@@ -23,6 +22,7 @@ use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
 use crate::sched::{RoundRobin, Scheduler};
 use crate::vcpu::StartState;
+use backends::bell::Bell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};

@@ -37,7 +37,6 @@ pub(crate) mod tests;
 pub use dispatch::{dispatch, resume};
 pub use table::{Hypercall, TABLE, find};
 
-use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, Domains};
@@ -46,6 +45,7 @@ use crate::guest_memory::GuestSpace;
 use crate::paging::{Budget, Mmu};
 use crate::sched::Scheduler;
 use crate::vcpu::{Progress, Vcpu, VcpuHandle};
+use backends::bell::Bell;
 use pv_abi::{DomId, Errno, EventPort};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
