@@ -27,6 +27,7 @@ pub mod report;
 pub mod run_loop;
 pub mod sched;
 pub mod time;
+pub mod trace;
 pub mod vcpu;
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::hypercall::{Outcome, Reply, Services, dispatch, resume};
 use crate::machine::{Exit, Pcpu};
 use crate::report::CrashReport;
 use crate::sched::{Leave, Next};
+use crate::trace::{Record, Rest};
 use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall, resume::prepare};
 use pv_abi::trap::Vector;
 use pv_abi::{EventPort, VcpuId};
@@ -102,6 +103,9 @@ impl PcpuLoop {
     /// A vCPU's turn, from getting the pcpu to leaving it.
     fn turn(&mut self, domain: &Arc<Domain>, id: VcpuId) {
         let Some(handle) = domain.vcpu(id) else { return };
+        let (services, index) = (Arc::clone(&self.services), self.index);
+        let tracer = services.tracer();
+        let begun = tracer.now();
         if let Err(error) = self.load(domain, id) {
             crash(&self.services, domain, &handle.state().lock(), &error);
         }
@@ -112,6 +116,11 @@ impl PcpuLoop {
         let end = self.run_vcpu(domain, handle, &mut vcpu);
         domain.statistics().ran(self.services.clock.now().saturating_sub(started));
         vcpu.clock.leave(self.pcpu.guest_tsc());
+        tracer.record(begun, |span| {
+            let rest = if matches!(end, TurnEnd::Over) { Rest::Ready } else { Rest::Blocked };
+            let rest = vcpu.rest.replace((span.end, rest));
+            Record::Turn { pcpu: index, vcpu: handle.key(), span, rest }
+        });
         let scheduler = &self.services.scheduler;
         let leave = |how: &Leave<'_>| scheduler.leave(self.index, handle.key(), how);
         match end {
@@ -197,18 +206,33 @@ impl PcpuLoop {
         if handle.take_descriptors_stale() {
             vcpu.reload_descriptors(&services.mmu);
         }
+        let tracer = services.tracer();
         scheduler.entering(self.index);
+        let preparing = tracer.now();
         let prepared = prepare(vcpu, handle.info(), &services.mmu);
         let upcalls = prepared.as_ref().map_or(0, |prepared| prepared.upcalls);
-        (0..upcalls).for_each(|_| domain.statistics().upcall());
+        (0..upcalls).for_each(|_| {
+            domain.statistics().upcall();
+            tracer.record(preparing, |span| Record::Upcall { vcpu: handle.key(), span });
+        });
         if prepared.is_err() || domain.life().has_ended() || scheduler.turn_is_over(self.index) {
             scheduler.entered(self.index);
             return prepared.map(|_| None);
         }
+        let (pcpu, mode, entered) = (self.index, vcpu.mode, tracer.now());
         let exit = self.pcpu.enter(&mut vcpu.context);
         scheduler.entered(self.index);
         self.failed |= exit.is_err();
-        act(&services, domain, handle, vcpu, exit?)
+        let exit = exit?;
+        let mut left = 0;
+        tracer.record(entered, |span| {
+            left = span.end;
+            Record::Guest { pcpu, mode, span }
+        });
+        let rip = vcpu.context.registers.rip;
+        let next = act(&services, domain, handle, vcpu, &exit);
+        tracer.record(left, |span| Record::Exit { pcpu, vcpu: handle.key(), exit, mode, rip, span });
+        next
     }
 }
 
@@ -218,7 +242,7 @@ fn act(
     domain: &Arc<Domain>,
     handle: &VcpuHandle,
     vcpu: &mut Vcpu,
-    exit: Exit,
+    exit: &Exit,
 ) -> Result<Option<TurnEnd>, Failure> {
     tracing::trace!(domain = %domain.id(), vcpu = vcpu.id.0, ?exit, "exit");
     let (info, mmu) = (handle.info(), &services.mmu);
@@ -240,7 +264,7 @@ fn act(
             count(ExitKind::Doorbell);
             bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
         }
-        (Exit::Exception { vector, error_code, cr2 }, _) => {
+        (&Exit::Exception { vector, error_code, cr2 }, _) => {
             count(ExitKind::Exception);
             exception(services, vcpu, info, Fault { vector, error_code, cr2 })?;
         }

@@ -85,6 +85,9 @@ pub struct RunArgs {
     /// Physical CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub pcpus: u32,
+    /// Record every exit, hypercall and event with its duration, for Perfetto
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Commands for the bundled kernel's shell, instead of what is typed; the first that fails is the last
     #[arg(long, value_name = "CMD; CMD")]
     pub exec: Option<String>,

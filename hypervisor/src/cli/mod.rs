@@ -25,6 +25,7 @@ mod size;
 mod spec;
 mod status;
 mod terminal;
+mod trace;
 mod voice;
 
 use args::{Args, Command};

@@ -13,6 +13,7 @@ use super::screen::{self, Validation};
 use super::session::Session;
 use super::status::{Failure, Status};
 use super::terminal::{self, Raw};
+use super::trace::Tracing;
 use super::voice::{Voice, voices};
 use hypervisor::assemble::{self, assemble};
 use hypervisor::builder::Plan;
@@ -32,9 +33,13 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     let guests = guests.collect::<Result<Vec<_>, _>>()?;
     let plans = guests.iter().map(|guest| guest.plan(guest.commands)).collect::<Result<Vec<_>, _>>()?;
 
+    let tracing = Tracing::start(options.trace.as_deref())?;
     let machine = assemble::machine(frames, options.pcpus).map_err(Failure::new)?;
     screen::title(&machine.report);
     let hypervisor = Arc::new(assemble(machine).map_err(Failure::new)?);
+    if let Some(tracing) = &tracing {
+        tracing.trace(&hypervisor);
+    }
 
     let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
     let voices = voices(&names);
@@ -45,7 +50,8 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
         screen::company(&names, typed_to.map(String::as_str));
     }
     let of_terminal = |error: io::Error| Failure::about("the terminal", error);
-    terminal::end_on_signals().map_err(of_terminal)?;
+    let finish = tracing.as_ref().map(Tracing::finisher);
+    terminal::end_on_signals(|| finish.into_iter().for_each(|finish| finish())).map_err(of_terminal)?;
     let _raw = (stdin == Stdin::Terminal).then(Raw::enter).transpose().map_err(of_terminal)?;
     let exit = Arc::new(Exit::new(&hypervisor));
     let user = User { voices: voices.clone(), exit: Arc::clone(&exit) };

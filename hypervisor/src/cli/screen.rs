@@ -5,6 +5,7 @@ use super::voice::Voice;
 use hypervisor::control::Hypervisor;
 use hypervisor::machine::kvm::ProbeReport;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Writes lines to stderr as they are. What cannot be written is nobody's loss.
@@ -92,6 +93,17 @@ pub fn ended(voice: &Voice, how: &str, summary: Summary) {
 /// At the end of several domains.
 pub fn all_ended(domains: usize, time: Duration, validation: Validation) {
     show(&format!("{domains} domains ended after {}: {}\n", duration(time), validated(validation)));
+}
+
+/// At the end of a trace.
+pub fn traced(file: &Path, events: u64, dropped: u64) {
+    let lost = match dropped {
+        0 => String::new(),
+        _ => {
+            format!("; {} more were dropped, since they came faster than they can be written", count(dropped))
+        }
+    };
+    show(&format!("{}: {} events, for https://ui.perfetto.dev{lost}\n", file.display(), count(events)));
 }
 
 fn validated(Validation { validated, refused }: Validation) -> String {
