@@ -6,7 +6,6 @@
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
 
 pub mod assemble;
-pub mod bell;
 pub mod bench;
 pub mod builder;
 pub mod clock;
@@ -30,6 +29,7 @@ pub mod report;
 pub mod run_loop;
 pub mod sched;
 pub mod time;
+pub mod trace;
 pub mod vcpu;
 
 #[cfg(test)]

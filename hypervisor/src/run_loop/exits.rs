@@ -17,7 +17,7 @@ pub(super) fn act(
     domain: &Arc<Domain>,
     handle: &VcpuHandle,
     vcpu: &mut Vcpu,
-    exit: Exit,
+    exit: &Exit,
 ) -> Result<Option<TurnEnd>, Failure> {
     tracing::trace!(domain = %domain.id(), vcpu = vcpu.id.0, ?exit, "exit");
     let (info, mmu) = (handle.info(), &services.mmu);
@@ -39,7 +39,7 @@ pub(super) fn act(
             count(ExitKind::Doorbell);
             bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
         }
-        (Exit::Exception { vector, error_code, cr2 }, _) => {
+        (&Exit::Exception { vector, error_code, cr2 }, _) => {
             count(ExitKind::Exception);
             exception(services, vcpu, info, Fault { vector, error_code, cr2 })?;
         }

@@ -26,6 +26,7 @@ use crate::error::Failure;
 use crate::hypercall::{Services, resume};
 use crate::machine::Pcpu;
 use crate::sched::{Leave, Next};
+use crate::trace::{Record, Rest};
 use crate::vcpu::{Vcpu, VcpuHandle, resume::prepare};
 use exits::{act, after, crash};
 use pv_abi::{EventPort, VcpuId};
@@ -105,6 +106,9 @@ impl PcpuLoop {
     /// A vCPU's turn, from getting the pcpu to leaving it.
     fn turn(&mut self, domain: &Arc<Domain>, id: VcpuId) {
         let Some(handle) = domain.vcpu(id) else { return };
+        let (services, index) = (Arc::clone(&self.services), self.index);
+        let tracer = services.tracer();
+        let begun = tracer.now();
         if let Err(error) = self.load(domain, id) {
             crash(&self.services, domain, &handle.state().lock(), &error);
         }
@@ -115,6 +119,11 @@ impl PcpuLoop {
         let end = self.run_vcpu(domain, handle, &mut vcpu);
         domain.statistics().ran(self.services.clock.now().saturating_sub(started));
         vcpu.clock.leave(self.pcpu.guest_tsc());
+        tracer.record(begun, |span| {
+            let rest = if matches!(end, TurnEnd::Over) { Rest::Ready } else { Rest::Blocked };
+            let rest = vcpu.rest.replace((span.end, rest));
+            Record::Turn { pcpu: index, vcpu: handle.key(), span, rest }
+        });
         let scheduler = &self.services.scheduler;
         let leave = |how: &Leave<'_>| scheduler.leave(self.index, handle.key(), how);
         match end {
@@ -200,18 +209,33 @@ impl PcpuLoop {
         if handle.take_descriptors_stale() {
             vcpu.reload_descriptors(&services.mmu);
         }
+        let tracer = services.tracer();
         scheduler.entering(self.index);
+        let preparing = tracer.now();
         let prepared = prepare(vcpu, handle.info(), &services.mmu);
         let upcalls = prepared.as_ref().map_or(0, |prepared| prepared.upcalls);
-        (0..upcalls).for_each(|_| domain.statistics().upcall());
+        (0..upcalls).for_each(|_| {
+            domain.statistics().upcall();
+            tracer.record(preparing, |span| Record::Upcall { vcpu: handle.key(), span });
+        });
         if prepared.is_err() || domain.life().has_ended() || scheduler.turn_is_over(self.index) {
             scheduler.entered(self.index);
             return prepared.map(|_| None);
         }
+        let (pcpu, mode, entered) = (self.index, vcpu.mode, tracer.now());
         let exit = self.pcpu.enter(&mut vcpu.context);
         scheduler.entered(self.index);
         self.failed |= exit.is_err();
-        act(services, domain, handle, vcpu, exit?)
+        let exit = exit?;
+        let mut left = 0;
+        tracer.record(entered, |span| {
+            left = span.end;
+            Record::Guest { pcpu, mode, span }
+        });
+        let rip = vcpu.context.registers.rip;
+        let next = act(services, domain, handle, vcpu, &exit);
+        tracer.record(left, |span| Record::Exit { pcpu, vcpu: handle.key(), exit, mode, rip, span });
+        next
     }
 }
 

@@ -38,6 +38,7 @@ use crate::guest_memory::GuestSpace;
 use crate::machine::Context;
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
+use crate::trace::Rest;
 use pv_abi::{DomId, Mfn, VcpuId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -89,6 +90,8 @@ pub struct Vcpu {
     pub continuation: Option<Continuation>,
     /// Its clock.
     pub clock: VcpuClock,
+    /// Since when it has been without a pcpu, and why, where that is traced.
+    pub rest: Option<(u64, Rest)>,
 }
 
 impl Vcpu {
@@ -113,6 +116,7 @@ impl Vcpu {
             debug: [0; 8],
             continuation: None,
             clock: VcpuClock::default(),
+            rest: None,
         }
     }
 
