@@ -27,7 +27,8 @@ pub enum Way {
 }
 
 impl Way {
-    fn code(self) -> Vec<u8> {
+    /// The code that leaves, and returns to its caller then.
+    pub fn code(self) -> Vec<u8> {
         let mut code = match self {
             Self::Gate(gate) => gate.ring(),
             Self::Fault => FAULT.to_vec(),

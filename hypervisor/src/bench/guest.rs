@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the guest says.
+#[derive(Debug)]
 enum Said {
     /// It asks for a command, since this moment.
     Asks(Instant),
@@ -64,15 +65,6 @@ impl Console for Ear {
 pub struct Line {
     commands: Sender<[u8; COMMAND_SIZE]>,
     said: Receiver<Said>,
-}
-
-impl std::fmt::Debug for Said {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Asks(_) => "asks",
-            Self::Result(_) => "result",
-        })
-    }
 }
 
 impl Line {

@@ -12,7 +12,6 @@ use zerocopy::IntoBytes;
 
 /// Round trips that make one sample.
 const BATCH: u64 = 16;
-const RET: u8 = 0xc3;
 
 /// Measures the rows.
 pub fn run(laboratory: &Laboratory, count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
@@ -28,9 +27,7 @@ pub fn run(laboratory: &Laboratory, count: usize, sink: Sink<'_>) -> Result<(), 
 
 /// Chooses the gate of the guest's null hypercalls.
 pub fn set_gate(laboratory: &Laboratory, gate: Gate) -> Result<(), BenchError> {
-    let mut code = gate.ring();
-    code.push(RET);
-    laboratory.site.poke(GATE, &code)
+    laboratory.site.poke(GATE, &Way::Gate(gate).code())
 }
 
 fn floor(laboratory: &Laboratory, way: Way) -> Result<Floor, BenchError> {
@@ -79,12 +76,11 @@ fn switch(laboratory: &Laboratory, count: usize) -> Result<Row, BenchError> {
     let operations = [load(laboratory.site.other_root().0), load(laboratory.site.start.root.0)];
     laboratory.site.poke(OPERATIONS, operations.as_bytes())?;
     let mut second = false;
-    let load_root = |floor: &mut Floor| {
+    let mut load_root = |floor: &mut Floor| -> Result<(), BenchError> {
         second = !second;
         floor.load_root(second);
         Ok(())
     };
-    let mut load_root = load_root;
     let bare = || Ok(floor.round_trips(BATCH, Touch::default(), &mut load_root)? / BATCH as f64);
     let ours = || Ok(laboratory.run(Program::Switch, BATCH / 2, &[])?[0] / BATCH as f64);
     Ok(Row::paired("core/switch/address-space", &pairs(count, ours, bare)?))

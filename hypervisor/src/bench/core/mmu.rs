@@ -2,7 +2,7 @@
 
 use crate::bench::floor::{Floor, Touch, Way};
 use crate::bench::guest::{Laboratory, end};
-use crate::bench::image::{BASE, MAPS, Program, UNMAPS};
+use crate::bench::image::{BASE, MAPS, Program, UNMAPS, UPDATES};
 use crate::bench::mock::Mock;
 use crate::bench::sampling::pairs;
 use crate::bench::site::{Frames, MACHINE_FRAMES, Site, WINDOW};
@@ -19,14 +19,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Entries of a batch.
-const COUNTS: [u64; 5] = [1, 8, 64, 512, 2048];
+const COUNTS: [u64; 5] = [1, 8, 64, 512, UPDATES];
 
 /// Measures the rows.
 pub fn run(laboratory: &Laboratory, count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
     validate(laboratory, count, sink)?;
     let way = Way::Gate(laboratory.report.gate);
-    let window = COUNTS[COUNTS.len() - 1] * Frames::Scattered.stride();
-    let mut floor = Floor::new(&laboratory.report, way, window)?;
+    let mut floor = Floor::new(&laboratory.report, way, UPDATES * Frames::Scattered.stride())?;
     for entries in COUNTS {
         sink(update(laboratory, &mut floor, entries, count)?);
     }
