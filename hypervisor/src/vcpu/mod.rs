@@ -32,7 +32,6 @@ use crate::guest_memory::GuestSpace;
 use crate::machine::Context;
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
-use crate::trace::Rest;
 use pv_abi::{DomId, Mfn, VcpuId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,6 +42,15 @@ pub enum Mode {
     Kernel,
     /// A program of its kernel's.
     User,
+}
+
+/// What a vCPU without a pcpu waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// For a pcpu: it could run.
+    Ready,
+    /// For an event.
+    Blocked,
 }
 
 /// An entry point of the kernel, registered by `callback_op`.
