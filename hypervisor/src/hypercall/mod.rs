@@ -15,6 +15,7 @@ mod debug;
 mod dispatch;
 mod events;
 mod extension;
+mod grants;
 mod memory;
 mod mmu;
 mod mmuext;
