@@ -1,29 +1,33 @@
 //! Guests that are run together.
 
 use super::life::stay;
-use super::session::Session;
+use super::session::{Life, Session};
 use super::status::{Failure, Status};
 use super::voice::Voice;
 use hypervisor::builder::Plan;
 use std::io;
 use std::thread;
 
-/// Lives all guests' lives, each on a thread of its own; the status is the worst of theirs.
+/// Lives all guests' lives, each on a thread of its own; the status is the worst of theirs. They are begun one after
+/// the other, so that domains have the numbers that their user expects.
+///
 /// `typed_to` are the voices of domains that somebody at a terminal can turn to.
 pub fn live_together(
     sessions: &[Session<'_>],
-    plans: Vec<Plan>,
+    plans: &[Plan],
     typed_to: &[Voice],
 ) -> Result<Status, Failure> {
     if let [session] = sessions {
-        return plans.into_iter().next().map_or(Ok(Status::Fine), |plan| stay(session, plan));
+        let first = plans.first().map(|plan| session.begin(plan)).transpose()?;
+        return first.map_or(Ok(Status::Fine), |first| stay(session, first));
     }
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (session, plan) in sessions.iter().zip(plans) {
+            let first = session.begin(plan);
             let name = format!("{} session", session.guest.spec.name);
             let thread = thread::Builder::new().name(name);
-            let thread = thread.spawn_scoped(scope, move || live_in_company(session, plan, typed_to));
+            let thread = thread.spawn_scoped(scope, move || live_in_company(session, first, typed_to));
             // Those that have started need not wait for ever for one that cannot.
             threads.push(thread.inspect_err(|_| session.exit.leave()));
         }
@@ -36,8 +40,8 @@ pub fn live_together(
 }
 
 /// Lives a guest's lives, and leaves the keyboard to another at their end.
-fn live_in_company(session: &Session<'_>, plan: Plan, typed_to: &[Voice]) -> Status {
-    let status = stay(session, plan).unwrap_or_else(|failure| {
+fn live_in_company(session: &Session<'_>, first: Result<Life, Failure>, typed_to: &[Voice]) -> Status {
+    let status = first.and_then(|first| stay(session, first)).unwrap_or_else(|failure| {
         session.voice.warn(&failure.message);
         failure.status
     });

@@ -34,7 +34,7 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     let console = Console::open(&guests, &hypervisor, || finish.into_iter().for_each(|finish| finish()))?;
     let sessions = console.sessions(guests, &hypervisor);
     let born = Instant::now();
-    let status = live_together(&sessions, plans, console.typed_to())?;
+    let status = live_together(&sessions, &plans, console.typed_to())?;
     if sessions.len() > 1 {
         screen::all_ended(sessions.len(), born.elapsed(), Validation::of(&hypervisor));
     }
