@@ -7,6 +7,7 @@
 mod free_list;
 mod m2p;
 mod reference;
+mod snapshot;
 mod step;
 mod table;
 mod word;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use m2p::MachineToPhys;
 pub use reference::{Reference, ReferenceKind};
+pub use snapshot::FramesAtRest;
 pub use step::{Effect, Operation, step};
 pub use table::{Conservation, FrameTable};
 pub use word::{FrameType, Phase, Word};

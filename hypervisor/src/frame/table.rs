@@ -24,12 +24,12 @@ use zerocopy::FromZeros;
 /// One frame.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
-struct Record {
-    word: AtomicU64,
-    owner: AtomicU16,
+pub(super) struct Record {
+    pub(super) word: AtomicU64,
+    pub(super) owner: AtomicU16,
     /// Entries of a table, from 0 up, which hold references while it is validated or devalidated. Written only
     /// under the owner's paging lock.
-    progress: AtomicU16,
+    pub(super) progress: AtomicU16,
 }
 
 /// Where all frames are.
@@ -46,9 +46,9 @@ pub struct Conservation {
 /// The frame table.
 #[derive(Debug)]
 pub struct FrameTable {
-    records: Vec<Record>,
-    owned: Vec<AtomicU32>,
-    free: Ranked<FreeList>,
+    pub(super) records: Vec<Record>,
+    pub(super) owned: Vec<AtomicU32>,
+    pub(super) free: Ranked<FreeList>,
     m2p: MachineToPhys,
     memory: Arc<MachineMemory>,
 }
