@@ -1,13 +1,13 @@
 //! What tests of the layers above the machine do all the time: a fake machine, and guests on it with memory mapped
 //! but no code.
 
-use crate::clock::{Clock, FakeClock};
-use crate::control::{DomainConfig, create, start};
+use crate::clock::{Clock, FakeClock, HostClock};
+use crate::control::{DomainConfig, Hypervisor, PcpuParts, create, start};
 use crate::cpuid::NoCpuid;
 use crate::domain::{Console, Domain};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Services, dispatch};
-use crate::machine::fake::{FakeKick, FakeMachine, FakePcpu, Scripts};
+use crate::machine::fake::{FakeMachine, FakePcpu, Scripts};
 use crate::machine::{Context, Exit, Kick};
 use crate::paging::{Budget, Mmu, Progress};
 use crate::run_loop::PcpuLoop;
@@ -55,7 +55,6 @@ pub struct World {
     pub services: Arc<Services>,
     pub clock: Arc<FakeClock>,
     pub scripts: Scripts,
-    pub kicks: Vec<Arc<FakeKick>>,
     pub pcpus: Vec<PcpuLoop>,
 }
 
@@ -85,14 +84,13 @@ impl World {
         clock.advance(1_000_000);
         let pcpus: Vec<_> =
             (0..count).map(|index| FakePcpu::new(index, scripts.clone(), clock.clone())).collect();
-        let kicks: Vec<_> = pcpus.iter().map(FakePcpu::kick).collect();
-        let dyn_kicks = kicks.iter().map(|kick| -> Arc<dyn Kick> { kick.clone() }).collect();
-        let services = Services::new(mmu(&machine), dyn_kicks, clock.clone(), Arc::new(NoCpuid));
+        let kicks = pcpus.iter().map(|pcpu| -> Arc<dyn Kick> { pcpu.kick() }).collect();
+        let services = Services::new(mmu(&machine), kicks, clock.clone(), Arc::new(NoCpuid));
         let services = Arc::new(services);
         let pcpus = pcpus.into_iter().enumerate();
         let pcpus =
             pcpus.map(|(index, pcpu)| PcpuLoop::new(index, Box::new(pcpu), services.clone())).collect();
-        Self { machine, services, clock, scripts, kicks, pcpus }
+        Self { machine, services, clock, scripts, pcpus }
     }
 
     /// A guest that has started but not run. When it has played its script, it yields all the time.
@@ -238,4 +236,52 @@ pub fn syscall(context: &mut Context, number: u64, arguments: &[u64]) -> Exit {
 /// An address in page `page` of a guest's kernel, away from its start.
 pub const fn page(page: u64) -> u64 {
     BASE + page * 4096
+}
+
+/// A machine with its hypervisor, threads and all.
+pub struct Threads {
+    pub hypervisor: Hypervisor,
+    pub scripts: Scripts,
+}
+
+impl Threads {
+    pub fn new(pcpus: usize) -> Self {
+        let machine = FakeMachine::new(512);
+        let (clock, scripts) = (Arc::new(HostClock::new(1_000_000)), Scripts::default());
+        let pcpus = (0..pcpus)
+            .map(|index| FakePcpu::new(index, scripts.clone(), clock.clone()))
+            .map(|pcpu| -> PcpuParts {
+                let kick = pcpu.kick();
+                (Box::new(pcpu), kick)
+            })
+            .collect();
+        let hypervisor = Hypervisor::new(mmu(&machine), pcpus, clock, Arc::new(NoCpuid)).unwrap();
+        Self { hypervisor, scripts }
+    }
+
+    /// A guest that has not started. When it has played its script, it loops.
+    pub fn guest(&self) -> Guest {
+        Guest::build(self.hypervisor.services())
+    }
+
+    pub fn start(&self, guest: &Guest) {
+        self.hypervisor.start(&guest.domain, &guest.start_state()).unwrap();
+    }
+
+    /// Writes into a guest's kernel memory.
+    pub fn poke<T: IntoBytes + Immutable>(&self, guest: &Guest, address: u64, value: &T) {
+        let mmu = &self.hypervisor.services().mmu;
+        mmu.write(guest.domain.id(), guest.root, address, value).unwrap();
+    }
+
+    /// Waits until something has happened, on a busy host too.
+    pub fn until(&self, happened: impl Fn() -> bool) {
+        for _ in 0..20_000 {
+            if happened() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("it never happened");
+    }
 }

@@ -179,7 +179,7 @@ pub fn gdt(world: &World, guest: &Guest) {
     });
     assert!(world.call(guest, 10, &[at, 0x0000_8c00_0000_0000]).is_err(), "a call gate");
     assert!(world.call(guest, 10, &[at + 4, CODE]).is_err());
-    assert!(world.call(guest, 10, &[u64::MAX & !7, CODE]).is_err());
+    assert!(world.call(guest, 10, &[!7, CODE]).is_err());
     assert_eq!(world.call(guest, 2, &[page(1), 7169]), Err(Errno::EINVAL));
     assert_eq!(world.call(guest, 2, &[UNMAPPED, 1]), Err(Errno::EFAULT));
     world.poke(guest, page(1), &[guest.l1.0]);
