@@ -189,14 +189,14 @@ fn attempt(
     let next = if seen.states.insert(hash(&pair.model)) { Some(pair.save()) } else { None };
     let reached = next.is_some().then(|| pair.model.clone());
     pair.restore(from);
-    if let (Some(reached), Ok(())) = (reached, outcome) {
-        if is_long(op, from.model(), &reached) {
-            pair.step_by_step(domain, op)?;
-            if pair.model != reached {
-                return Err(format!("{op:?} of {domain} ends elsewhere when it is interrupted"));
-            }
-            pair.restore(from);
+    if let (Some(reached), Ok(())) = (reached, outcome)
+        && is_long(op, from.model(), &reached)
+    {
+        pair.step_by_step(domain, op)?;
+        if pair.model != reached {
+            return Err(format!("{op:?} of {domain} ends elsewhere when it is interrupted"));
         }
+        pair.restore(from);
     }
     Ok(next)
 }
