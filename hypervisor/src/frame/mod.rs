@@ -4,6 +4,7 @@
 //! a whole page-table tree means to many frames is the business of [`crate::paging`].
 #![forbid(unsafe_code)]
 
+mod exchange;
 mod free_list;
 mod m2p;
 mod reference;
