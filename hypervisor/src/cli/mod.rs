@@ -6,6 +6,8 @@ mod args;
 mod bench;
 mod check;
 mod command_line;
+mod company;
+mod console;
 mod desk;
 mod domain_file;
 mod exit;

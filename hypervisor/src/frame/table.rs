@@ -1,7 +1,7 @@
 //! All frames of the machine: a word, an owner and a progress mark each.
 //!
 //! Invariants:
-//! - a word changes by [`step`] only, in one compare-exchange (guarded by `frame::tests::word`);
+//! - a word changes by [`super::step`] only, in one compare-exchange (guarded by `frame::tests::word`);
 //! - the owner is set while the frame is free and nobody can see it, and read only under a general reference;
 //!   so [`FrameTable::get`] refers first and looks at the owner then, and a frame that changed hands in between is
 //!   refused (guarded by `frame::tests::table::a_frame_is_found_by_its_owner_only`);
@@ -11,6 +11,7 @@
 //! Locks: the free list's, a leaf. Words are atomics because frames cross domains; whatever needs more than one
 //! word is under the lock of the owner's page tables, see [`crate::paging`].
 
+use super::exchange::{change, exchange};
 use super::free_list::{FreeFrame, FreeList};
 use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word, step};
 use crate::error::Refusal;
@@ -24,12 +25,12 @@ use zerocopy::FromZeros;
 /// One frame.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
-struct Record {
-    word: AtomicU64,
-    owner: AtomicU16,
+pub(super) struct Record {
+    pub(super) word: AtomicU64,
+    pub(super) owner: AtomicU16,
     /// Entries of a table, from 0 up, which hold references while it is validated or devalidated. Written only
     /// under the owner's paging lock.
-    progress: AtomicU16,
+    pub(super) progress: AtomicU16,
 }
 
 /// Where all frames are.
@@ -46,9 +47,9 @@ pub struct Conservation {
 /// The frame table.
 #[derive(Debug)]
 pub struct FrameTable {
-    records: Vec<Record>,
-    owned: Vec<AtomicU32>,
-    free: Ranked<FreeList>,
+    pub(super) records: Vec<Record>,
+    pub(super) owned: Vec<AtomicU32>,
+    pub(super) free: Ranked<FreeList>,
     m2p: MachineToPhys,
     memory: Arc<MachineMemory>,
 }
@@ -190,7 +191,7 @@ impl FrameTable {
     pub fn get_writable(&self, owner: DomId, mfn: Mfn) -> Result<Reference, Refusal> {
         // A type that a frame of somebody else's got from here, for however short, would be in its owner's way.
         if self.owner(mfn) == Some(owner) {
-            self.change(mfn, |word| {
+            change(&self.record(mfn)?.word, |word| {
                 let (referred, _) = step(word, Operation::Get)?;
                 step(referred, Operation::AcquireType(FrameType::Writable))
             })?;
@@ -207,14 +208,14 @@ impl FrameTable {
     /// have to be given back now, and the reference is that work's.
     pub fn give_back(&self, reference: Reference) -> Option<Mfn> {
         let mfn = reference.mfn();
-        let given = self.change(mfn, |word| {
+        let steps = |word| {
             let ReferenceKind::Typed(kind) = reference.kind() else { return step(word, Operation::Put) };
             match step(word, Operation::ReleaseType(kind))? {
                 (released, Effect::Nothing) => step(released, Operation::Put),
                 (released, effect) => Ok((released, effect)),
             }
-        });
-        match given {
+        };
+        match self.record(mfn).and_then(|record| change(&record.word, steps)) {
             Ok(Effect::Devalidate) => return Some(mfn),
             Ok(Effect::Freed) => self.free(mfn),
             Ok(_) => {}
@@ -253,25 +254,7 @@ impl FrameTable {
     /// As [`step`] refuses it, or there is no such frame.
     #[inline] // see `step`
     pub(crate) fn apply(&self, mfn: Mfn, operation: Operation) -> Result<Effect, Refusal> {
-        self.change(mfn, |word| step(word, operation))
-    }
-
-    /// What is made of [`step`]s, in one compare-exchange: nobody sees one without the others.
-    #[inline]
-    fn change(
-        &self,
-        mfn: Mfn,
-        steps: impl Fn(Word) -> Result<(Word, Effect), Refusal>,
-    ) -> Result<Effect, Refusal> {
-        let record = self.record(mfn)?;
-        let mut seen = record.word.load(Ordering::SeqCst);
-        loop {
-            let (next, effect) = steps(Word::unpack(seen))?;
-            match record.word.compare_exchange_weak(seen, next.pack(), Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return Ok(effect),
-                Err(now) => seen = now,
-            }
-        }
+        exchange(&self.record(mfn)?.word, operation)
     }
 
     /// Entries of a table that hold references while it is not valid.
