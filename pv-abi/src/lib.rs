@@ -24,6 +24,7 @@ pub mod errno;
 pub mod event_channel;
 pub mod extension;
 pub mod features;
+pub mod guest_context;
 pub mod hypercall;
 pub mod ids;
 pub mod io;
