@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::MILLISECOND;
 use crate::domain::Stage;
 use crate::event_channel::{alloc_unbound, bind_ipi, connect, raise_virq, send};
+use crate::machine::MachineError;
 use crate::report::{Symbol, SymbolTable};
 use crate::sched::SLICE;
 use crate::testing::{BASE, Guest, STACK, Threads, World, page, syscall};
@@ -186,6 +187,37 @@ fn a_crash_is_reported_with_who_called_whom() {
     let text = report.to_string();
     assert!(text.contains("helper+0x8") && text.contains("rip 0xffffffff80000088"), "{text}");
     world.check_end(vec![guest]);
+}
+
+/// A pcpu of a machine that does not work.
+struct Broken;
+
+impl Pcpu for Broken {
+    fn enter(&mut self, _context: &mut crate::machine::Context) -> Result<Exit, MachineError> {
+        Err(MachineError::new("KVM_RUN", std::io::Error::other("broken")))
+    }
+
+    fn save(&mut self, _context: &mut crate::machine::Context) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_failed_pcpu_ends_what_it_ran_and_stops() {
+    let mut world = World::with_pcpus(2);
+    let (a, b) = (world.guest(), world.guest());
+    let mut broken = PcpuLoop::new(0, Box::new(Broken), world.services.clone());
+    assert_eq!((broken.once(), broken.once()), (Did::Turn, Did::Stop));
+    let Stage::Ending(End::Crashed(report)) = a.domain.life().stage() else { panic!("it lives") };
+    assert_eq!(report.reason, "KVM_RUN: broken");
+    world.turns(1, 3);
+    assert!(!b.domain.life().has_ended(), "the other pcpu goes on");
+    world.pcpus.remove(0);
+    world.check_end(vec![a, b]);
 }
 
 #[test]

@@ -93,7 +93,6 @@ fn a_turn_ends_with_its_slice_only_where_somebody_waits() {
     assert!(scheduler.turn_is_over(0));
     assert!(scheduler.alarm());
     assert_eq!(kicks[0].kicks(), 1);
-    scheduler.evict(b.domain.id());
     scheduler.leave(0, key_of(&a), &Leave::Ended);
     assert_eq!(picked(&scheduler, 0), Some(key_of(&b)));
     clock.advance(REFRESH);
@@ -108,4 +107,23 @@ fn everybody_stops() {
     assert_eq!((kicks[0].kicks(), kicks[1].kicks()), (0, 1));
     assert!(matches!(scheduler.next(0), Next::Stop) && scheduler.turn_is_over(1) && !scheduler.alarm());
     scheduler.idle(0);
+}
+
+#[test]
+fn a_failed_pcpu_takes_only_its_own_with_it() {
+    let world = World::new();
+    let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
+    let (scheduler, ..) = scheduler(2);
+    guests.iter().for_each(|guest| scheduler.start(&guest.domain));
+    picked(&scheduler, 0);
+    picked(&scheduler, 1);
+    let lost = scheduler.fail(0);
+    assert_eq!(lost.iter().map(|domain| domain.id()).collect::<Vec<_>>(), [guests[0].domain.id()]);
+    assert!(matches!(scheduler.next(0), Next::Stop) && !scheduler.knows(guests[0].domain.id()));
+    scheduler.leave(1, key_of(&guests[1]), &Leave::Ready);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&guests[2])));
+    assert_eq!(scheduler.fail(1).len(), 2, "nobody can run them any more");
+    scheduler.start(&guests[0].domain);
+    scheduler.evict(guests[0].domain.id());
+    assert!(!scheduler.knows(guests[0].domain.id()), "a domain that is ended later is let go, too");
 }
