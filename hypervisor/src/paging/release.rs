@@ -23,7 +23,7 @@ impl Mmu {
             match space.life {
                 Life::Alive => space.life = Life::Dying,
                 Life::Dying | Life::Failed => {}
-                Life::Dead => return Ok(Progress::Done),
+                Life::Dead => return self.drain_space(space, budget), // what came back late
             }
             loop {
                 if self.drain_space(space, budget)? == Progress::Preempted || budget.is_exhausted() {

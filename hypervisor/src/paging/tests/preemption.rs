@@ -168,6 +168,39 @@ fn a_wide_tree_is_torn_down_in_little_space() {
     world.end(A, &mut Roots::default());
 }
 
+/// XSA class "freed before the last mapping is gone": others keep a dead domain's frames, and its number.
+#[test]
+fn what_comes_back_after_the_end_is_freed_then() {
+    let world = World::new();
+    let tree = world.tree(A, 2);
+    let mut roots = world.start(&tree);
+    let console = world.page(A);
+    let held = world.mmu.hold(A, console, true).unwrap();
+    let all = Budget::unlimited;
+    done(world.mmu.release_domain(A, &mut all())).unwrap();
+    assert_eq!(world.mmu.frames_of(A), 4 + 2 + 1, "the tree of a forgotten root, and a back-end's page");
+    assert!(world.mmu.allocate(A).is_err(), "the number is taken");
+    world.check_with(&roots.held().chain([(console, held.kind())]).collect::<Vec<_>>());
+    world.mmu.release_roots(A, &mut roots).unwrap();
+    done(world.mmu.release_domain(A, &mut all())).unwrap();
+    assert_eq!(world.mmu.frames_of(A), 1);
+    world.mmu.release(held);
+    assert_eq!(world.mmu.frames_of(A), 0);
+    world.check(&[]);
+}
+
+#[test]
+fn a_descriptor_frame_waits_for_what_is_left_over() {
+    let world = World::new();
+    let tree = world.tree(A, 1);
+    world.pin(A, tree.l4, Level::L4).unwrap();
+    assert_eq!(world.mmu.unpin(A, tree.l4, &mut Budget::new(1)).unwrap(), Progress::Done);
+    let held = world.mmu.hold_descriptors(A, tree.pages[0]).unwrap(); // writable until the tree is gone
+    world.check_with(&[(held.mfn(), held.kind())]);
+    world.mmu.release(held);
+    world.end(A, &mut Roots::default());
+}
+
 #[test]
 fn release_is_bounded_whatever_the_domain_has() {
     let world = World::new();
