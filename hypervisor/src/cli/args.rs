@@ -3,6 +3,7 @@
 use super::size;
 use clap::{Parser, Subcommand};
 use hypervisor::builder::Amount;
+use hypervisor::control::MAX_VCPUS;
 use std::path::PathBuf;
 
 /// Paravane boots paravirtual guests on /dev/kvm, speaking Xen's PV ABI.
@@ -61,6 +62,10 @@ pub struct RunArgs {
     /// Physical CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub pcpus: u32,
+    /// The guest's vCPUs; there may be more of them than physical CPUs
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
+    pub vcpus: u32,
     /// Commands for the bundled kernel's shell, instead of what is typed; the first that fails is the last
     #[arg(long, value_name = "CMD; CMD")]
     pub exec: Option<String>,

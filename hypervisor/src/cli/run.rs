@@ -45,7 +45,8 @@ pub fn run(args: &RunArgs) -> Result<Status, Failure> {
     let leave = Arc::clone(&exit);
     let keyboard = Keyboard::start(commands, Arc::clone(&input), move || leave.leave());
     let keyboard = keyboard.map_err(of_terminal)?;
-    let session = Session { hypervisor, images: &images, kernel: &kernel, input, exit, commands };
+    let session =
+        Session { hypervisor, images: &images, kernel: &kernel, vcpus: args.vcpus, input, exit, commands };
     stay(&session, &keyboard, first, || plan(commands.after_a_reboot()))
 }
 

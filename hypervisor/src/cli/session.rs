@@ -29,6 +29,8 @@ pub struct Session<'a> {
     pub images: &'a Images,
     /// The kernel among them.
     pub kernel: &'a KernelImage<'a>,
+    /// The guest's vCPUs.
+    pub vcpus: u32,
     /// What is typed.
     pub input: Arc<Input>,
     /// What ends the guest from outside.
@@ -44,6 +46,7 @@ impl Session<'_> {
         let output = self.output(born);
         let config = DomainConfig {
             name: "guest".into(),
+            vcpus: self.vcpus,
             maximum_pages: plan.pages,
             console: Arc::new(EmergencyConsole(Mutex::new(output.clone()))),
         };

@@ -10,7 +10,7 @@ pub(crate) mod teardown;
 #[cfg(test)]
 mod tests;
 
-pub use create::{DomainConfig, create, start};
+pub use create::{DomainConfig, MAX_VCPUS, create, start};
 
 use crate::bell::Bell;
 use crate::clock::Clock;

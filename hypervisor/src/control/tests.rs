@@ -19,7 +19,8 @@ fn a_bad_start_ends_the_domain() {
 #[test]
 fn a_machine_without_frames_makes_no_domain() {
     let world = World::new();
-    let config = || DomainConfig { name: "x".into(), maximum_pages: 1, console: Arc::new(NoConsole) };
+    let config =
+        || DomainConfig { name: "x".into(), vcpus: 1, maximum_pages: 1, console: Arc::new(NoConsole) };
     let mut domains = Vec::new();
     let failure = loop {
         match create(&world.services, config()) {

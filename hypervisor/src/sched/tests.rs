@@ -118,7 +118,7 @@ fn a_failed_pcpu_takes_only_its_own_with_it() {
     picked(&scheduler, 0);
     picked(&scheduler, 1);
     let lost = scheduler.fail(0);
-    assert_eq!(lost.iter().map(|domain| domain.id()).collect::<Vec<_>>(), [guests[0].domain.id()]);
+    assert_eq!(lost.iter().map(|(_, key)| *key).collect::<Vec<_>>(), [key_of(&guests[0])]);
     assert!(matches!(scheduler.next(0), Next::Stop) && !scheduler.knows(guests[0].domain.id()));
     scheduler.leave(1, key_of(&guests[1]), &Leave::Ready);
     assert_eq!(picked(&scheduler, 1), Some(key_of(&guests[2])));

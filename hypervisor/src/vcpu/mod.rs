@@ -10,9 +10,11 @@
 //!   cannot be written ends the domain (`a_frame_that_cannot_be_written_crashes_the_domain`).
 
 mod bounce;
+mod debug;
 mod gdt;
 mod handle;
 mod info;
+mod initialise;
 mod iret;
 pub mod resume;
 mod trap_table;
@@ -21,9 +23,11 @@ mod trap_table;
 pub(crate) mod tests;
 
 pub use bounce::{bounce_trap, bounce_user_syscall};
+pub use debug::DebugRegisters;
 pub use gdt::GuestGdt;
-pub use handle::{VcpuHandle, VcpuKey};
+pub use handle::{Claim, VcpuHandle, VcpuKey};
 pub use info::InfoPage;
+pub use initialise::initialise;
 pub use iret::iret;
 pub use trap_table::TrapTable;
 
@@ -33,6 +37,7 @@ use crate::machine::Context;
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
 use pv_abi::{DomId, Mfn, VcpuId};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Which half of the guest runs.
@@ -125,10 +130,10 @@ pub struct Vcpu {
     pub gdt: GuestGdt,
     /// I/O privilege level that the kernel gave itself.
     pub iopl: u8,
-    /// Bits of `vm_assist` that are on.
-    pub assists: u64,
+    /// Bits of `vm_assist` that are on, for all vCPUs of the domain.
+    pub assists: Arc<AtomicU64>,
     /// Debug registers as the guest set them. No breakpoint is ever armed.
-    pub debug: [u64; 8],
+    pub debug: DebugRegisters,
     /// A hypercall that has to be finished before the guest runs again.
     pub continuation: Option<Continuation>,
     /// Its clock.
@@ -137,7 +142,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// A vCPU that has not started.
-    pub fn new(domain: DomId, id: VcpuId) -> Self {
+    pub fn new(domain: DomId, id: VcpuId, assists: Arc<AtomicU64>) -> Self {
         static IDENTITIES: AtomicU64 = AtomicU64::new(1);
         let identity = IDENTITIES.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -153,8 +158,8 @@ impl Vcpu {
             kernel_stack: 0,
             gdt: GuestGdt::default(),
             iopl: 0,
-            assists: 0,
-            debug: [0; 8],
+            assists,
+            debug: DebugRegisters::default(),
             continuation: None,
             clock: VcpuClock::default(),
         }
@@ -190,7 +195,7 @@ impl Vcpu {
 
     /// Whether the kernel asked to see its I/O privilege level in RFLAGS (`VMASST_TYPE_architectural_iopl`).
     pub fn shows_iopl(&self) -> bool {
-        self.assists & 1 << 4 != 0
+        self.assists.load(Ordering::Relaxed) & 1 << 4 != 0
     }
 
     /// Switches to the kernel: its root and its GS base.

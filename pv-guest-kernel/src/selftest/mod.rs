@@ -13,9 +13,11 @@ mod programs;
 pub mod report;
 mod returns;
 mod scheduling;
+mod second;
 mod tables;
 mod timers;
 mod traps;
+mod vcpus;
 
 use alloc::format;
 use alloc::string::String;
@@ -40,6 +42,7 @@ pub async fn run() -> Result<(), String> {
     events::run(&mut report).await;
     timers::run(&mut report).await;
     scheduling::run(&mut report);
+    vcpus::run(&mut report);
     programs::run(&mut report).await;
     println!("selftest: {} passed, {} failed", report.passed, report.failed);
     match report.failed {
