@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::domain::{NoConsole, Stage};
+use crate::event_channel::{alloc_unbound, bind_interdomain, status};
 use crate::testing::{Guest, Threads, World};
 use pv_abi::Mfn;
+use pv_abi::event_channel::PortStatus;
 
 #[test]
 fn a_bad_start_ends_the_domain() {
@@ -44,4 +46,24 @@ fn a_hypervisor_that_is_dropped_ends_everything() {
     for guest in guests {
         assert!(matches!(guest.domain.life().stage(), Stage::Gone(End::Destroyed)));
     }
+}
+
+#[test]
+fn a_domain_that_nobody_can_run_returns_its_frames() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let lost = world.services.scheduler.fail(0);
+    lost.iter().for_each(|domain| assert!(domain.life().end(End::Destroyed)));
+    world.check_end(vec![guest]);
+}
+
+#[test]
+fn a_dead_domains_peers_are_left_unbound() {
+    let mut world = World::new();
+    let (dying, peer) = (world.guest(), world.guest());
+    let far = alloc_unbound(&peer.domain, dying.domain.id()).unwrap();
+    bind_interdomain(&world.services.domains, &dying.domain, peer.domain.id(), far).unwrap();
+    world.end(vec![dying]);
+    assert_eq!(status(&peer.domain, far).unwrap().status, PortStatus::UNBOUND);
+    world.check_end(vec![peer]);
 }

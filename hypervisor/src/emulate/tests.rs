@@ -102,7 +102,7 @@ fn read_m2p(world: &World, guest: &Guest, code: &[u8], offset: u64, error_code: 
     world.on_vcpu(guest, |handle, vcpu| {
         let registers = &mut vcpu.context.registers;
         (registers.rip, registers.rsp, registers.rax) = (BASE, STACK, 0);
-        let fault = Fault { vector: 14, error_code, cr2: MACH2PHYS_VIRT_START + offset };
+        let fault = Fault { vector: 14, error_code, cr2: MACH2PHYS_VIRT_START.wrapping_add(offset) };
         exception(&world.services, vcpu, handle.info(), fault).unwrap();
         (vcpu.context.registers.rip, vcpu.context.registers.rax)
     })
@@ -123,6 +123,10 @@ fn the_m2p_can_be_read_at_xens_address() {
         assert_eq!(read_m2p(&world, &guest, code, 8, error_code).0, handler(14), "{code:x?}");
     }
     assert_eq!(read_m2p(&world, &guest, &load64, 4092, 0).0, handler(14), "in two frames");
+    let size = MACH2PHYS_VIRT_END - MACH2PHYS_VIRT_START;
+    for elsewhere in [size, 0_u64.wrapping_sub(8), 0x1000_u64.wrapping_sub(MACH2PHYS_VIRT_START)] {
+        assert_eq!(read_m2p(&world, &guest, &load64, elsewhere, 0).0, handler(14), "not the M2P");
+    }
 }
 
 #[test]

@@ -189,6 +189,50 @@ fn a_crash_is_reported_with_who_called_whom() {
     world.check_end(vec![guest]);
 }
 
+/// A pcpu whose TSC runs faster than it should.
+struct Fast(crate::machine::fake::FakePcpu);
+
+impl Pcpu for Fast {
+    fn enter(&mut self, context: &mut crate::machine::Context) -> Result<Exit, MachineError> {
+        self.0.enter(context)
+    }
+
+    fn save(&mut self, context: &mut crate::machine::Context) -> Result<(), MachineError> {
+        self.0.save(context)
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        self.0.guest_tsc() + self.0.guest_tsc() / 2000
+    }
+}
+
+#[test]
+fn what_a_guest_may_have_read_of_its_clock_is_a_floor() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let pcpu = crate::machine::fake::FakePcpu::new(0, world.scripts.clone(), world.clock.clone());
+    let mut pcpu = PcpuLoop::new(0, Box::new(Fast(pcpu)), world.services.clone());
+    let published = || -> VcpuTimeInfo {
+        let mut bytes = [0; 32];
+        world.machine.memory.read(guest.domain.shared().frame(), 32, &mut bytes).unwrap();
+        zerocopy::FromBytes::read_from_bytes(&bytes).unwrap()
+    };
+    pcpu.once();
+    let clock = world.clock.clone();
+    world.script(&guest, move |context| {
+        clock.advance(100 * MILLISECOND);
+        syscall(context, 29, &[0])
+    });
+    pcpu.once();
+    let tsc = pcpu.pcpu.guest_tsc();
+    let read = published().system_time_at(tsc);
+    assert!(read > world.now(), "it is ahead");
+    pcpu.once();
+    assert!(published().system_time_at(tsc) >= read);
+    drop(pcpu);
+    world.check_end(vec![guest]);
+}
+
 /// A pcpu of a machine that does not work.
 struct Broken;
 

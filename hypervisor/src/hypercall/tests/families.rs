@@ -5,6 +5,7 @@ use crate::vcpu::Callback;
 use pv_abi::Errno;
 use pv_abi::callback::{CallbackRegister, CallbackType};
 use pv_abi::event_channel::{AllocUnbound, BindVirq, PortArgument, Status, Virq};
+use pv_abi::page_table::{Pte, PteFlags};
 use pv_abi::trap::TrapInfo;
 use pv_abi::version::FeatureInfo;
 use pv_abi::{DomId, EventPort, VcpuId};
@@ -27,8 +28,9 @@ pub fn trap_table(world: &World, guest: &Guest) {
     world.poke(guest, page(1), [entry(6, BASE + 24), TrapInfo::default()].as_slice());
     assert_eq!(world.call(guest, 0, &[page(1)]), Ok(0), "one more");
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.traps.get(14).address, BASE + 16));
-    world.poke(guest, page(1), [entry(6, WILD)].as_slice());
+    world.poke(guest, page(1), [entry(7, BASE + 32), entry(6, WILD)].as_slice());
     assert_eq!(world.call(guest, 0, &[page(1)]), Err(Errno::EINVAL));
+    world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.traps.get(7).address, 0, "nothing has changed"));
     assert_eq!(world.call(guest, 0, &[UNMAPPED]), Err(Errno::EFAULT));
     world.poke(guest, page(1), [entry(9, BASE); 257].as_slice());
     assert_eq!(world.call(guest, 0, &[page(1)]), Err(Errno::E2BIG), "it does not end");
@@ -185,6 +187,13 @@ pub fn events(world: &World, guest: &Guest) {
     for (op, errno) in [(2, Errno::EPERM), (11, Errno::EINVAL), (12, Errno::EINVAL), (13, Errno::ENOSYS)] {
         assert_eq!(world.call(guest, 32, &[op, page(2)]), Err(errno), "{op}");
     }
+    // Where the answer cannot be stored, there is no new port.
+    let read_only = Pte::new(guest.pages[3], PteFlags::PRESENT);
+    world.poke(guest, page(3), &AllocUnbound { dom, remote_dom, port });
+    assert_eq!(world.call(guest, 14, &[page(3), read_only.0, 2]), Ok(0));
+    let before = guest.domain.ports().lock().len();
+    assert_eq!(world.call(guest, 32, &[6, page(3)]), Err(Errno::EFAULT));
+    assert_eq!(guest.domain.ports().lock().len(), before);
     for op in 0..14 {
         assert!(world.call(guest, 32, &[op, UNMAPPED]).is_err(), "{op}");
     }

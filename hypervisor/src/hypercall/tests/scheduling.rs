@@ -7,10 +7,11 @@ use crate::testing::{BASE, Guest, USER_BASE, World, page};
 use crate::vcpu::Mode;
 use pv_abi::event_channel::Virq;
 use pv_abi::hypercall::MulticallEntry;
+use pv_abi::mmu::MmuUpdate;
 use pv_abi::sched::{Poll, ShutdownReason};
 use pv_abi::trap::IretContext;
 use pv_abi::vcpu::SetSingleshotTimer;
-use pv_abi::{Errno, EventPort, VcpuId};
+use pv_abi::{Errno, EventPort, Pfn, VcpuId};
 
 fn entry(op: u64, args: &[u64]) -> MulticallEntry {
     let mut entry = MulticallEntry { op, result: 0xbad, args: [0; 6] };
@@ -41,6 +42,12 @@ pub fn multicall(world: &World, guest: &Guest) {
     world.poke(guest, page(3), many.as_slice());
     assert_eq!(world.call(guest, 13, &[page(3), 200]), Ok(0), "in several runs");
     assert_eq!(world.peek::<MulticallEntry>(guest, page(3) + 199 * 64).result, 4096);
+    let update = MmuUpdate { ptr: guest.pages[30].address() | 1, val: 30 };
+    world.poke(guest, page(2), [update, MmuUpdate { val: 31, ..update }].as_slice());
+    let batches = [entry(1, &[page(2), 1, 0, 0x7ff0]), entry(1, &[page(2) + 16, 1, 0, 0x7ff0])];
+    world.poke(guest, page(1), batches.as_slice());
+    assert_eq!(world.call(guest, 13, &[page(1), 2]), Ok(0));
+    assert_eq!(world.services.mmu.pfn(guest.pages[30]), Pfn(31), "each batch starts at its start");
     assert_eq!(world.call(guest, 13, &[BASE - 4096, 1]), Err(Errno::EFAULT));
     assert_eq!(world.call(guest, 13, &[u64::MAX, 2]), Err(Errno::EFAULT));
 }
