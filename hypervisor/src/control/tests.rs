@@ -53,7 +53,7 @@ fn a_domain_that_nobody_can_run_returns_its_frames() {
     let mut world = World::new();
     let guest = world.guest();
     let lost = world.services.scheduler.fail(0);
-    lost.iter().for_each(|domain| assert!(domain.life().end(End::Destroyed)));
+    lost.iter().for_each(|(domain, _)| assert!(domain.life().end(End::Destroyed)));
     world.check_end(vec![guest]);
 }
 

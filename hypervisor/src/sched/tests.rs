@@ -127,3 +127,52 @@ fn a_failed_pcpu_takes_only_its_own_with_it() {
     scheduler.evict(guests[0].domain.id());
     assert!(!scheduler.knows(guests[0].domain.id()), "a domain that is ended later is let go, too");
 }
+
+fn second_of(guest: &Guest) -> VcpuKey {
+    guest.domain.vcpus()[1].key()
+}
+
+#[test]
+fn a_vcpu_that_was_stopped_gets_no_pcpu() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, _, kicks) = scheduler(1);
+    let (first, second) = (key_of(&guest), second_of(&guest));
+    assert!(!scheduler.is_up(second));
+    scheduler.start(&guest.domain);
+    scheduler.up(&guest.domain, second);
+    assert_eq!((picked(&scheduler, 0), scheduler.is_up(second)), (Some(first), true));
+    assert!(scheduler.down(second));
+    scheduler.leave(0, first, &Leave::Blocked(&|| false));
+    assert_eq!(picked(&scheduler, 0), None, "it is ready, and stopped");
+    scheduler.up(&guest.domain, second);
+    assert_eq!(picked(&scheduler, 0), Some(second), "it was ready all the time");
+    scheduler.entering(0);
+    assert!(!scheduler.turn_is_over(0) && scheduler.down(second));
+    assert!(scheduler.turn_is_over(0) && kicks[0].kicks() == 1, "it leaves its pcpu");
+    scheduler.leave(0, second, &Leave::Blocked(&|| false));
+    scheduler.wake(second);
+    assert_eq!(picked(&scheduler, 0), None);
+    scheduler.up(&guest.domain, second);
+    assert_eq!(picked(&scheduler, 0), Some(second), "it was woken while it was stopped");
+    scheduler.leave(0, second, &Leave::Ready);
+    assert!(scheduler.down(second));
+    scheduler.evict(guest.domain.id());
+    assert!(picked(&scheduler, 0).is_some() && picked(&scheduler, 0).is_some(), "to be taken off");
+}
+
+#[test]
+fn the_last_vcpu_is_not_stopped() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, ..) = scheduler(1);
+    let (first, second) = (key_of(&guest), second_of(&guest));
+    scheduler.start(&guest.domain);
+    assert!(!scheduler.down(first));
+    scheduler.up(&guest.domain, second);
+    assert!(scheduler.down(first) && !scheduler.down(second));
+    assert!(!scheduler.is_up(first) && scheduler.is_up(second));
+    guest.domain.life().end(crate::domain::End::Destroyed);
+    scheduler.up(&guest.domain, first);
+    assert!(!scheduler.is_up(first), "an ended domain starts nothing");
+}

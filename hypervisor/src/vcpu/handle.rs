@@ -103,14 +103,14 @@ impl VcpuHandle {
     /// Moves its `vcpu_info` to `offset` of a frame, which `frame` keeps writable and the domain's.
     ///
     /// # Errors
-    /// −EINVAL where it has moved before, or does not fit there; the reference comes back.
+    /// −EINVAL where it has moved before, −ENXIO where it does not fit there; the reference comes back.
     pub fn move_info(&self, frame: Reference, offset: u32) -> Result<(), (Refusal, Reference)> {
         let mut kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.is_some() {
             return Err((Refusal::new(Errno::EINVAL, "vcpu_info has been moved before"), frame));
         }
         if self.info.relocate(frame.mfn(), offset as usize).is_err() {
-            return Err((Refusal::new(Errno::EINVAL, "vcpu_info cannot lie there"), frame));
+            return Err((Refusal::new(Errno::ENXIO, "vcpu_info cannot lie there"), frame));
         }
         *kept = Some(frame);
         Ok(())

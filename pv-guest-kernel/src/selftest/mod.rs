@@ -2,6 +2,7 @@
 //!
 //! A check states one exact outcome: what Xen does in the same place, an error number included.
 
+mod answers;
 mod batches;
 mod calls;
 pub mod descriptors;
@@ -32,6 +33,7 @@ use report::Report;
 pub async fn run() -> Result<(), String> {
     let mut report = Report::default();
     calls::run(&mut report);
+    answers::run(&mut report);
     memory_calls::run(&mut report);
     mappings::run(&mut report);
     tables::run(&mut report);

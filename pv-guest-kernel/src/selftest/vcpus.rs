@@ -173,7 +173,7 @@ fn info(checks: &mut Checks<'_>) {
         vcpu_op(VcpuOp::REGISTER_VCPU_INFO, SECOND_VCPU, Some(&place))
     };
     let over = 4096 - size_of::<VcpuInfo>() as u32 + 8;
-    checks.first("vcpu_info across the end of a page", || register(over), Err(Errno::EINVAL));
+    checks.first("vcpu_info across the end of a page", || register(over), Err(Errno::ENXIO));
     checks.first("vcpu_info in a page of the kernel's", || register(OFFSET), Ok(0));
     checks.check("what it holds there", || {
         let info = Some(second::INFO.load(SeqCst)).filter(|at| *at != 0);
@@ -234,14 +234,14 @@ fn answered() -> bool {
 }
 
 fn events(checks: &mut Checks<'_>) {
-    const ROUNDS: u32 = 20;
+    const ROUNDS: usize = 20;
     checks.check("events to it and back", || {
         let rounds = (0..ROUNDS).take_while(|_| {
             tell(order::ANSWER);
             answered()
         });
         let rounds = rounds.count();
-        (rounds == ROUNDS as usize, format!("{rounds} rounds"))
+        (rounds == ROUNDS, format!("{rounds} rounds"))
     });
     checks.check("its own timer", || {
         tell(order::WAIT_FOR_TIMER);

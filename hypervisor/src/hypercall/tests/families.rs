@@ -78,14 +78,19 @@ pub fn fpu_taskswitch(world: &World, guest: &Guest) {
 }
 
 pub fn debug_registers(world: &World, guest: &Guest) {
-    for register in [0, 1, 2, 3, 6, 7] {
-        assert_eq!(world.call(guest, 8, &[register, 0x4400]), Ok(0));
-        assert_eq!(world.call(guest, 9, &[register]), Ok(0x4400));
+    let rows = [(0, 0), (1, 0), (2, 0), (3, 0), (6, 0xffff_0ff0), (7, 0x400)];
+    for (register, at_rest) in rows {
+        assert_eq!(world.call(guest, 9, &[register]), Ok(at_rest), "DR{register} at the start");
+        for (value, kept) in [(0x1_0000, 0x1_0000), (0, 0)] {
+            assert_eq!(world.call(guest, 8, &[register, value]), Ok(0));
+            assert_eq!(world.call(guest, 9, &[register]), Ok(at_rest | kept), "reserved bits stay");
+        }
     }
     for register in [4, 5, 8, u64::MAX] {
-        assert_eq!(world.call(guest, 8, &[register, 0]), Err(Errno::EINVAL));
-        assert_eq!(world.call(guest, 9, &[register]), Err(Errno::EINVAL));
+        assert_eq!(world.call(guest, 8, &[register, 0]), Err(Errno::ENODEV));
+        assert_eq!(world.call(guest, 9, &[register]), Err(Errno::ENODEV));
     }
+    assert_eq!(world.call(guest, 8, &[7, 1 << 13]), Err(Errno::EPERM), "general detect");
     assert_eq!(world.call(guest, 8, &[1, WILD]), Err(Errno::EPERM));
     assert_eq!(world.call(guest, 8, &[1, 0xffff_8000_0000_1000]), Err(Errno::EPERM), "the hypervisor's");
     assert_eq!(world.call(guest, 8, &[7, 0x401]), Err(Errno::EOPNOTSUPP));
