@@ -122,13 +122,17 @@ impl State {
             return None;
         }
         self.ready += 1;
-        self.idle_for(loaded)
+        self.claim_idle(loaded)
     }
 
-    /// The idle pcpu that should look when somebody waits whose state `loaded` holds, or nobody.
-    fn idle_for(&self, loaded: Option<usize>) -> Option<usize> {
-        let idle = |pcpu: &usize| self.seats.get(*pcpu).is_some_and(|seat| seat.idle);
-        loaded.or_else(|| (0..self.seats.len()).find(idle)).filter(idle)
+    /// An idle pcpu; where `only` is given, that one or none. It counts as busy from now on, so that the next vCPU
+    /// gets another.
+    pub fn claim_idle(&mut self, only: Option<usize>) -> Option<usize> {
+        let fits = |pcpu: usize| only.is_none_or(|only| only == pcpu);
+        let mut seats = self.seats.iter_mut().enumerate();
+        let (pcpu, seat) = seats.find(|(pcpu, seat)| seat.idle && fits(*pcpu))?;
+        seat.idle = false;
+        Some(pcpu)
     }
 
     /// Sets whether a vCPU that has been started may have a pcpu. The idle one that should look, where there is one.
@@ -137,7 +141,7 @@ impl State {
         entry.online = online;
         let (waits, loaded) = (entry.waits(), entry.loaded);
         self.count_ready();
-        if waits { self.idle_for(loaded) } else { None }
+        if waits { self.claim_idle(loaded) } else { None }
     }
 
     /// Whether a vCPU may have a pcpu.

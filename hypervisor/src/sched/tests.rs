@@ -176,3 +176,16 @@ fn the_last_vcpu_is_not_stopped() {
     scheduler.up(&guest.domain, first);
     assert!(!scheduler.is_up(first), "an ended domain starts nothing");
 }
+
+#[test]
+fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
+    let world = World::new();
+    let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
+    let mut state = State::new(Box::new(RoundRobin::default()), 2);
+    state.seats.iter_mut().for_each(|seat| seat.idle = true);
+    let woken = guests.iter().map(|guest| {
+        state.vcpus.insert(key_of(guest), Entry::new(guest.domain.clone()));
+        state.make_ready(key_of(guest), 0)
+    });
+    assert_eq!(woken.collect::<Vec<_>>(), [Some(0), Some(1), None]);
+}
