@@ -22,6 +22,7 @@ mod mmuext;
 mod multicall;
 mod physdev;
 mod refused;
+mod reservation;
 mod sched;
 mod segments;
 mod stack;
