@@ -76,7 +76,7 @@ pub fn plain(
 ) -> Result<(Arc<Domain>, StartState, Plan), BenchError> {
     let image = KernelImage::parse(image::kernel())?;
     let plan = Plan::new(&image, &Wishes { pages, ..Wishes::default() })?;
-    let config = DomainConfig { name: "bench".into(), maximum_pages: pages, console };
+    let config = DomainConfig { name: "bench".into(), maximum_pages: pages, vcpus: 1, console };
     let domain = hypervisor.create_domain(config)?;
     let console_port = alloc_unbound(&domain, DomId::HOST)?;
     let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };

@@ -35,7 +35,8 @@ pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
 fn boot() -> Result<f64, BenchError> {
     let start = Instant::now();
     let hypervisor = assemble(machine(FRAMES, 1)?)?;
-    let config = DomainConfig { name: "bench".into(), maximum_pages: PAGES, console: Arc::new(NoConsole) };
+    let config =
+        DomainConfig { name: "bench".into(), maximum_pages: PAGES, vcpus: 1, console: Arc::new(NoConsole) };
     let domain = hypervisor.create_domain(config)?;
     let (seen, prompt) = bounded(1);
     let console = start_kernel(&hypervisor, &domain, Watch { seen, tail: Vec::new() })?;
