@@ -1,33 +1,24 @@
-//! Guests that do harm, each a few instructions long: they are stopped or refused, the host process goes on, and its
-//! exit status says what happened. Boots a machine each.
+//! What the process makes of guests that do harm: they are stopped or refused, and its exit status says what
+//! happened.
 
-mod support;
-#[path = "support/tiny_guest.rs"]
-mod tiny_guest;
-
-use libtest_mimic::{Arguments, Trial};
+use crate::support::{Outcome, finish, needs_kvm, paravane, run};
+use crate::tiny_guest::{CODE, Random, TinyGuest};
+use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
-use support::{Outcome, finish, needs_kvm, paravane, run};
-use tiny_guest::TinyGuest;
 
 const FINE: i32 = 0;
 const CRASHED: i32 = 3;
 
-fn main() {
-    let arguments = Arguments::from_args();
-    libtest_mimic::run(&arguments, trials()).exit();
-}
-
-fn trials() -> Vec<Trial> {
+pub fn tests() -> Vec<Trial> {
     vec![
-        needs_kvm("a_tiny_guest_powers_off", tiny_guest_powers_off),
-        needs_kvm("garbage_crashes_its_domain", garbage),
-        needs_kvm("a_fault_without_handlers_crashes_its_domain", faults),
-        needs_kvm("a_wild_stack_crashes_its_domain", wild_stack),
-        needs_kvm("wild_pointers_to_every_hypercall_are_refused", wild_pointers),
-        needs_kvm("a_console_ring_that_lies_is_disconnected", lying_console),
-        needs_kvm("a_loop_with_events_masked_does_not_hold_the_host", endless_loop),
+        needs_kvm("process/a tiny guest powers off", tiny_guest_powers_off),
+        needs_kvm("process/garbage crashes its domain", garbage),
+        needs_kvm("process/a fault without handlers crashes its domain", faults),
+        needs_kvm("process/a wild stack crashes its domain", wild_stack),
+        needs_kvm("process/wild pointers to every hypercall are refused", wild_pointers),
+        needs_kvm("process/a console ring that lies is disconnected", lying_console),
+        needs_kvm("process/a loop with events masked ends by a signal", endless_loop),
     ]
 }
 
@@ -58,9 +49,10 @@ fn tiny_guest_powers_off() {
 }
 
 fn garbage() {
-    let rip = format!("rip {:#018x}", tiny_guest::CODE);
+    let rip = format!("rip {:#018x}", CODE);
     assert_ended(&boot(&[0x0f, 0x0b]), CRASHED, &["INVALID_OPCODE", &rip]); // ud2
     assert_ended(&boot(&[0xff; 64]), CRASHED, &["crashed"]);
+    assert_ended(&boot(&Random::new(1).bytes(4096)), CRASHED, &["crashed", "rip", "#0"]);
     assert_ended(&boot(&[0; 64]), CRASHED, &["crashed"]); // add [rax], al
 }
 
