@@ -83,7 +83,7 @@ fn software_interrupt(
 ) -> Result<(), Failure> {
     let entry = vcpu.traps.get(vector);
     if entry.address == 0 || entry.dpl() < vcpu.virtual_cpl() {
-        let error_code = u64::from(vector) * 8 | IDT;
+        let error_code = (u64::from(vector) * 8) | IDT;
         return bounce_trap(vcpu, info, &services.mmu, Vector::GENERAL_PROTECTION.0, error_code, 0);
     }
     vcpu.context.registers.rip = vcpu.context.registers.rip.wrapping_add(length);
@@ -130,3 +130,6 @@ fn m2p_value(services: &Services, offset: u64, size: u8) -> Option<u64> {
     let keep = if size == 8 { u64::MAX } else { (1 << (u32::from(size) * 8)) - 1 };
     Some(u64::from_le_bytes(bytes) & keep)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 //! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`, `time` →
 //! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
+#![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
+
 pub mod assemble;
 pub mod bell;
 pub mod builder;

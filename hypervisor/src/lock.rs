@@ -9,8 +9,10 @@
 //! | [`Rank::Ports`] | a domain's event channels; both ends in domid order |
 //! | [`Rank::Scheduler`] | who runs where, and the timers |
 //! | [`Rank::Life`] | how far a domain's life has come |
+//! | [`Rank::Space`] | a domain's page tables, and the types of its frames; one domain's at a time |
+//! | [`Rank::FreeFrames`] | which frames nobody has |
 //!
-//! The frame table's and the machine's locks lie inside all of these. A guest cannot make a lock's holder panic,
+//! The machine's locks lie inside all of these. A guest cannot make a lock's holder panic,
 //! so a poisoned lock is somebody else's bug, and its data is used as it is.
 
 use std::cell::RefCell;
@@ -27,6 +29,8 @@ pub enum Rank {
     Ports,
     Scheduler,
     Life,
+    Space,
+    FreeFrames,
 }
 
 thread_local! {

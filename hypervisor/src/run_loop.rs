@@ -18,7 +18,7 @@ use crate::domain::{Domain, End, ExitKind};
 use crate::emulate::{Fault, exception};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Reply, Services, dispatch, resume};
-use crate::machine::{Exit, MachineError, Pcpu};
+use crate::machine::{Exit, Pcpu};
 use crate::report::CrashReport;
 use crate::sched::{Leave, Next};
 use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall, resume::prepare};
@@ -57,12 +57,14 @@ pub struct PcpuLoop {
     services: Arc<Services>,
     /// The vCPU that ran last: the pcpu holds state of it.
     loaded: Option<(Arc<Domain>, VcpuId)>,
+    /// The machine failed it: it cannot be used any more.
+    failed: bool,
 }
 
 impl PcpuLoop {
     /// The loop of pcpu `index`.
     pub fn new(index: usize, pcpu: Box<dyn Pcpu>, services: Arc<Services>) -> Self {
-        Self { index, pcpu, services, loaded: None }
+        Self { index, pcpu, services, loaded: None, failed: false }
     }
 
     /// Runs until the machine stops.
@@ -87,6 +89,9 @@ impl PcpuLoop {
         match self.services.scheduler.next(self.index) {
             Next::Run { domain, turn } => {
                 self.turn(&domain, turn.vcpu.vcpu);
+                if self.failed {
+                    self.give_up();
+                }
                 Did::Turn
             }
             Next::Idle => Did::Nothing,
@@ -98,7 +103,7 @@ impl PcpuLoop {
     fn turn(&mut self, domain: &Arc<Domain>, id: VcpuId) {
         let Some(handle) = domain.vcpu(id) else { return };
         if let Err(error) = self.load(domain, id) {
-            crash(&self.services, domain, &handle.state().lock(), &error.into());
+            crash(&self.services, domain, &handle.state().lock(), &error);
         }
         let mut vcpu = handle.state().lock();
         let clock = vcpu.clock.refresh(&*self.services.clock, self.pcpu.guest_tsc());
@@ -128,15 +133,33 @@ impl PcpuLoop {
     }
 
     /// Saves the vCPU that ran before, if it is another.
-    fn load(&mut self, domain: &Arc<Domain>, id: VcpuId) -> Result<(), MachineError> {
+    fn load(&mut self, domain: &Arc<Domain>, id: VcpuId) -> Result<(), Failure> {
         let previous = self.loaded.replace((domain.clone(), id));
         let Some((previous, old)) = previous else { return Ok(()) };
         let Some(handle) = previous.vcpu(old).filter(|_| previous.id() != domain.id() || old != id) else {
             return Ok(());
         };
-        let saved = self.pcpu.save(&mut handle.state().lock().context);
-        self.services.scheduler.saved(handle.key());
+        let mut vcpu = handle.state().lock();
+        let saved = self.pcpu.save(&mut vcpu.context).map_err(Failure::from);
+        match &saved {
+            Ok(()) => self.services.scheduler.saved(handle.key()),
+            Err(failure) => {
+                self.failed = true;
+                crash(&self.services, &previous, &vcpu, failure);
+            }
+        }
         saved
+    }
+
+    /// What cannot go on without this pcpu ends with it.
+    fn give_up(&mut self) {
+        let why = Failure::Crash(format!("the machine failed pcpu {}", self.index));
+        for domain in self.services.scheduler.fail(self.index) {
+            if let Some(vcpu) = domain.vcpus().first() {
+                crash(&self.services, &domain, &vcpu.state().lock(), &why);
+            }
+        }
+        self.services.ended.ring();
     }
 
     fn run_vcpu(&mut self, domain: &Arc<Domain>, handle: &VcpuHandle, vcpu: &mut Vcpu) -> TurnEnd {
@@ -176,13 +199,15 @@ impl PcpuLoop {
         }
         scheduler.entering(self.index);
         let prepared = prepare(vcpu, handle.info(), &services.mmu);
+        let upcalls = prepared.as_ref().map_or(0, |prepared| prepared.upcalls);
+        (0..upcalls).for_each(|_| domain.statistics().upcall());
         if prepared.is_err() || domain.life().has_ended() || scheduler.turn_is_over(self.index) {
             scheduler.entered(self.index);
             return prepared.map(|_| None);
         }
-        (0..prepared?.upcalls).for_each(|_| domain.statistics().upcall());
         let exit = self.pcpu.enter(&mut vcpu.context);
         scheduler.entered(self.index);
+        self.failed |= exit.is_err();
         act(&services, domain, handle, vcpu, exit?)
     }
 }

@@ -1,14 +1,14 @@
 //! What tests of the layers above the machine do all the time: a fake machine, and guests on it with memory mapped
 //! but no code.
 
-use crate::clock::{Clock, FakeClock};
-use crate::control::{DomainConfig, create, start};
+use crate::clock::{Clock, FakeClock, HostClock};
+use crate::control::{DomainConfig, Hypervisor, PcpuParts, create, start};
 use crate::cpuid::NoCpuid;
 use crate::domain::{Console, Domain};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Services, dispatch};
-use crate::machine::Kick;
-use crate::machine::fake::{FakeKick, FakeMachine, FakePcpu, Scripts};
+use crate::machine::fake::{FakeMachine, FakePcpu, Scripts};
+use crate::machine::{Context, Exit, Kick};
 use crate::paging::{Budget, Mmu, Progress};
 use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
@@ -55,7 +55,6 @@ pub struct World {
     pub services: Arc<Services>,
     pub clock: Arc<FakeClock>,
     pub scripts: Scripts,
-    pub kicks: Vec<Arc<FakeKick>>,
     pub pcpus: Vec<PcpuLoop>,
 }
 
@@ -85,19 +84,19 @@ impl World {
         clock.advance(1_000_000);
         let pcpus: Vec<_> =
             (0..count).map(|index| FakePcpu::new(index, scripts.clone(), clock.clone())).collect();
-        let kicks: Vec<_> = pcpus.iter().map(FakePcpu::kick).collect();
-        let dyn_kicks = kicks.iter().map(|kick| -> Arc<dyn Kick> { kick.clone() }).collect();
-        let services = Services::new(mmu(&machine), dyn_kicks, clock.clone(), Arc::new(NoCpuid));
+        let kicks = pcpus.iter().map(|pcpu| -> Arc<dyn Kick> { pcpu.kick() }).collect();
+        let services = Services::new(mmu(&machine), kicks, clock.clone(), Arc::new(NoCpuid));
         let services = Arc::new(services);
         let pcpus = pcpus.into_iter().enumerate();
         let pcpus =
             pcpus.map(|(index, pcpu)| PcpuLoop::new(index, Box::new(pcpu), services.clone())).collect();
-        Self { machine, services, clock, scripts, kicks, pcpus }
+        Self { machine, services, clock, scripts, pcpus }
     }
 
-    /// A guest that has started but not run.
+    /// A guest that has started but not run. When it has played its script, it yields all the time.
     pub fn guest(&self) -> Guest {
         let guest = Guest::build(&self.services);
+        self.scripts.forever(guest.identity(), |context| syscall(context, 29, &[0]));
         start(&self.services, &guest.domain, &guest.start_state()).unwrap();
         guest
     }
@@ -107,11 +106,7 @@ impl World {
     }
 
     /// Adds to what the guest does when it runs.
-    pub fn script(
-        &self,
-        guest: &Guest,
-        action: impl FnMut(&mut crate::machine::Context) -> crate::machine::Exit + Send + 'static,
-    ) {
+    pub fn script(&self, guest: &Guest, action: impl FnMut(&mut Context) -> Exit + Send + 'static) {
         self.scripts.push(guest.identity(), action);
     }
 
@@ -124,11 +119,7 @@ impl World {
     /// Makes a hypercall to its end.
     pub fn outcome(&self, guest: &Guest, number: u64, arguments: &[u64]) -> Result<Outcome, Failure> {
         self.on_vcpu(guest, |handle, vcpu| {
-            let registers = &mut vcpu.context.registers;
-            let mut words = [0; 6];
-            words[..arguments.len()].copy_from_slice(arguments);
-            registers.rax = number;
-            [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = words;
+            syscall(&mut vcpu.context, number, arguments);
             let mut outcome = dispatch(&self.services, &guest.domain, handle, vcpu, true)?;
             while outcome == Outcome::Preempted {
                 outcome = crate::hypercall::resume(&self.services, &guest.domain, handle, vcpu).unwrap()?;
@@ -161,8 +152,14 @@ impl World {
         (0..count).for_each(|_| self.pcpus[index].turn_for_test());
     }
 
-    /// The guest dies, and everything must come back.
+    /// All guests die, and everything must come back.
     pub fn check_end(&mut self, guests: Vec<Guest>) {
+        self.end(guests);
+        assert_eq!(self.services.mmu.audit(&[]), Vec::<String>::new());
+    }
+
+    /// Guests die, and everything that they have must come back.
+    pub fn end(&mut self, guests: Vec<Guest>) {
         for guest in &guests {
             guest.domain.life().end(crate::domain::End::Destroyed);
             self.services.scheduler.evict(guest.domain.id());
@@ -174,7 +171,6 @@ impl World {
         for guest in guests {
             assert_eq!(self.services.mmu.frames_of(guest.domain.id()), 0);
         }
-        assert_eq!(self.services.mmu.audit(&[]), Vec::<String>::new());
     }
 }
 
@@ -227,7 +223,65 @@ impl Guest {
     }
 }
 
+/// A hypercall in a script.
+pub fn syscall(context: &mut Context, number: u64, arguments: &[u64]) -> Exit {
+    let mut words = [0; 6];
+    words[..arguments.len()].copy_from_slice(arguments);
+    let r = &mut context.registers;
+    r.rax = number;
+    [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = words;
+    Exit::Syscall
+}
+
 /// An address in page `page` of a guest's kernel, away from its start.
 pub const fn page(page: u64) -> u64 {
     BASE + page * 4096
+}
+
+/// A machine with its hypervisor, threads and all.
+pub struct Threads {
+    pub hypervisor: Hypervisor,
+    pub scripts: Scripts,
+}
+
+impl Threads {
+    pub fn new(pcpus: usize) -> Self {
+        let machine = FakeMachine::new(512);
+        let (clock, scripts) = (Arc::new(HostClock::new(1_000_000)), Scripts::default());
+        let pcpus = (0..pcpus)
+            .map(|index| FakePcpu::new(index, scripts.clone(), clock.clone()))
+            .map(|pcpu| -> PcpuParts {
+                let kick = pcpu.kick();
+                (Box::new(pcpu), kick)
+            })
+            .collect();
+        let hypervisor = Hypervisor::new(mmu(&machine), pcpus, clock, Arc::new(NoCpuid)).unwrap();
+        Self { hypervisor, scripts }
+    }
+
+    /// A guest that has not started. When it has played its script, it loops.
+    pub fn guest(&self) -> Guest {
+        Guest::build(self.hypervisor.services())
+    }
+
+    pub fn start(&self, guest: &Guest) {
+        self.hypervisor.start(&guest.domain, &guest.start_state()).unwrap();
+    }
+
+    /// Writes into a guest's kernel memory.
+    pub fn poke<T: IntoBytes + Immutable>(&self, guest: &Guest, address: u64, value: &T) {
+        let mmu = &self.hypervisor.services().mmu;
+        mmu.write(guest.domain.id(), guest.root, address, value).unwrap();
+    }
+
+    /// Waits until something has happened, on a busy host too.
+    pub fn until(&self, happened: impl Fn() -> bool) {
+        for _ in 0..20_000 {
+            if happened() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("it never happened");
+    }
 }

@@ -27,13 +27,13 @@ impl Mfn {
     }
 }
 
-/// A domain's own frame number, 0 up to the number of its pages.
+/// A domain's own frame number (`xen_pfn_t`), 0 up to the number of its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Pfn(pub u64);
 
 impl Pfn {
-    /// The entry of the M2P or of a p2m for "no such frame" (`INVALID_M2P_ENTRY`, all ones).
+    /// The entry of the M2P or of a p2m for "no such frame": all ones.
     pub const INVALID: Self = Self(u64::MAX);
 }
 

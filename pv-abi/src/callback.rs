@@ -34,7 +34,7 @@ wire_enum! {
 }
 
 bitflags! {
-    /// Flags of [`CallbackRegister`].
+    /// Flags of [`CallbackRegister`] (`CALLBACKF_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct CallbackFlags: u16 {
         /// Enter it with upcalls masked.
@@ -46,7 +46,7 @@ bitflags! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CallbackRegister {
-    /// Which entry point.
+    /// `type`: which entry point.
     pub kind: CallbackType,
     /// [`CallbackFlags`].
     pub flags: u16,

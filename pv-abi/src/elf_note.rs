@@ -22,7 +22,7 @@ wire_enum! {
         GUEST_OS = 6,
         /// Its version.
         GUEST_VERSION = 7,
-        /// `generic`.
+        /// Always `generic`.
         LOADER = 8,
         /// 32-bit guests.
         PAE_MODE = 9,

@@ -3,12 +3,12 @@
 use core::fmt;
 
 macro_rules! errno {
-    ($($(#[$meta:meta])* $name:ident = $value:literal, $text:literal;)*) => {
-        /// An error number of Xen's ABI, positive.
+    ($(#[$meta:meta])* pub struct $type:ident($repr:ty) { $($name:ident = $value:literal, $text:literal;)* }) => {
+        $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-        pub struct Errno(u16);
+        pub struct $type($repr);
 
-        impl Errno {
+        impl $type {
             $(#[doc = $text] pub const $name: Self = Self($value);)*
 
             /// Its name in Xen's headers, without the `XEN_`.
@@ -25,30 +25,32 @@ macro_rules! errno {
 }
 
 errno! {
-    EPERM = 1, "operation not permitted";
-    ENOENT = 2, "no such entry";
-    ESRCH = 3, "no such domain";
-    EINTR = 4, "interrupted";
-    EIO = 5, "input/output error";
-    ENXIO = 6, "no such device or address";
-    E2BIG = 7, "argument list too long";
-    ENOEXEC = 8, "not an executable";
-    EBADF = 9, "bad descriptor";
-    EAGAIN = 11, "try again";
-    ENOMEM = 12, "out of memory";
-    EACCES = 13, "access denied";
-    EFAULT = 14, "bad guest address";
-    EBUSY = 16, "busy";
-    EEXIST = 17, "exists already";
-    ENODEV = 19, "no such device";
-    EINVAL = 22, "invalid argument";
-    ENOSPC = 28, "no space";
-    ERANGE = 34, "out of range";
-    ENOSYS = 38, "not implemented";
-    ENODATA = 61, "no data";
-    ETIME = 62, "time is over";
-    EOVERFLOW = 75, "value too large";
-    EOPNOTSUPP = 95, "not supported";
+    /// An error number (`XEN_*`), positive.
+    pub struct Errno(u16) {
+        EPERM = 1, "operation not permitted";
+        ENOENT = 2, "no such entry";
+        ESRCH = 3, "no such domain";
+        EIO = 5, "input/output error";
+        ENXIO = 6, "no such device or address";
+        E2BIG = 7, "argument list too long";
+        ENOEXEC = 8, "not an executable";
+        EBADF = 9, "bad descriptor";
+        EAGAIN = 11, "try again";
+        ENOMEM = 12, "out of memory";
+        EACCES = 13, "access denied";
+        EFAULT = 14, "bad guest address";
+        EBUSY = 16, "busy";
+        EEXIST = 17, "exists already";
+        ENODEV = 19, "no such device";
+        EINVAL = 22, "invalid argument";
+        ENOSPC = 28, "no space";
+        ERANGE = 34, "out of range";
+        ENOSYS = 38, "not implemented";
+        ENODATA = 61, "no data";
+        ETIME = 62, "time is over";
+        EOVERFLOW = 75, "value too large";
+        EOPNOTSUPP = 95, "not supported";
+    }
 }
 
 impl Errno {

@@ -167,9 +167,9 @@ pub struct Status {
     pub status: PortStatus,
     /// Out: the vCPU that it notifies.
     pub vcpu: VcpuId,
-    /// Out, by `status`. Unbound and interdomain: the other domain (low 16 bits); virq: the interrupt.
+    /// `u.virq`: out, by `status`. Unbound and interdomain: the other domain (low 16 bits); virq: the interrupt.
     pub detail0: u32,
-    /// Out: interdomain: the other port.
+    /// `u.interdomain.port`: out, interdomain: the other port.
     pub detail1: u32,
 }
 layout!(Status: 24, port @ 4, status @ 8, vcpu @ 12, detail0 @ 16, detail1 @ 20);

@@ -1,13 +1,15 @@
 //! Xen's public paravirtual ABI for x86-64, as Paravane and its guests speak it.
 //!
-//! Numbers, names and layouts are those of Xen's public headers (`xen/include/public`, MIT), cited at each
-//! item. Nothing here is Paravane's own except what lives in [`extension`].
+//! Numbers, names and layouts are those of Xen's public headers (`xen/include/public`, MIT). Nothing here is
+//! Paravane's own except what lives in [`extension`].
 //!
 //! Rules of this crate:
 //! - no pointer, `usize`, `bool` or Rust enum crosses the wire: enumerations are newtypes, so that a value
 //!   nobody knows is still a value ([`wire_enum!`]);
 //! - every wire type can be read from and written to plain bytes (zerocopy), and its size and offsets are
 //!   pinned at compile time where it is defined;
+//! - every item cites its counterpart in those headers, and is compared with what it cites: the form of a
+//!   citation is described in `tests/peers/headers.rs`, and `tests/peers/headers` compares;
 //! - a peer is hostile: what it wrote is checked by whoever reads it, and being wrong is an error value.
 #![no_std]
 #![forbid(unsafe_code)]

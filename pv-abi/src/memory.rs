@@ -35,7 +35,7 @@ wire_enum! {
     }
 }
 
-/// Bits of the command that hold the operation; the bits above hold a continuation's progress (`MEMOP_CMD_MASK`).
+/// Bits of the command that hold the operation; the bits above hold a continuation's progress.
 pub const COMMAND_MASK: u64 = (1 << 6) - 1;
 
 /// `struct xen_machphys_mapping`.
@@ -101,7 +101,7 @@ pub struct MemoryReservation {
     pub nr_extents: u64,
     /// Each has 2^this pages.
     pub extent_order: u32,
-    /// `XENMEMF_*`.
+    /// Flags: `XENMEMF_*`.
     pub mem_flags: u32,
     /// The domain whose reservation changes.
     pub domid: DomId,

@@ -4,7 +4,7 @@ use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 wire_enum! {
-    /// What an `mmu_update` does: bits 0–1 of its `ptr`.
+    /// What an `mmu_update` does (`MMU_*`): bits 0–1 of its `ptr`.
     pub struct MmuUpdateKind(u64) {
         /// Checked `*ptr = val`; `ptr` is the machine address of an entry.
         NORMAL_PT_UPDATE = 0,
@@ -41,7 +41,7 @@ impl MmuUpdate {
 }
 
 wire_enum! {
-    /// An operation of `mmuext_op` (`enum mmuext_cmd`).
+    /// An operation of `mmuext_op` (`MMUEXT_*`).
     pub struct MmuExtCommand(u32) {
         /// Validates an L1 table and keeps it validated.
         PIN_L1_TABLE = 0,
@@ -109,7 +109,7 @@ impl MmuExtOp {
 }
 
 bitflags! {
-    /// The flush that `update_va_mapping` is asked for (`enum uvm_flags`). With a flush and without [`Self::ALL`],
+    /// The flush that `update_va_mapping` is asked for (`UVMF_*`). With a flush and without [`Self::ALL`],
     /// the other bits are a pointer to a vCPU mask, null meaning this vCPU.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct UpdateVaMappingFlags: u64 {

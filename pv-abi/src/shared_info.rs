@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// vCPUs whose [`VcpuInfo`] lies in [`SharedInfo`] (`XEN_LEGACY_MAX_VCPUS`).
 pub const LEGACY_MAX_VCPUS: usize = 32;
 
-/// Per-vCPU data (`struct vcpu_info`, `struct arch_vcpu_info`).
+/// Per-vCPU data (`struct vcpu_info` with its `struct arch_vcpu_info`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VcpuInfo {
@@ -29,7 +29,7 @@ pub struct VcpuInfo {
 }
 layout!(VcpuInfo: 64, evtchn_upcall_pending @ 0, evtchn_upcall_mask @ 1, evtchn_pending_sel @ 8, cr2 @ 16, time @ 32);
 
-/// The shared page, without the tail that nobody uses.
+/// The shared page (`struct shared_info`); the rest of the page is not used.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SharedInfo {

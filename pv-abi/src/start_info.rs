@@ -26,7 +26,7 @@ bitflags! {
     }
 }
 
-/// The structure whose address is in RSI when the kernel starts.
+/// The structure whose address is in RSI when the kernel starts (`struct start_info`).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StartInfo {

@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A vCPU's clock: nanoseconds since the machine's start as a linear function of the TSC.
+/// A vCPU's clock (`struct vcpu_time_info`): nanoseconds since the machine's start as a linear function of the TSC.
 ///
 /// The writer makes `version` odd, writes the rest, and makes it even again; a reader retries while it is odd or
 /// has changed.
@@ -34,7 +34,7 @@ bitflags! {
     /// Flags of a [`VcpuTimeInfo`] (`XEN_PVCLOCK_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct TimeFlags: u8 {
-        /// The clocks of all vCPUs agree.
+        /// The clocks of all vCPUs agree (`XEN_PVCLOCK_TSC_STABLE_BIT`).
         const TSC_STABLE = 1 << 0;
         /// The guest was stopped.
         const GUEST_STOPPED = 1 << 1;

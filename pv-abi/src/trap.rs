@@ -68,10 +68,10 @@ pub struct IretContext {
 layout!(IretContext: 72, rax @ 0, flags @ 24, rip @ 32, cs @ 40, rflags @ 48, rsp @ 56, ss @ 64);
 
 bitflags! {
-    /// Flags of an [`IretContext`].
+    /// Flags of an [`IretContext`] (`VGCF_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct IretFlags: u64 {
-        /// The frame is a system call's: RCX and R11 need not be restored (`VGCF_in_syscall`).
+        /// The frame is a system call's: RCX and R11 need not be restored.
         const IN_SYSCALL = 1 << 8;
     }
 }

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             tests.push(kvm_test(&format!("sabotage/{name}"), sabotaged));
         }
     }
+    tests.push(kvm_test("sabotage/the start-up probe", stale::the_probe_refuses_sabotage));
     tests.extend(kicks::tests());
     tests.extend(escape::tests());
     support::main_one_at_a_time(tests)

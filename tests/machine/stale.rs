@@ -246,6 +246,16 @@ pub fn never_stale(operation: Operation, toucher: Toucher) -> Result<(), Failed>
     check(stale == 0, || format!("{stale} accesses succeeded after the change was settled"))
 }
 
+/// Fail closed: a way of changing tables that changes nothing does not pass the start-up probe, the real one does.
+pub fn the_probe_refuses_sabotage() -> Result<(), Failed> {
+    let mut machine = machine(2)?;
+    let real = Arc::clone(&machine.translations);
+    machine.probe_tables(&*real)?.map_err(|why| format!("the real way: {why}"))?;
+    let refused = machine.probe_tables(&Sabotage)?.is_err();
+    // As below: emulated SVM hides it.
+    check(refused || machine.report.kvm == KvmKind::Hardware, || "sabotage passed the probe".into())
+}
+
 /// The test above can fail: without settling, something stale is used.
 pub fn sabotage_is_noticed(operation: Operation, toucher: Toucher) -> Result<(), Failed> {
     let (stale, kind) = run_cell(operation, toucher, 50, true)?;

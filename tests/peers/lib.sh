@@ -15,6 +15,23 @@ say()  { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die()  { say "error: $*"; exit 1; }
 skip() { say "skipped: $*"; exit "$SKIPPED"; }
 
+# begin NAME: makes $here, where the harness NAME keeps what it makes, and $run for this run alone. $run goes when the
+# harness ends, and with it the process $machine, if one is running.
+begin() {
+    here=$root/target/peers/$1
+    mkdir -p "$here"
+    run=$(mktemp -d "$here/run.XXXXXX")
+    machine=
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+}
+
+clean_up() {
+    [ -z "$machine" ] || kill "$machine" 2>/dev/null || true
+    rm -rf "$run"
+}
+
 # Runs apt-get without a question and without a word, unless it fails. Another apt may be at work: wait for it.
 quiet_apt() {
     local log options=(-q -y -o "APT::Sandbox::User=root" -o "DPkg::Lock::Timeout=120")

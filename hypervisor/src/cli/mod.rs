@@ -22,8 +22,9 @@ mod terminal;
 use args::{Args, Command};
 use clap::Parser;
 use status::{Failure, Status};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {
@@ -80,6 +81,14 @@ fn install_panic_hook() {
 
 /// `PARAVANE_LOG` says what is traced, in the syntax of `tracing_subscriber::EnvFilter`.
 fn start_log() {
-    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("PARAVANE_LOG") else { return };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let Ok(filter) = std::env::var("PARAVANE_LOG") else { return };
+    match EnvFilter::try_new(filter) {
+        Ok(filter) => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .log_internal_errors(false)
+            .init(),
+        Err(error) => say(&format!("PARAVANE_LOG is ignored: {error}")),
+    }
 }

@@ -23,10 +23,6 @@ pub struct Reference {
 }
 
 impl Reference {
-    pub(super) const fn new(mfn: Mfn, kind: ReferenceKind) -> Self {
-        Self { mfn, kind }
-    }
-
     /// The frame.
     pub const fn mfn(&self) -> Mfn {
         self.mfn
@@ -49,11 +45,11 @@ impl Reference {
         })
     }
 
-    /// The reference moves into a table's entry, a root, or another record that gives it back by
-    /// [`Self::recall`].
+    /// The reference moves into a table's entry, a root, or another record, from where it is
+    /// recalled one day.
     pub fn into_entry(self) {}
 
-    /// Takes the reference over from the record that it was moved into.
+    /// Makes the token of a reference that is counted: just now, or before it was moved into a record.
     pub(crate) const fn recall(mfn: Mfn, kind: ReferenceKind) -> Self {
         Self { mfn, kind }
     }

@@ -14,10 +14,11 @@
 use super::free_list::{FreeFrame, FreeList};
 use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word, step};
 use crate::error::Refusal;
+use crate::lock::{Rank, Ranked};
 use crate::machine::{Layout, MachineMemory};
 use pv_abi::{DomId, Errno, Mfn, Pfn};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zerocopy::FromZeros;
 
 /// One frame.
@@ -47,7 +48,7 @@ pub struct Conservation {
 pub struct FrameTable {
     records: Vec<Record>,
     owned: Vec<AtomicU32>,
-    free: Mutex<FreeList>,
+    free: Ranked<FreeList>,
     m2p: MachineToPhys,
     memory: Arc<MachineMemory>,
 }
@@ -65,7 +66,7 @@ impl FrameTable {
         let table = Self {
             records: Record::new_vec_zeroed(frames as usize).expect(zeroed),
             owned: AtomicU32::new_vec_zeroed(1 << u16::BITS).expect(zeroed),
-            free: Mutex::new(FreeList::new(first_free..frames)),
+            free: Ranked::new(Rank::FreeFrames, FreeList::new(first_free..frames)),
             m2p: MachineToPhys::new(Arc::clone(&memory), layout),
             memory,
         };
@@ -104,7 +105,7 @@ impl FrameTable {
 
     /// How many frames are free.
     pub fn free_frames(&self) -> u64 {
-        self.free_list().len()
+        self.free.lock().len()
     }
 
     /// Where all frames are; exact while nothing else happens.
@@ -115,7 +116,7 @@ impl FrameTable {
 
     /// Whether the free list has the frame; slow, for audits.
     pub(crate) fn is_listed_free(&self, mfn: Mfn) -> bool {
-        self.free_list().contains(mfn)
+        self.free.lock().contains(mfn)
     }
 
     /// Gives a domain a frame of zeros.
@@ -123,7 +124,7 @@ impl FrameTable {
     /// # Errors
     /// ENOMEM.
     pub fn allocate(&self, owner: DomId) -> Result<Mfn, Refusal> {
-        let free = self.free_list().take();
+        let free = self.free.lock().take();
         let (mfn, scrub) = match free.ok_or(Refusal::new(Errno::ENOMEM, "the machine has no free frame"))? {
             FreeFrame::Untouched(mfn) => (mfn, false),
             FreeFrame::Used(mfn) => (mfn, true),
@@ -150,7 +151,7 @@ impl FrameTable {
     /// Why the frame is none of the owner's.
     pub fn get(&self, owner: DomId, mfn: Mfn) -> Result<Reference, Refusal> {
         self.apply(mfn, Operation::Get)?;
-        let reference = Reference::new(mfn, ReferenceKind::General);
+        let reference = Reference::recall(mfn, ReferenceKind::General);
         match self.owner(mfn) {
             Some(actual) if actual == owner => Ok(reference),
             actual => {
@@ -174,7 +175,7 @@ impl FrameTable {
     pub fn into_writable(&self, reference: Reference) -> Result<Reference, Refusal> {
         let mfn = reference.mfn();
         match self.apply(mfn, Operation::AcquireType(FrameType::Writable)) {
-            Ok(_) => Ok(Reference::new(mfn, ReferenceKind::Typed(FrameType::Writable))),
+            Ok(_) => Ok(Reference::recall(mfn, ReferenceKind::Typed(FrameType::Writable))),
             Err(refusal) => {
                 self.put(reference);
                 Err(refusal)
@@ -196,7 +197,7 @@ impl FrameTable {
                 }
             }
         }
-        self.put(Reference::new(mfn, ReferenceKind::General));
+        self.put(Reference::recall(mfn, ReferenceKind::General));
         None
     }
 
@@ -260,7 +261,7 @@ impl FrameTable {
                 count.fetch_sub(1, Ordering::SeqCst);
             }
         }
-        self.free_list().give_back(mfn);
+        self.free.lock().give_back(mfn);
     }
 
     /// A reference was given back that nobody had: a defect of the hypervisor. The frame is leaked, which is
@@ -276,10 +277,6 @@ impl FrameTable {
 
     fn owned_count(&self, domain: DomId) -> Option<&AtomicU32> {
         self.owned.get(usize::from(domain.0))
-    }
-
-    fn free_list(&self) -> MutexGuard<'_, FreeList> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

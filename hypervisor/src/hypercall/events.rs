@@ -1,7 +1,7 @@
 //! `event_channel_op`.
 
 use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
-use crate::error::{Failure, Refusal};
+use crate::error::Refusal;
 use crate::event_channel as channel;
 use pv_abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelOp as Op, PortArgument, Status,
@@ -39,11 +39,12 @@ fn port(call: &mut Call<'_>, at: u64, act: impl Fn(&Call<'_>, EventPort) -> Resu
 
 /// Tells the guest of its new port; where that fails, there is no new port.
 fn answer<T: IntoBytes + Immutable>(call: &Call<'_>, at: u64, answer: &T, port: EventPort) -> Reply {
-    call.write(at, answer).map_err(|failure| -> Failure {
+    let told = call.write(at, answer);
+    if told.is_err() {
         // It was made just now; a refusal means that it is closed already.
         let _ = channel::close(&call.services.domains, call.domain, port);
-        failure
-    })?;
+    }
+    told?;
     done()
 }
 

@@ -51,7 +51,7 @@ pub(super) fn end_batch(call: &Call<'_>, arguments: Arguments, ran: Ran) -> Repl
         0 => Ok(()),
         address => call.write(address, &(call.progress.elements as u32)),
     };
-    ran.and_then(|_| stored)?;
+    ran.and(stored)?;
     done()
 }
 

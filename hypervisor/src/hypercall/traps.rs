@@ -1,6 +1,7 @@
 //! `set_trap_table`.
 
-use super::{Arguments, Call, Reply, done, refuse};
+use super::{Arguments, Call, Reply, done};
+use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestArray;
 use pv_abi::Errno;
 use pv_abi::address::is_canonical;
@@ -12,18 +13,24 @@ pub fn set_trap_table(call: &mut Call<'_>, [table, ..]: Arguments) -> Reply {
         call.vcpu.traps.clear();
         return done();
     }
-    // One vector may be listed often; still, no table is longer than this.
-    let array =
-        GuestArray::<TrapInfo>::new(table, VECTORS as u64 + 1).or_else(|_| GuestArray::new(table, 1))?;
-    for index in 0..array.len() {
-        let entry = array.get(&call.space(), index)?;
+    let entries = listed(call, table)?;
+    entries.into_iter().for_each(|entry| call.vcpu.traps.set(entry));
+    done()
+}
+
+/// The entries of a table, all of them good.
+fn listed(call: &Call<'_>, table: u64) -> Result<Vec<TrapInfo>, Failure> {
+    let mut entries = Vec::new();
+    // Its length is not known before its end is found, and that may be the last thing that is mapped.
+    for index in 0..=VECTORS as u64 {
+        let entry = GuestArray::<TrapInfo>::new(table, index + 1)?.get(&call.space(), index)?;
         if entry.address == 0 {
-            return done();
+            return Ok(entries);
         }
         if !is_canonical(entry.address) {
-            return refuse(Errno::EINVAL, "a handler's address is not canonical");
+            return Err(Refusal::new(Errno::EINVAL, "a handler's address is not canonical").into());
         }
-        call.vcpu.traps.set(entry);
+        entries.push(entry);
     }
-    refuse(Errno::E2BIG, "the trap table does not end")
+    Err(Refusal::new(Errno::E2BIG, "the trap table does not end").into())
 }

@@ -8,7 +8,6 @@ use crate::frame::{FrameType, Phase, ReferenceKind, Word};
 use pv_abi::Mfn;
 use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level};
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 /// References found, by frame.
 #[derive(Default)]
@@ -46,7 +45,7 @@ impl Mmu {
         let mut recount = Recount::default();
         held.iter().for_each(|&(mfn, kind)| recount.hold(mfn, kind));
         for space in self.spaces.all() {
-            let space = space.lock().unwrap_or_else(PoisonError::into_inner);
+            let space = space.lock();
             for deferred in &space.deferred {
                 if let Deferred::GiveBack(reference) = deferred {
                     recount.hold(reference.mfn(), reference.kind());

@@ -3,7 +3,7 @@
 //! Guest code runs at CPL3 with flat 64-bit segments, so descriptors protect nothing but the hypervisor itself from
 //! gates, task states and code that would run at another privilege.
 
-use super::Mmu;
+use super::{Budget, Mmu, Progress};
 use crate::error::{Failure, Refusal};
 use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
 use pv_abi::page_table::ENTRIES;
@@ -44,6 +44,8 @@ pub const fn validate_descriptor(descriptor: u64) -> Result<u64, Refusal> {
 }
 
 const MISSING: Refusal = Refusal::new(Errno::EINVAL, "the machine has no such frame");
+/// Steps of earlier calls' work that one frame of descriptors may take on.
+const LEFT_OVER: u32 = 4096;
 const DESCRIPTORS: ReferenceKind = ReferenceKind::Typed(FrameType::Descriptors);
 
 impl Mmu {
@@ -51,10 +53,15 @@ impl Mmu {
     /// goes back by [`Mmu::release`].
     ///
     /// # Errors
-    /// The guest's fault: the frame is not its own, is in use as something else, or a descriptor is bad.
+    /// The guest's fault: the frame is not its own, is in use as something else, or a descriptor is bad. EAGAIN
+    /// where more is left over from earlier calls than [`Mmu::drain`] should do in one turn.
     pub fn hold_descriptors(&self, domain: DomId, mfn: Mfn) -> Result<Reference, Failure> {
         self.with_space(domain, |space| {
             space.check_alive()?;
+            // The frame may still be in use by what an earlier call left over.
+            if self.drain_space(space, &mut Budget::new(LEFT_OVER))? == Progress::Preempted {
+                return Err(Refusal::new(Errno::EAGAIN, "page tables are still being torn down").into());
+            }
             let general = self.frames.get(domain, mfn)?;
             let taken = self.frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors));
             let checked = match taken {

@@ -18,10 +18,9 @@
 //!    (`tests::preemption`).
 //! 6. Contents of guest memory are read once into a local, and the local is checked.
 //!
-//! Locks, in this order: a domain's [`space::Space`] (one per domain, never two at a time), then leaves: the
-//! directory of spaces, the frame table's free list, and whatever [`Translations`] takes. Page-table entries of a
-//! domain, and the table types of its frames, change under its space's lock only. While it is held, nothing is
-//! waited for but settling.
+//! Locks ([`crate::lock`]): a domain's space, never two at a time; within it, the frame table's free list, and
+//! whatever [`Translations`] takes. Page-table entries of a domain, and the table types of its frames, change under
+//! its space's lock only. While it is held, nothing is waited for but settling.
 #![forbid(unsafe_code)]
 
 mod audit;

@@ -17,13 +17,13 @@ impl Mmu {
     /// Frames that others still refer to remain the domain's until they do not ([`Mmu::frames_of`]).
     ///
     /// # Errors
-    /// The machine's: then the domain's frames stay as they are for the machine's life.
+    /// The machine's: then the domain's frames stay as they are for the machine's life, and so does its number.
     pub fn release_domain(&self, domain: DomId, budget: &mut Budget) -> Result<Progress, Failure> {
         self.with_space(domain, |space| {
             match space.life {
                 Life::Alive => space.life = Life::Dying,
                 Life::Dying | Life::Failed => {}
-                Life::Dead => return Ok(Progress::Done),
+                Life::Dead => return self.drain_space(space, budget), // what came back late
             }
             loop {
                 if self.drain_space(space, budget)? == Progress::Preempted || budget.is_exhausted() {

@@ -4,10 +4,11 @@ use super::counters::count;
 use super::{Budget, Mmu, Progress};
 use crate::error::{Failure, Refusal};
 use crate::frame::Reference;
+use crate::lock::{Rank, Ranked};
 use pv_abi::page_table::Level;
 use pv_abi::{DomId, Errno, Mfn};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Work that a call left over.
 #[derive(Debug)]
@@ -68,20 +69,21 @@ impl Space {
 
 /// All spaces, made when a domain is first heard of.
 #[derive(Debug, Default)]
-pub(super) struct Spaces(RwLock<BTreeMap<DomId, Arc<Mutex<Space>>>>);
+pub(super) struct Spaces(RwLock<BTreeMap<DomId, Arc<Ranked<Space>>>>);
 
 impl Spaces {
-    fn of(&self, domain: DomId) -> Arc<Mutex<Space>> {
+    fn of(&self, domain: DomId) -> Arc<Ranked<Space>> {
         if let Some(space) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&domain) {
             return Arc::clone(space);
         }
         let mut spaces = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let space = spaces.entry(domain).or_insert_with(|| Arc::new(Mutex::new(Space::new(domain))));
+        let space =
+            spaces.entry(domain).or_insert_with(|| Arc::new(Ranked::new(Rank::Space, Space::new(domain))));
         Arc::clone(space)
     }
 
     /// Those there are, for audits.
-    pub(super) fn all(&self) -> Vec<Arc<Mutex<Space>>> {
+    pub(super) fn all(&self) -> Vec<Arc<Ranked<Space>>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
@@ -94,7 +96,7 @@ impl Mmu {
         action: impl FnOnce(&mut Space) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
         let space = self.spaces.of(domain);
-        let mut space = space.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut space = space.lock();
         if space.life == Life::Dead && self.frames.owned_by(domain) == 0 {
             *space = Space::new(domain); // the number may be used again
         }

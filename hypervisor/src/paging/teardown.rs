@@ -12,8 +12,7 @@ use pv_abi::{DomId, Mfn};
 
 impl Mmu {
     /// Goes on with what earlier calls of this domain left over. Every operation that takes a budget does so by
-    /// itself, first; whoever runs hypercalls drains before the guest goes on, in as many turns as it takes, so that
-    /// a guest finds a frame free as soon as its call returns.
+    /// itself, first; [`Mmu::hold`] does not, and may find a frame still in use by what is left over.
     ///
     /// # Errors
     /// The machine's; the domain is lost then.

@@ -148,28 +148,36 @@ impl Mmu {
         let new = admit(level, value)?;
         let old = self.entry(table, index)?;
         if is_bookkeeping(old, new) {
-            return self.replace(place, new, keep, batch);
+            return self.replace(place, old, new, keep, batch);
         }
         let taken = match self.take_for_entry(space, level, new, batch.budget())? {
             Taken::Preempted => return Ok(Progress::Preempted),
             Taken::Reference(reference) => Some(reference),
             Taken::Nothing => None,
         };
-        let outcome = self.replace(place, new, keep, batch);
-        match (&outcome, taken) {
-            (Ok(_), taken) => {
-                taken.into_iter().for_each(Reference::into_entry);
-                recall(level, index, old).into_iter().for_each(|held| batch.hold(held));
-            }
-            (Err(_), taken) => taken.into_iter().for_each(|unused| space.defer(unused)),
+        if let Err(failure) = self.replace(place, old, new, keep, batch) {
+            taken.into_iter().for_each(|unused| space.defer(unused));
+            return Err(failure);
         }
-        outcome
+        taken.into_iter().for_each(Reference::into_entry);
+        recall(level, index, old).into_iter().for_each(|held| batch.hold(held));
+        Ok(Progress::Done)
     }
 
-    /// The entry is replaced, and the change recorded.
-    fn replace(&self, place: Place, new: Pte, keep: u64, batch: &mut Batch) -> Result<Progress, Failure> {
+    /// Replaces the entry, and records the change. Of what was `seen` there, only the accessed and dirty bits may
+    /// have changed meanwhile.
+    fn replace(
+        &self,
+        place: Place,
+        seen: Pte,
+        new: Pte,
+        keep: u64,
+        batch: &mut Batch,
+    ) -> Result<Progress, Failure> {
         let Place { table, level, index } = place;
-        self.hold_table(batch, table, level)?;
+        if seen.is_present() {
+            self.hold_table(batch, table, level)?;
+        }
         let old = self.exchange(table, index, new, keep)?;
         if needs_settling(old, Pte(new.0 & !keep | old.0 & keep)) {
             batch.record(Change { table, index: index as u16, level, old });

@@ -1,1 +1,129 @@
+//! The scheduler by itself: no pcpu runs anything.
 
+use super::*;
+use crate::clock::FakeClock;
+use crate::machine::fake::FakeKick;
+use crate::testing::{Guest, World};
+
+fn key_of(guest: &Guest) -> VcpuKey {
+    guest.domain.vcpus()[0].key()
+}
+
+fn picked(scheduler: &Scheduler, pcpu: usize) -> Option<VcpuKey> {
+    match scheduler.next(pcpu) {
+        Next::Run { turn, .. } => Some(turn.vcpu),
+        Next::Idle => None,
+        Next::Stop => panic!("nobody stopped it"),
+    }
+}
+
+/// Pcpus without threads.
+fn scheduler(pcpus: usize) -> (Scheduler, Arc<FakeClock>, Vec<Arc<FakeKick>>) {
+    let clock = Arc::new(FakeClock::default());
+    let kicks: Vec<Arc<FakeKick>> = (0..pcpus).map(|_| Arc::default()).collect();
+    let dyn_kicks = kicks.iter().map(|kick| -> Arc<dyn Kick> { Arc::<FakeKick>::clone(kick) }).collect();
+    (Scheduler::new(clock.clone(), Box::new(RoundRobin::default()), dyn_kicks), clock, kicks)
+}
+
+#[test]
+fn a_loaded_vcpu_runs_nowhere_else() {
+    let world = World::new();
+    let (a, b) = (Guest::build(&world.services), Guest::build(&world.services));
+    let (scheduler, ..) = scheduler(2);
+    scheduler.start(&a.domain);
+    assert_eq!(picked(&scheduler, 0), Some(key_of(&a)));
+    scheduler.leave(0, key_of(&a), &Leave::Ready);
+    assert_eq!(picked(&scheduler, 1), None, "pcpu 0 holds its state");
+    scheduler.start(&b.domain);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&b)));
+    scheduler.saved(key_of(&a));
+    scheduler.leave(1, key_of(&b), &Leave::Ready);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&a)), "it was saved, and waited longer");
+    assert_eq!(picked(&scheduler, 0), None);
+}
+
+#[test]
+fn a_blocked_vcpu_is_not_picked_until_it_is_woken() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, ..) = scheduler(1);
+    let key = key_of(&guest);
+    scheduler.start(&guest.domain);
+    picked(&scheduler, 0);
+    scheduler.leave(0, key, &Leave::Blocked(&|| false));
+    assert_eq!(picked(&scheduler, 0), None);
+    scheduler.wake(key);
+    scheduler.wake(key);
+    assert_eq!((picked(&scheduler, 0), picked(&scheduler, 0)), (Some(key), None), "woken once");
+    scheduler.leave(0, key, &Leave::Blocked(&|| true));
+    assert_eq!(picked(&scheduler, 0), Some(key), "what it waits for came meanwhile");
+    scheduler.leave(0, key, &Leave::Ended);
+    scheduler.wake(key);
+    assert!(picked(&scheduler, 0).is_none() && !scheduler.knows(guest.domain.id()));
+}
+
+#[test]
+fn a_pcpu_in_the_hypervisor_is_not_kicked() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, _, kicks) = scheduler(1);
+    scheduler.start(&guest.domain);
+    picked(&scheduler, 0);
+    scheduler.wake(key_of(&guest));
+    assert_eq!(kicks[0].kicks(), 0, "it looks before it enters");
+    scheduler.entering(0);
+    scheduler.wake(key_of(&guest));
+    assert_eq!(kicks[0].kicks(), 1);
+    scheduler.entered(0);
+    scheduler.wake(key_of(&guest));
+    assert_eq!(kicks[0].kicks(), 1);
+}
+
+#[test]
+fn a_turn_ends_with_its_slice_only_where_somebody_waits() {
+    let world = World::new();
+    let (a, b) = (Guest::build(&world.services), Guest::build(&world.services));
+    let (scheduler, clock, kicks) = scheduler(1);
+    scheduler.start(&a.domain);
+    picked(&scheduler, 0);
+    scheduler.entering(0);
+    clock.advance(2 * SLICE);
+    assert!(!scheduler.turn_is_over(0));
+    scheduler.start(&b.domain);
+    assert!(scheduler.turn_is_over(0));
+    assert!(scheduler.alarm());
+    assert_eq!(kicks[0].kicks(), 1);
+    scheduler.leave(0, key_of(&a), &Leave::Ended);
+    assert_eq!(picked(&scheduler, 0), Some(key_of(&b)));
+    clock.advance(REFRESH);
+    assert!(scheduler.turn_is_over(0), "alone, but its clock is to be refreshed");
+}
+
+#[test]
+fn everybody_stops() {
+    let (scheduler, _, kicks) = scheduler(2);
+    scheduler.entering(1);
+    scheduler.stop();
+    assert_eq!((kicks[0].kicks(), kicks[1].kicks()), (0, 1));
+    assert!(matches!(scheduler.next(0), Next::Stop) && scheduler.turn_is_over(1) && !scheduler.alarm());
+    scheduler.idle(0);
+}
+
+#[test]
+fn a_failed_pcpu_takes_only_its_own_with_it() {
+    let world = World::new();
+    let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
+    let (scheduler, ..) = scheduler(2);
+    guests.iter().for_each(|guest| scheduler.start(&guest.domain));
+    picked(&scheduler, 0);
+    picked(&scheduler, 1);
+    let lost = scheduler.fail(0);
+    assert_eq!(lost.iter().map(|domain| domain.id()).collect::<Vec<_>>(), [guests[0].domain.id()]);
+    assert!(matches!(scheduler.next(0), Next::Stop) && !scheduler.knows(guests[0].domain.id()));
+    scheduler.leave(1, key_of(&guests[1]), &Leave::Ready);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&guests[2])));
+    assert_eq!(scheduler.fail(1).len(), 2, "nobody can run them any more");
+    scheduler.start(&guests[0].domain);
+    scheduler.evict(guests[0].domain.id());
+    assert!(!scheduler.knows(guests[0].domain.id()), "a domain that is ended later is let go, too");
+}

@@ -1,7 +1,6 @@
 //! Timers of vCPUs: absolute system times. Each vCPU has one of each kind.
 
 use crate::vcpu::VcpuKey;
-use pv_abi::DomId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a timer is for.
@@ -47,17 +46,16 @@ impl Timers {
         Some((vcpu, kind))
     }
 
-    /// Stops all of a domain's.
-    pub fn forget(&mut self, domain: DomId) {
-        self.by_time.retain(|(_, vcpu, _)| vcpu.domain != domain);
-        self.by_owner.retain(|(vcpu, _), _| vcpu.domain != domain);
+    /// Stops all of a vCPU's.
+    pub fn forget(&mut self, vcpu: VcpuKey) {
+        [TimerKind::Singleshot, TimerKind::Poll].into_iter().for_each(|kind| self.set(vcpu, kind, None));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::VcpuId;
+    use pv_abi::{DomId, VcpuId};
 
     #[test]
     fn timers_fire_in_order_and_once_and_the_last_setting_counts() {
@@ -73,7 +71,7 @@ mod tests {
         assert_eq!(timers.take_due(60), Some((a, TimerKind::Singleshot)));
         assert_eq!((timers.take_due(60), timers.next()), (None, None));
         timers.set(a, TimerKind::Poll, Some(0));
-        timers.forget(DomId(1));
+        timers.forget(a);
         assert_eq!(timers.take_due(u64::MAX), None);
     }
 }

@@ -26,8 +26,8 @@ impl InfoPage {
     /// # Errors
     /// [`NoSuchFrame`] where it is not wholly within a frame of the machine, or not aligned to 8 bytes.
     pub fn new(memory: Arc<MachineMemory>, frame: Mfn, offset: usize) -> Result<Self, NoSuchFrame> {
-        let fits =
-            offset % 8 == 0 && offset.checked_add(size_of::<VcpuInfo>()).is_some_and(|e| e <= PAGE_SIZE);
+        let fits = offset.is_multiple_of(8)
+            && offset.checked_add(size_of::<VcpuInfo>()).is_some_and(|e| e <= PAGE_SIZE);
         if !fits || frame.0 >= memory.frames() {
             return Err(NoSuchFrame(frame));
         }

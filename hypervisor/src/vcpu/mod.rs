@@ -202,6 +202,17 @@ impl Vcpu {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn enter_kernel_for_test(&mut self) {
+        self.enter_kernel();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn user_for_test(&mut self, mmu: &Mmu, root: Mfn) {
+        let taken = mmu.new_user_baseptr(self.domain, &mut self.roots, Some(root), &mut Budget::unlimited());
+        assert!(taken.is_ok() && self.enter_user());
+    }
+
     /// Switches to user mode. False, and nothing is changed, where it has no root.
     fn enter_user(&mut self) -> bool {
         if self.roots.user().is_none() {

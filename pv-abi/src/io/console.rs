@@ -15,9 +15,9 @@ pub const OUT_SIZE: u32 = 2048;
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ConsoleInterface {
-    /// Towards the guest.
+    /// `in`: towards the guest.
     pub input: [u8; IN_SIZE as usize],
-    /// From the guest.
+    /// `out`: from the guest.
     pub output: [u8; OUT_SIZE as usize],
     /// The guest has consumed this many bytes of `input`.
     pub in_cons: u32,

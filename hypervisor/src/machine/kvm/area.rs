@@ -40,9 +40,10 @@ const PCPU_PAGES: u64 = 3 + GDT_PAGES;
 pub const GDT_PAGES: u64 = 15;
 /// Pages of [`AREA`] before the first pcpu's.
 const SHARED_PAGES: u64 = 4;
-/// Frames that the start-up probes use. They stay the hypervisor's, so nothing that a probe left behind in KVM can
-/// reach a guest.
-pub const PROBE_FRAMES: u64 = 16;
+/// Runs of probes that there are frames for, and frames of each. No run finds what another left behind in KVM, and
+/// all of them stay the hypervisor's, so that no guest does either.
+pub const PROBE_RUNS: u64 = 8;
+const PROBE_FRAMES: u64 = 16;
 
 /// One pcpu's pages: where they are, and where they are mapped.
 #[derive(Clone, Copy, Debug)]
@@ -140,12 +141,12 @@ impl Area {
     const fn shared_page(&self, n: u64) -> Mfn {
         Mfn(self.scribe_root().0 + 1 + n)
     }
-    /// First of the [`PROBE_FRAMES`].
-    pub const fn probe(&self) -> Mfn {
-        Mfn(self.shared_page(SHARED_PAGES).0 + self.with_scribe * PCPU_PAGES)
+    /// The first frame for run `run` of the probes, which is below [`PROBE_RUNS`].
+    pub const fn probe(&self, run: u64) -> Mfn {
+        Mfn(self.shared_page(SHARED_PAGES).0 + self.with_scribe * PCPU_PAGES + run * PROBE_FRAMES)
     }
     const fn m2p_first(&self) -> Mfn {
-        Mfn(self.probe().0 + PROBE_FRAMES)
+        self.probe(PROBE_RUNS)
     }
 
     /// Frame of the stub's code.

@@ -8,7 +8,7 @@
 //! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
 //!    was told is still in the context.
 //! 4. The LSTAR page runs at CPL0 on hardware with the guest's stack: IST stacks and FMASK ([`descriptors`],
-//!    [`vm`]), one sanitising function before every `iretq` ([`pcpu`]). Debug registers cannot be set by guests.
+//!    [`vm`]), one sanitising function before every `iretq` ([`sanitise`]). Debug registers cannot be set by guests.
 //!    No test host can show all of this; it is kept by review.
 //! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
 //! 6. Shootdown: [`shootdown`].
@@ -23,7 +23,9 @@ mod fpu;
 mod gate;
 mod pcpu;
 mod probe;
+mod registers;
 mod run;
+mod sanitise;
 mod scribe;
 mod shootdown;
 mod stub;
@@ -76,6 +78,8 @@ pub struct KvmMachine {
     pub cpuid: CpuidPolicy,
     /// What the probes found.
     pub report: ProbeReport,
+    area: Area,
+    probe_runs: u64,
 }
 
 impl KvmMachine {
@@ -119,13 +123,26 @@ impl KvmMachine {
             pcpus: pcpus.into_iter().zip(kicks).collect(),
             cpuid: vm.cpuid().clone(),
             report,
+            area,
+            // One to find out the kind, and at most one for each way.
+            probe_runs: 3,
         })
+    }
+
+    /// Runs the start-up probe of a way of changing tables, on every pcpu.
+    ///
+    /// # Errors
+    /// The host's; what the probe saw instead of what it should is the inner error.
+    pub fn probe_tables(&mut self, way: &dyn Translations) -> Result<Result<(), String>, HostError> {
+        let run = self.probe_runs;
+        self.probe_runs += 1;
+        try_tables(&self.memory, &self.area, run, self.pcpus.iter_mut().map(|(pcpu, _)| pcpu), way)
     }
 }
 
 /// Everything that can be found out before a way of changing tables is chosen.
 fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Result<ProbeReport, HostError> {
-    let mut probe = Probe::new(memory, area)?;
+    let mut probe = Probe::new(memory, area, 0)?;
     let Some(first) = pcpus.first_mut() else {
         return Err(HostError::Lacks("a pcpu to probe (the machine was configured with none)"));
     };
@@ -171,8 +188,9 @@ fn choose_tables(
         (TableWay::Invalidate, KvmKind::Software, Arc::new(invalidate)),
     ];
     let mut reasons = Vec::new();
-    for (way, _, translations) in ways.into_iter().filter(|(_, only_on, _)| *only_on == kvm) {
-        match try_tables(memory, area, pcpus, &*translations)? {
+    let ways = ways.into_iter().filter(|(_, only_on, _)| *only_on == kvm);
+    for (run, (way, _, translations)) in (1..).zip(ways) {
+        match try_tables(memory, area, run, pcpus.iter_mut(), &*translations)? {
             Ok(()) => return Ok((way, translations)),
             Err(why) => reasons.push(format!("{way:?}: {why}").to_lowercase()),
         }
@@ -180,13 +198,14 @@ fn choose_tables(
     Err(HostError::Probe { probe: "tables", why: reasons.join("; ") })
 }
 
-fn try_tables(
+fn try_tables<'a>(
     memory: &MachineMemory,
     area: &Area,
-    pcpus: &mut [KvmPcpu],
+    run: u64,
+    pcpus: impl Iterator<Item = &'a mut KvmPcpu>,
     translations: &dyn Translations,
 ) -> Result<Result<(), String>, HostError> {
-    let mut probe = Probe::new(memory, area)?;
+    let mut probe = Probe::new(memory, area, run)?;
     for pcpu in pcpus {
         let verdict = probe.try_tables(pcpu, translations);
         probe.leave(pcpu)?;

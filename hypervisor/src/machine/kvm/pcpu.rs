@@ -15,13 +15,14 @@ use super::super::{Context, MachineError, MachineMemory};
 use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB};
 use super::descriptors::{self, STUB_CS};
 use super::fpu::Fpu;
+use super::registers::{from_kvm, to_kvm};
 use super::run::{Reason, Run};
+use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
-use pv_abi::address::is_canonical;
-use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{Vector, rflags};
 use std::sync::Arc;
 
@@ -445,81 +446,4 @@ fn take_syscall(context: &mut Context, regs: &kvm_regs, rsp: u64) -> Exit {
     context.cs = FLAT_RING3_CS64;
     context.ss = FLAT_RING3_SS64;
     Exit::Syscall
-}
-
-/// **The** check of everything that reaches `iretq` and the segment registers. Whatever a guest put into its
-/// context, what is left is a state of CPL3 that the CPU accepts; false where RIP cannot be made one.
-fn sanitise(context: &mut Context) -> bool {
-    let registers = &mut context.registers;
-    registers.rflags = registers.rflags & (rflags::USER_MASK | rflags::RF) | rflags::RESERVED1 | rflags::IF;
-    // NT makes `iretq` itself fault.
-    registers.rflags &= !rflags::NT;
-    if !descriptors::is_ring3_code(context, context.cs) {
-        context.cs = FLAT_RING3_CS64;
-    }
-    if !descriptors::is_ring3_stack(context, context.ss) {
-        context.ss = FLAT_RING3_SS64;
-    }
-    for base in [&mut context.fs_base, &mut context.gs_base] {
-        if !is_canonical(*base) {
-            *base = 0;
-        }
-    }
-    is_canonical(context.registers.rip)
-}
-
-/// Software KVM shows the host's selectors at CPL3; these are the same segments.
-fn visible_selector(selector: u16) -> u16 {
-    match selector {
-        0x33 => FLAT_RING3_CS64,
-        0x23 => FLAT_RING3_CS32,
-        0x2b => FLAT_RING3_SS64,
-        other => other,
-    }
-}
-
-fn to_kvm(r: &Registers) -> kvm_regs {
-    kvm_regs {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-    }
-}
-
-fn from_kvm(r: &kvm_regs) -> Registers {
-    Registers {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-    }
 }

@@ -4,7 +4,7 @@
 
 use super::super::context::{Exit, Pcpu};
 use super::super::{Change, Context, MachineError, MachineMemory, NoSuchFrame, Translations};
-use super::area::{Area, DOORBELL};
+use super::area::{Area, DOORBELL, PROBE_RUNS};
 use super::gate::Gate;
 use super::pcpu::{KvmPcpu, host_tsc};
 use super::vm::HostError;
@@ -88,6 +88,7 @@ const MARKER_B: u64 = 0xbbbb_0000_3333_4444;
 pub struct Probe<'a> {
     memory: &'a MachineMemory,
     area: &'a Area,
+    first_frame: Mfn,
     context: Context,
 }
 
@@ -99,19 +100,25 @@ enum Access {
 }
 
 impl<'a> Probe<'a> {
-    /// Builds the guest.
+    /// Builds the guest of run `run`; each run is made once.
     ///
     /// # Errors
-    /// Where the machine is too small.
-    pub fn new(memory: &'a MachineMemory, area: &'a Area) -> Result<Self, MachineError> {
-        let context = Context::new(u64::MAX, area.probe(), CODE);
-        let probe = Self { memory, area, context };
+    /// Where there is no such run, or the machine is too small.
+    pub fn new(memory: &'a MachineMemory, area: &'a Area, run: u64) -> Result<Self, MachineError> {
+        if run >= PROBE_RUNS {
+            return Err(MachineError::new(
+                "the probes",
+                io::Error::other("no frames are left for another run"),
+            ));
+        }
+        let first_frame = area.probe(run);
+        let probe = Self { memory, area, first_frame, context: Context::new(u64::MAX, first_frame, CODE) };
         probe.build().map_err(|error| MachineError::new("the start-up probes", io::Error::other(error)))?;
         Ok(probe)
     }
 
     fn frame(&self, n: u64) -> Mfn {
-        Mfn(self.area.probe().0 + n)
+        Mfn(self.first_frame.0 + n)
     }
     fn l2(&self) -> Mfn {
         self.frame(2)

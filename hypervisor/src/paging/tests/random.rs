@@ -7,7 +7,7 @@ use crate::paging::Roots;
 use pv_abi::{DomId, Mfn};
 
 const FRAMES: usize = 12;
-const STEPS: u32 = 600;
+const STEPS: u32 = 800;
 
 fn frames(world: &World, domain: DomId) -> Vec<Mfn> {
     (0..FRAMES).map(|_| world.page(domain)).collect()
@@ -16,7 +16,7 @@ fn frames(world: &World, domain: DomId) -> Vec<Mfn> {
 #[test]
 fn two_domains_do_anything_and_every_count_is_right_after_every_step() {
     let mut total = [0; 3];
-    for seed in 1..=4 {
+    for seed in 1..=6 {
         let kind = if seed % 2 == 0 { Kind::Shadow } else { Kind::Hardware };
         let world = World::of_kind(kind);
         let before = world.mmu.frames().conservation();

@@ -1,6 +1,6 @@
-//! A translation that outlives its entry is an escape. Each way of losing a right, seen from each place that could
-//! still have it, on both kinds of caches: afterwards the old access is gone. And with the machine's flush left
-//! out, it is *not* gone: so these tests would notice.
+//! XSA class "type change against TLB and cache": a translation that outlives its entry is an escape. Each way of
+//! losing a right, seen from each place that could still have it, on both kinds of caches: afterwards the old
+//! access is gone. And with the machine's flush left out, it is *not* gone: so these tests would notice.
 
 use super::world::{A, RW, Tree, World, address, done, ro, rw};
 use crate::error::Failure;

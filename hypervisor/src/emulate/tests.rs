@@ -1,0 +1,142 @@
+//! Instructions that trap, in a guest's memory.
+
+use super::*;
+use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page};
+use pv_abi::physdev::SetIopl;
+use pv_abi::trap::TrapInfo;
+
+const HANDLER: u64 = BASE + 0x800;
+const GP: u8 = 13;
+const UD: u8 = 6;
+
+fn guest(world: &World) -> Guest {
+    let guest = world.guest();
+    world.on_vcpu(&guest, |_, vcpu| {
+        for (vector, dpl) in [(UD, 0), (GP, 0), (14, 0), (0x80, 3), (0x81, 1)] {
+            let address = HANDLER + u64::from(vector) * 16;
+            vcpu.traps.set(TrapInfo { vector, flags: dpl, cs: 0xe033, padding: 0, address });
+        }
+        vcpu.kernel_stack = page(20);
+    });
+    guest
+}
+
+/// Lets the kernel execute `code`, which raises `vector`; where it goes on.
+fn raise(world: &World, guest: &Guest, code: &[u8], vector: u8, error_code: u64) -> u64 {
+    world.poke(guest, BASE, code);
+    world.on_vcpu(guest, |handle, vcpu| {
+        let registers = &mut vcpu.context.registers;
+        (registers.rip, registers.rsp) = (BASE, STACK);
+        exception(&world.services, vcpu, handle.info(), Fault { vector, error_code, cr2: 0 }).unwrap();
+        vcpu.context.registers.rip
+    })
+}
+
+fn handler(vector: u8) -> u64 {
+    HANDLER + u64::from(vector) * 16
+}
+
+#[test]
+fn software_interrupts_arrive_either_way() {
+    let world = World::new();
+    let guest = guest(&world);
+    for (vector, error_code) in [(UD, 0), (GP, 0x80 * 8 + 2)] {
+        assert_eq!(raise(&world, &guest, &[0xcd, 0x80], vector, error_code), handler(0x80));
+        let frame: [u64; 7] = world.peek(&guest, STACK - 56);
+        assert_eq!(frame[2], BASE + 2, "behind the instruction, without an error code");
+    }
+    assert_eq!(raise(&world, &guest, &[0xcd, 0x81], UD, 0), handler(0x81), "open to the kernel");
+    assert_eq!(raise(&world, &guest, &[0xcd, 0x82], UD, 0), handler(GP), "no handler");
+    let frame: [u64; 8] = world.peek(&guest, STACK - 64);
+    assert_eq!((frame[2], frame[3]), (0x82 * 8 + 2, BASE), "names the vector, at the instruction");
+}
+
+#[test]
+fn user_mode_reaches_only_what_is_open_to_it() {
+    let world = World::new();
+    let guest = guest(&world);
+    for (vector, expected) in [(0x80, handler(0x80)), (0x81, handler(GP))] {
+        let memory = &world.machine.memory;
+        memory.write(guest.user_pages[0], 0, &[0xcd, vector]).unwrap();
+        world.on_vcpu(&guest, |handle, vcpu| {
+            vcpu.user_for_test(&world.services.mmu, guest.user_root);
+            vcpu.context.registers.rip = USER_BASE;
+            let fault = Fault { vector: UD, error_code: 0, cr2: 0 };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            assert_eq!((vcpu.mode, vcpu.context.registers.rip), (Mode::Kernel, expected));
+        });
+    }
+}
+
+#[test]
+fn the_prefixed_cpuid_gets_the_hypervisors_answer() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |_, vcpu| vcpu.context.registers.rax = 0x4000_0100);
+    assert_eq!(raise(&world, &guest, b"\x0f\x0bxen\x0f\xa2", UD, 0), BASE + 7);
+    world.on_vcpu(&guest, |_, vcpu| {
+        assert_eq!(vcpu.context.registers.rbx, u64::from(u32::from_le_bytes(*b"Para")));
+    });
+    assert_eq!(raise(&world, &guest, b"\x0f\x0b\x90\x90", UD, 0), handler(UD), "a plain ud2 is the guest's");
+}
+
+#[test]
+fn io_is_the_guests_fault_unless_it_has_the_privilege() {
+    let world = World::new();
+    let guest = guest(&world);
+    for code in [&[0xfa][..], &[0xfb], &[0xec], &[0xee]] {
+        assert_eq!(raise(&world, &guest, code, GP, 0), handler(GP));
+    }
+    world.poke(&guest, page(1), &SetIopl { iopl: 1 });
+    assert_eq!(world.call(&guest, 33, &[6, page(1)]), Ok(0));
+    world.on_vcpu(&guest, |_, vcpu| vcpu.context.registers.rax = 0x1234);
+    assert_eq!(raise(&world, &guest, &[0xec], GP, 0), BASE + 1, "in al, dx");
+    world.on_vcpu(&guest, |_, vcpu| assert_eq!(vcpu.context.registers.rax, 0x12ff));
+    assert_eq!(raise(&world, &guest, &[0xfa], GP, 0), BASE + 1);
+    assert_eq!(raise(&world, &guest, &[0xf4], GP, 0), handler(GP), "hlt");
+}
+
+/// The kernel executes `code`, which reads the M2P at Xen's address; where it goes on, and RAX.
+fn read_m2p(world: &World, guest: &Guest, code: &[u8], offset: u64, error_code: u64) -> (u64, u64) {
+    world.poke(guest, BASE, code);
+    world.on_vcpu(guest, |handle, vcpu| {
+        let registers = &mut vcpu.context.registers;
+        (registers.rip, registers.rsp, registers.rax) = (BASE, STACK, 0);
+        let fault = Fault { vector: 14, error_code, cr2: MACH2PHYS_VIRT_START.wrapping_add(offset) };
+        exception(&world.services, vcpu, handle.info(), fault).unwrap();
+        (vcpu.context.registers.rip, vcpu.context.registers.rax)
+    })
+}
+
+#[test]
+fn the_m2p_can_be_read_at_xens_address() {
+    let world = World::new();
+    let guest = guest(&world);
+    let mfn = guest.pages[3];
+    world.services.mmu.set_pfn(mfn, Pfn(0x1_2345_6789));
+    let load64 = [0x48, 0x8b, 0x00];
+    assert_eq!(read_m2p(&world, &guest, &load64, mfn.0 * 8, 0), (BASE + 3, 0x1_2345_6789));
+    assert_eq!(read_m2p(&world, &guest, &[0x8b, 0x00], mfn.0 * 8, 0), (BASE + 2, 0x2345_6789));
+    assert_eq!(read_m2p(&world, &guest, &[0x0f, 0xb6, 0x00], mfn.0 * 8 + 1, 0), (BASE + 3, 0x67));
+    assert_eq!(read_m2p(&world, &guest, &load64, 512 * 8, 0), (BASE + 3, u64::MAX), "past its end");
+    for (code, error_code) in [(&load64[..], 0b10), (&[0x48, 0x01, 0x00][..], 0)] {
+        assert_eq!(read_m2p(&world, &guest, code, 8, error_code).0, handler(14), "{code:x?}");
+    }
+    assert_eq!(read_m2p(&world, &guest, &load64, 4092, 0).0, handler(14), "in two frames");
+    let size = MACH2PHYS_VIRT_END - MACH2PHYS_VIRT_START;
+    for elsewhere in [size, 0_u64.wrapping_sub(8), 0x1000_u64.wrapping_sub(MACH2PHYS_VIRT_START)] {
+        assert_eq!(read_m2p(&world, &guest, &load64, elsewhere, 0).0, handler(14), "not the M2P");
+    }
+}
+
+#[test]
+fn an_instruction_that_cannot_be_fetched_is_the_guests_fault() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        vcpu.context.registers.rip = BASE - 1;
+        let fault = Fault { vector: UD, error_code: 0, cr2: 0 };
+        exception(&world.services, vcpu, handle.info(), fault).unwrap();
+        assert_eq!(vcpu.context.registers.rip, handler(UD));
+    });
+}

@@ -1,0 +1,136 @@
+//! What the scheduler knows, and what follows from it. Plain data: nobody is woken or kicked in here.
+
+use super::policy::{Policy, Turn};
+use super::timers::Timers;
+use crate::domain::Domain;
+use crate::vcpu::VcpuKey;
+use pv_abi::DomId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a vCPU does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    Ready,
+    Running(usize),
+    Blocked,
+}
+
+/// A vCPU that is not offline.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub domain: Arc<Domain>,
+    pub activity: Activity,
+    /// The pcpu that holds what was not saved of it.
+    pub loaded: Option<usize>,
+}
+
+impl Entry {
+    /// Whether `pcpu` may enter it.
+    fn fits(&self, pcpu: usize) -> bool {
+        self.loaded.is_none_or(|holder| holder == pcpu)
+    }
+}
+
+/// What a pcpu does.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    pub turn: Option<Turn>,
+    pub idle: bool,
+    /// The machine failed it: it runs nothing any more.
+    pub failed: bool,
+    pub refresh_at: u64,
+    /// It was kicked: no use in kicking it again before this.
+    pub kick_again_at: u64,
+}
+
+impl Seat {
+    /// When the vCPU on it must come back into the hypervisor.
+    pub fn over_at(&self, others_wait: bool) -> Option<u64> {
+        let turn = self.turn?;
+        Some(if others_wait { turn.until.min(self.refresh_at) } else { self.refresh_at })
+    }
+}
+
+/// All of it, under one lock.
+#[derive(Debug)]
+pub(super) struct State {
+    pub policy: Box<dyn Policy>,
+    pub vcpus: BTreeMap<VcpuKey, Entry>,
+    pub seats: Vec<Seat>,
+    pub timers: Timers,
+    pub stopping: bool,
+    /// What the alarm thread sleeps until; 0 while it does not sleep.
+    pub alarm_at: u64,
+    /// vCPUs that are ready.
+    ready: usize,
+}
+
+impl State {
+    pub fn new(policy: Box<dyn Policy>, pcpus: usize) -> Self {
+        Self {
+            policy,
+            vcpus: BTreeMap::new(),
+            seats: (0..pcpus).map(|_| Seat::default()).collect(),
+            timers: Timers::default(),
+            stopping: false,
+            alarm_at: u64::MAX,
+            ready: 0,
+        }
+    }
+
+    /// Whether a vCPU waits for a pcpu.
+    pub fn others_wait(&self) -> bool {
+        self.ready > 0
+    }
+
+    /// What a vCPU does; nothing where it is offline.
+    pub fn activity(&self, vcpu: VcpuKey) -> Option<Activity> {
+        self.vcpus.get(&vcpu).map(|entry| entry.activity)
+    }
+
+    /// A domain's vCPUs that are not offline.
+    pub fn of(&self, domain: DomId) -> Vec<VcpuKey> {
+        self.vcpus.keys().filter(|key| key.domain == domain).copied().collect()
+    }
+
+    /// When somebody has to look: the next timer, the end of a slice, the refresh of a clock.
+    pub fn alarm(&self) -> u64 {
+        let over = |seat: &Seat| Some(seat.over_at(self.others_wait())?.max(seat.kick_again_at));
+        self.seats.iter().filter_map(over).chain(self.timers.next()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Makes a vCPU ready. The idle pcpu that should look, where there is one.
+    pub fn make_ready(&mut self, vcpu: VcpuKey, now: u64) -> Option<usize> {
+        let entry = self.vcpus.get_mut(&vcpu).filter(|entry| entry.activity != Activity::Ready)?;
+        entry.activity = Activity::Ready;
+        let loaded = entry.loaded;
+        self.ready += 1;
+        self.policy.ready(vcpu, now);
+        let idle = |pcpu: &usize| self.seats.get(*pcpu).is_some_and(|seat| seat.idle);
+        loaded.or_else(|| (0..self.seats.len()).find(idle)).filter(idle)
+    }
+
+    /// The next turn on `pcpu`, and whose domain's it is.
+    pub fn next(&mut self, pcpu: usize, now: u64, refresh_at: u64) -> Option<(Turn, Arc<Domain>)> {
+        let vcpus = &self.vcpus;
+        let fits = |key| vcpus.get(&key).is_some_and(|entry: &Entry| entry.fits(pcpu));
+        let turn = self.policy.next(now, &fits)?;
+        let (entry, seat) = (self.vcpus.get_mut(&turn.vcpu)?, self.seats.get_mut(pcpu)?);
+        (entry.activity, entry.loaded) = (Activity::Running(pcpu), Some(pcpu));
+        *seat = Seat { turn: Some(turn), refresh_at, ..Seat::default() };
+        self.ready = self.ready.saturating_sub(1);
+        Some((turn, entry.domain.clone()))
+    }
+
+    /// Counts those who are ready, after vCPUs were taken away.
+    pub fn count_ready(&mut self) {
+        self.ready = self.vcpus.values().filter(|entry| entry.activity == Activity::Ready).count();
+    }
+
+    /// Whether there is something for `pcpu` to run.
+    pub fn has_work_for(&self, pcpu: usize) -> bool {
+        self.others_wait()
+            && self.vcpus.values().any(|entry| entry.activity == Activity::Ready && entry.fits(pcpu))
+    }
+}
