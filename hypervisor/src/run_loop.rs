@@ -106,7 +106,7 @@ impl PcpuLoop {
             crash(&self.services, domain, &handle.state().lock(), &error);
         }
         let mut vcpu = handle.state().lock();
-        let clock = vcpu.clock.refresh(&*self.services.clock, self.pcpu.guest_tsc());
+        let clock = vcpu.clock.refresh(&*self.services.clock, &|| self.pcpu.guest_tsc());
         handle.info().publish(&clock);
         let started = self.services.clock.now();
         let end = self.run_vcpu(domain, handle, &mut vcpu);

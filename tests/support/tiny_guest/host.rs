@@ -217,6 +217,11 @@ impl Guest {
         self.wait_for(|| self.peek(PARKED) == 1)
     }
 
+    /// Its frames, by pfn.
+    pub fn frames(&self) -> &[Mfn] {
+        &self.mfns
+    }
+
     /// The frame that an address of its initial mapping lies in.
     pub fn mfn(&self, address: u64) -> Mfn {
         self.mfns[((address - self.plan.virt_base) >> 12) as usize]

@@ -3,7 +3,7 @@
 //! [`Code`] makes the kernel, [`Host`] runs it beside a [canary](canary): a domain on the same pcpu that counts, and
 //! notices when a register or a byte of its memory is not as it left it. A test ends with [`Host::finish`], which
 //! looks after the canary, the frames and the books.
-#![allow(dead_code)] // no test program uses all of it
+#![allow(dead_code, unused_imports)] // no test program uses all of it
 
 mod canary;
 mod code;

@@ -1,0 +1,118 @@
+//! What is left of domains when they end: nothing, neither in the machine nor in the host.
+
+use crate::support::{check, kvm_test};
+use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, TABLE, check_power_off};
+use backends::console::Input;
+use hypervisor::host_domain::{ConsoleThread, HostDomain};
+use libtest_mimic::{Failed, Trial};
+use std::sync::Arc;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        kvm_test("ends/frames come back, and are scrubbed", frames_are_scrubbed),
+        kvm_test("ends/of a hundred domains leave nothing", a_hundred_domains),
+        kvm_test("ends/of those that never started", never_started),
+    ]
+}
+
+const SECRET: u64 = 0x7365_6372_6574_2121;
+
+/// A domain writes a secret over all of its free memory and is gone. Whoever gets one of its frames finds zeros.
+fn frames_are_scrubbed() -> Result<(), Failed> {
+    const WORDS: u64 = 0xc_0000 / 8;
+    let host = Host::bare()?;
+    let mut code = Code::default();
+    // mov rdi, TABLE; mov rcx, WORDS; mov rax, SECRET; rep stosq
+    code.mov(Reg::Rdi, TABLE).mov(Reg::Rcx, WORDS).mov(Reg::Rax, SECRET).raw(&[0xf3, 0x48, 0xab]);
+    code.park();
+    let free = host.free_frames();
+    let keeper = host.build(&code)?;
+    keeper.start()?;
+    keeper.wait_until_parked()?;
+    let had = keeper.frames().to_vec();
+    check(keeper.peek(TABLE) == SECRET, || "the secret was not written".into())?;
+    keeper.destroy()?;
+    check(host.free_frames() == free, || format!("{} of {free} frames", host.free_frames()))?;
+    // As many as the machine holds: sooner or later its frames come up again.
+    let (mut heirs, mut inherited) = (Vec::new(), 0);
+    while host.free_frames() > 1100 {
+        let heir = host.build(&Code::default())?;
+        inherited += heir.frames().iter().filter(|mfn| had.contains(mfn)).count();
+        check(!holds(&heir, SECRET), || "a secret was inherited".into())?;
+        heirs.push(heir);
+    }
+    check(inherited > 500, || format!("{inherited} frames came up again"))?;
+    heirs.iter().try_for_each(|heir| heir.destroy().map(drop))?;
+    host.finish()
+}
+
+fn holds(guest: &Guest, word: u64) -> bool {
+    let page = |mfn| -> bool {
+        (0..512).any(|index| guest.memory().load_u64(mfn, index * 8).expect("memory") == word)
+    };
+    guest.frames().iter().any(|&mfn| page(mfn))
+}
+
+fn count(directory: &str) -> usize {
+    std::fs::read_dir(directory).expect("procfs").count()
+}
+
+/// Threads and descriptors of this process.
+fn threads_and_descriptors() -> (usize, usize) {
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
+/// One domain after the other, with a console each, that end in every way. The first ones may leave what is kept for
+/// the next, the others may not.
+fn a_hundred_domains() -> Result<(), Failed> {
+    let host = Host::new()?;
+    let mut endings = vec![Code::default(); 3];
+    endings[0].power_off();
+    endings[1].raw(&[0x0f, 0x0b]); // ud2
+    endings[2].park();
+    let mut before = (0, (0, 0));
+    for number in 0..100 {
+        let guest = host.build(&endings[number % 3])?;
+        let mmu = host.hypervisor.services().mmu.clone();
+        let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
+        let input = Arc::new(Input::default());
+        let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
+        let console = console.map_err(|error| error.to_string())?;
+        guest.start()?;
+        if number % 3 == 2 {
+            guest.wait_until_parked()?;
+            guest.destroy()?;
+        }
+        let end = guest.wait()?;
+        if number % 3 == 0 {
+            check_power_off(&end)?;
+        }
+        console.finish();
+        let now = (host.free_frames(), threads_and_descriptors());
+        match number {
+            0..5 => before = now,
+            _ => check(now == before, || format!("after {number} domains: {now:?}, and was {before:?}"))?,
+        }
+    }
+    host.finish()
+}
+
+/// Domains that are ended before their first instruction, half-built or whole, and one that is ended twice.
+fn never_started() -> Result<(), Failed> {
+    let host = Host::new()?;
+    let free = host.free_frames();
+    let mut code = Code::default();
+    let again = code.here();
+    code.increment(TABLE).jump(Condition::Always, again);
+    let guest = host.build(&code)?;
+    guest.destroy()?;
+    check(host.free_frames() == free, || format!("{} of {free} frames", host.free_frames()))?;
+    check(guest.start().is_err(), || "the dead have started".into())?;
+    guest.destroy()?;
+    let guest = host.build(&code)?;
+    guest.start()?;
+    guest.destroy()?;
+    guest.destroy()?;
+    check(host.free_frames() == free, || "frames are lost".into())?;
+    host.finish()
+}
