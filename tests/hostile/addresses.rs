@@ -1,14 +1,15 @@
 //! Guests whose addresses lead nowhere: of jumps, stacks, handlers and callbacks.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{CODE, Code, Host, Reg, UNMAPPED, check_crash, check_power_off};
+use crate::tiny_guest::{CODE, Code, Host, Reg, STACK, UNMAPPED, check_crash, check_power_off};
 use hypervisor::domain::End;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindIpi, EventChannelOp};
 use pv_abi::hypercall::HypercallNumber as N;
+use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
 use pv_abi::sched::SchedOp;
-use pv_abi::segment::FLAT_RING3_CS64;
-use pv_abi::trap::TrapInfo;
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::{IretContext, TrapInfo};
 use pv_abi::{EventPort, VcpuId};
 
 pub fn tests() -> Vec<Trial> {
@@ -16,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("addresses/jumps", jumps),
         kvm_test("addresses/stacks at traps", stacks_at_traps),
         kvm_test("addresses/stacks at upcalls", stacks_at_upcalls),
+        kvm_test("addresses/stacks for traps from user mode", stacks_from_user_mode),
         kvm_test("addresses/handlers", handlers),
         kvm_test("addresses/selectors of handlers", selectors_of_handlers),
         kvm_test("addresses/callbacks", callbacks),
@@ -99,6 +101,30 @@ fn stacks_at_upcalls() -> Result<(), Failed> {
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, request + 4]);
         code.hypercall(N::SCHED_OP, &[SchedOp::BLOCK.0]);
         crash_on_stack(&host, &code, &format!("{stack:#x}"))?;
+    }
+    host.finish()
+}
+
+/// The stack that user mode's traps arrive on: `stack_switch` takes any, and what happens in user mode ends it.
+fn stacks_from_user_mode() -> Result<(), Failed> {
+    let host = Host::new()?;
+    for stack in wild_stacks() {
+        let mut code = Code::default();
+        code.catch_faults();
+        let operation = code.data(&MmuExtOp::new(MmuExtCommand::NEW_USER_BASEPTR, 0));
+        code.hypercall(N::MMUEXT_OP, &[operation, 1, 0, 0x7ff0]);
+        code.hypercall(N::STACK_SWITCH, &[stack, stack]);
+        let (cs, ss) = (u64::from(FLAT_RING3_CS64), u64::from(FLAT_RING3_SS64));
+        let fault = code.data(&[0x0bu8, 0x0f, 0x0b]) + 1; // ud2
+        let frame =
+            IretContext { rax: 0, r11: 0, rcx: 0, flags: 0, rip: fault, cs, rflags: 2, rsp: STACK, ss };
+        let frame = code.data(&frame);
+        code.mov(Reg::Rsp, frame).hypercall(N::IRET, &[]);
+        let guest = host.build(&code)?;
+        guest.poke(operation + 8, &guest.built.root.0);
+        guest.start()?;
+        let end = guest.wait()?;
+        check_crash(&end, "cannot be written").map_err(|error| format!("{stack:#x}: {error:?}"))?;
     }
     host.finish()
 }

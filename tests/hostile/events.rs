@@ -2,15 +2,19 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, Host, Reg, SCRATCH, check_power_off};
+use backends::console::{End as ConsoleEnd, Input};
+use hypervisor::host_domain::{ConsoleThread, HostDomain};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp, PORTS};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::{DomId, EventPort, VcpuId};
+use std::sync::Arc;
 
 pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("events/all ports, twice", all_ports),
         kvm_test("events/ports that are nobody's", nobodys_ports),
+        kvm_test("events/a console ring that lies", lying_console),
     ]
 }
 
@@ -87,4 +91,42 @@ fn nobodys_ports() -> Result<(), Failed> {
         format!("{:?}", said.iter().map(|&w| w as i64).collect::<Vec<_>>())
     })?;
     host.finish()
+}
+
+/// Each index of the console's ring is set to values that cannot be. The back-end lets go of a front-end that lies
+/// about its own indices; the others are not its to set, and nobody reads them.
+fn lying_console() -> Result<(), Failed> {
+    const IN_CONS: u32 = 3072;
+    const IN_PROD: u32 = 3076;
+    const OUT_CONS: u32 = 3080;
+    const OUT_PROD: u32 = 3084;
+    let host = Host::new()?;
+    for (index, own) in [(IN_CONS, true), (IN_PROD, false), (OUT_CONS, false), (OUT_PROD, true)] {
+        for lie in [2049, 1 << 31, 0xffff_0000] {
+            let code = liar(index, lie);
+            let guest = host.build(&code)?;
+            let mmu = host.hypervisor.services().mmu.clone();
+            let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
+            let input = Arc::new(Input::default());
+            let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
+            let console = console.map_err(|error| error.to_string())?;
+            guest.start()?;
+            guest.wait_until_parked()?;
+            let end = console.finish();
+            let disconnected = matches!(end, Some(ConsoleEnd::Disconnected(_)));
+            let served = matches!(end, Some(ConsoleEnd::Stopped));
+            check(if own { disconnected } else { served }, || format!("{lie:#x} at {index}: {end:?}"))?;
+            guest.destroy()?;
+        }
+    }
+    host.finish()
+}
+
+/// Sets an index of its console's ring, which is two pages behind start_info (RSI), and notifies the back-end.
+fn liar(index: u32, lie: u32) -> Code {
+    let mut code = Code::default();
+    code.raw(&[0xc7, 0x86]).raw(&(2 * 4096 + index).to_le_bytes()).raw(&lie.to_le_bytes());
+    let port = code.data(&[1u32]); // the first that there is
+    code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, port]).park();
+    code
 }

@@ -12,6 +12,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("garbage/random bytes", random_bytes),
         kvm_test("garbage/instructions for hypervisors", instructions_for_hypervisors),
+        kvm_test("garbage/of others in the registers", registers_of_others),
         kvm_test("garbage/debug registers", debug_registers),
         kvm_test("garbage/single steps through everything", single_steps),
     ]
@@ -147,5 +148,33 @@ fn single_steps() -> Result<(), Failed> {
     check_power_off(&end)?;
     let said = guest.said();
     check(said.len() == 1 && (100..200).contains(&said[0]), || format!("steps: {said:?}"))?;
+    host.finish()
+}
+
+/// A domain starts with nothing in its registers but what the ABI puts there, though the canary has just filled them.
+fn registers_of_others() -> Result<(), Failed> {
+    const SAVED: u64 = SCRATCH + 0x800;
+    use Reg::{R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx};
+    let registers = [Rax, Rcx, Rdx, Rbx, Rbp, Rdi, R8, R9, R10, R11, R12, R13, R14, R15];
+    let mut code = Code::default();
+    for (index, register) in (0..).zip(registers) {
+        code.store(SAVED + 8 * index, register);
+    }
+    let vectors = SAVED + 8 * registers.len() as u64;
+    for number in 0..16u8 {
+        let at = vectors as u32 + 16 * u32::from(number);
+        // movups [at], xmm
+        code.raw(&[0x40 | number >> 3 << 2, 0x0f, 0x11, 0x04 | (number & 7) << 3, 0x25])
+            .raw(&at.to_le_bytes());
+    }
+    code.park();
+    let host = Host::new()?;
+    let guest = host.build(&code)?;
+    guest.start()?;
+    guest.wait_until_parked()?;
+    let words: Vec<u64> =
+        (0..registers.len() as u64 + 32).map(|index| guest.peek(SAVED + 8 * index)).collect();
+    check(words.iter().all(|&word| word == 0), || format!("{words:x?}"))?;
+    guest.destroy()?;
     host.finish()
 }

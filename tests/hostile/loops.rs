@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("loops/of exceptions", exception_loop),
         kvm_test("loops/of events to itself", event_storm),
         kvm_test("loops/of timers that are past", timer_storm),
+        kvm_test("loops/timers at the ends of time", ends_of_time),
         kvm_test("loops/a poll that never ends", endless_poll),
         kvm_test("loops/a block that never ends", endless_block),
         kvm_test("loops/asking for memory", asking_for_memory),
@@ -108,6 +109,30 @@ fn timer_storm() -> Result<(), Failed> {
     code.hypercall(N::SET_TIMER_OP, &[1]).hypercall(N::VCPU_OP, &[8, 0, timer]);
     code.hypercall(N::SCHED_OP, &[SchedOp::BLOCK.0]).jump(Condition::Always, again);
     never_ends(&code)
+}
+
+/// Timers at the largest and the smallest times, with and without the flag that wants the future: none overflows
+/// anything, and none that is far away fires.
+fn ends_of_time() -> Result<(), Failed> {
+    let mut code = Code::default();
+    let request = code.data(&BindVirq { virq: Virq::TIMER, vcpu: VcpuId(0), port: EventPort(0) });
+    code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::BIND_VIRQ.0, request]);
+    for time in [u64::MAX, u64::MAX - 1, i64::MAX as u64, i64::MIN as u64, 1 << 62] {
+        code.hypercall(N::SET_TIMER_OP, &[time]).say();
+        for flags in [0, 1, u64::MAX] {
+            let at = code.data(&[time, flags]);
+            code.hypercall(N::VCPU_OP, &[8, 0, at]).say();
+        }
+    }
+    code.increment(TURNS).hypercall(N::SCHED_OP, &[SchedOp::BLOCK.0]).power_off();
+    let host = Host::new()?;
+    let guest = host.build(&code)?;
+    guest.start()?;
+    guest.wait_for(|| guest.peek(TURNS) != 0)?;
+    host.canary_goes_on()?;
+    check(guest.said() == [0; 20], || format!("{:x?}", guest.said()))?;
+    check(matches!(guest.destroy()?, End::Destroyed), || "it did not sleep".into())?;
+    host.finish()
 }
 
 /// More ports than there are, ports that are none, and arrays that are nowhere are refused; a poll for nothing with

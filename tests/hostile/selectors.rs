@@ -2,7 +2,7 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{
-    CODE, Code, Condition, Host, Random, Reg, SCRATCH, STACK, TABLE, UNMAPPED, check_power_off,
+    CODE, Code, Condition, Host, NONE, Random, Reg, SCRATCH, STACK, TABLE, UNMAPPED, check_power_off, trap,
 };
 use hypervisor::domain::End;
 use libtest_mimic::{Failed, Trial};
@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("selectors/by iret", by_iret),
         kvm_test("selectors/of user mode's GS", of_user_modes_gs),
         kvm_test("selectors/random frames", random_frames),
+        kvm_test("selectors/descriptors of the guest's own", own_descriptors),
     ]
 }
 
@@ -107,8 +108,7 @@ fn by_iret() -> Result<(), Failed> {
     let (end, guest) = host.run(&code)?;
     check_power_off(&end)?;
     let said = guest.said();
-    let failsafe = crate::tiny_guest::trap::FAILSAFE;
-    check(said == vec![failsafe; tried], || format!("{said:x?}"))?;
+    check(said == vec![trap::FAILSAFE; tried], || format!("{said:x?}"))?;
     host.finish()
 }
 
@@ -206,4 +206,75 @@ fn random_frame(random: &mut Random, good: u64) -> IretContext {
         rsp: if cs & 3 == 3 { rsp } else { STACK },
         ss: choose(&[0xe02b, 0xe02b, 0xe033, 0xe010, 0, 0xffff]),
     }
+}
+
+/// A descriptor, whether it may be in a GDT, and its name.
+const DESCRIPTORS: [(u64, bool, &str); 18] = [
+    (0x00af_fb00_0000_ffff, true, "64-bit code"),
+    (0x00cf_fb00_0000_ffff, true, "32-bit code"),
+    (0x00af_f900_0000_ffff, true, "code that cannot be read"),
+    (0x00af_9b00_0000_ffff, true, "64-bit code of level 0, which becomes level 3"),
+    (0x00cf_f300_0000_ffff, true, "data"),
+    (0x00cf_9300_0000_ffff, true, "data of level 0, which becomes level 3"),
+    (0x00cf_f100_0000_ffff, true, "data that cannot be written"),
+    (0xffcf_f7ff_ffff_0000, true, "data that grows down, far away"),
+    (0x00af_7b00_0000_ffff, true, "code that is not present"),
+    (0x0000_6c00_0008_0000, true, "a gate that is not present"),
+    (0x00ef_fb00_0000_ffff, false, "code of 64 and of 32 bits"),
+    (0x00af_ff00_0000_ffff, false, "conforming code"),
+    (0x00af_9f00_0000_ffff, false, "conforming code of level 0"),
+    (0x0000_ec00_0008_0000, false, "a call gate"),
+    (0x0000_ee00_0008_0000, false, "an interrupt gate"),
+    (0x0000_e900_0000_0067, false, "a task"),
+    (0x0000_eb00_0000_0067, false, "a busy task"),
+    (0x0000_e200_0000_ffff, false, "an LDT"),
+];
+
+/// A guest fills a GDT of its own with every kind of descriptor, and loads each into FS, SS and CS. None lets it do
+/// what CPL3 must not: `mov rax, cr0` behind the `iret` faults, or the code is not reached.
+fn own_descriptors() -> Result<(), Failed> {
+    const GDT: u64 = TABLE;
+    const FIRST: u64 = 8;
+    const PROBE: u64 = SCRATCH + 0x100;
+    let mut code = Code::default();
+    code.catch_faults();
+    let frame_of_gdt = code.data(&[0u64]);
+    let entry = code.data(&[0u64]);
+    code.mov(Reg::Rdi, GDT).load(Reg::Rsi, entry).mov(Reg::Rdx, 2);
+    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).raw(&[0x0f, 0x05]).say();
+    code.hypercall(N::SET_GDT, &[frame_of_gdt, 512]).say();
+    let addresses = code.data(&[0u64; DESCRIPTORS.len()]);
+    for (index, (descriptor, ..)) in (0..).zip(DESCRIPTORS) {
+        code.load(Reg::Rdi, addresses + index * 8).mov(Reg::Rsi, descriptor);
+        code.mov(Reg::Rax, N::UPDATE_DESCRIPTOR.0).raw(&[0x0f, 0x05]).say();
+        let selector = (FIRST + index) * 8 | 3;
+        code.attempt(selector, &[0x8e, 0xe0]).attempt(selector, &[0x8e, 0xd0]); // mov fs, eax; mov ss, eax
+        let at = code.data(&IretContext { cs: selector & !3, ..frame(PROBE) });
+        code.mov(Reg::Rsp, at).attempt(N::IRET.0, &[0x0f, 0x05]);
+    }
+    code.power_off();
+
+    let host = Host::new()?;
+    let guest = host.build(&code)?;
+    let gdt = guest.mfn(GDT).0;
+    guest.poke(frame_of_gdt, &gdt);
+    guest.poke(entry, &(gdt << 12 | 5));
+    let of_entries: Vec<u64> =
+        (0..DESCRIPTORS.len() as u64).map(|index| gdt << 12 | (FIRST + index) * 8).collect();
+    guest.poke(addresses, of_entries.as_slice());
+    guest.poke(PROBE, &[0x0fu8, 0x20, 0xc0, 0xeb, 0xfe]); // mov rax, cr0
+    guest.start()?;
+    check_power_off(&guest.wait()?)?;
+    let said = guest.said();
+    check(said.len() == 2 + 4 * DESCRIPTORS.len() && said[..2] == [0, 0], || format!("{said:x?}"))?;
+    for ((_, allowed, what), said) in DESCRIPTORS.iter().zip(said[2..].chunks(4)) {
+        let expected = if *allowed { 0 } else { -22i64 as u64 };
+        check(said[0] == expected, || format!("{what}: {said:x?}"))?;
+        let harmless = |vector: u64| vector == NONE || is_refusal(vector);
+        check(harmless(said[1]) && harmless(said[2]), || format!("{what} in FS and SS: {said:x?}"))?;
+        check(is_refusal(said[3]) || matches!(said[3], 14 | trap::FAILSAFE), || {
+            format!("{what} in CS: {said:x?}")
+        })?;
+    }
+    host.finish()
 }

@@ -227,6 +227,11 @@ impl Guest {
         self.mfns[((address - self.plan.virt_base) >> 12) as usize]
     }
 
+    /// The pfn of one of its frames.
+    pub fn pfn(&self, mfn: Mfn) -> u64 {
+        self.mfns.iter().position(|&own| own == mfn).expect("a frame of its own") as u64
+    }
+
     /// The frame of its table of that level, for an address, under the root that it started with.
     pub fn table(&self, level: Level, address: u64) -> Mfn {
         let mut table = self.built.root;
