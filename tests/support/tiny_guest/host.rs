@@ -72,7 +72,12 @@ impl Host {
 
     /// A guest that is ready to start.
     pub fn build(&self, code: &Code) -> Result<Guest, Failed> {
-        Guest::build(&self.hypervisor, code)
+        Guest::build(&self.hypervisor, code, None)
+    }
+
+    /// A guest that is ready to start, and says everything to `console`.
+    pub fn build_with(&self, code: &Code, console: Arc<dyn Console>) -> Result<Guest, Failed> {
+        Guest::build(&self.hypervisor, code, Some(console))
     }
 
     /// Runs a guest to its end.
@@ -137,13 +142,21 @@ pub struct Guest {
 }
 
 impl Guest {
-    fn build(hypervisor: &Arc<Hypervisor>, code: &Code) -> Result<Self, Failed> {
+    fn build(
+        hypervisor: &Arc<Hypervisor>,
+        code: &Code,
+        console: Option<Arc<dyn Console>>,
+    ) -> Result<Self, Failed> {
         let file = code.image();
         let image = KernelImage::parse(&file).map_err(failed)?;
         let wishes = Wishes { pages: PAGES, ..Wishes::default() };
         let plan = Plan::new(&image, &wishes).map_err(failed)?;
         let said = Arc::new(Said::default());
-        let config = DomainConfig { name: "tiny".into(), maximum_pages: PAGES, console: said.clone() };
+        let config = DomainConfig {
+            name: "tiny".into(),
+            maximum_pages: PAGES,
+            console: console.unwrap_or(said.clone()),
+        };
         let domain = hypervisor.create_domain(config).map_err(failed)?;
         let console_port = alloc_unbound(&domain, DomId::HOST).map_err(failed)?;
         let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
