@@ -1,7 +1,7 @@
 //! Guests that use up event channels, and those that lie to a back-end.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Host, Reg, SCRATCH, check_power_off};
+use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, SCRATCH, check_power_off};
 use backends::console::{End as ConsoleEnd, Input};
 use hypervisor::host_domain::{ConsoleThread, HostDomain};
 use libtest_mimic::{Failed, Trial};
@@ -9,12 +9,15 @@ use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp, PORTS};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::{DomId, EventPort, VcpuId};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("events/all ports, twice", all_ports),
         kvm_test("events/ports that are nobody's", nobodys_ports),
         kvm_test("events/a console ring that lies", lying_console),
+        kvm_test("events/a console that is closed", closed_console),
+        kvm_test("events/two that bind and close at once", binding_and_closing),
     ]
 }
 
@@ -93,23 +96,30 @@ fn nobodys_ports() -> Result<(), Failed> {
     host.finish()
 }
 
+/// The indices of the console's ring, in its page, which is two pages behind start_info.
+const IN_CONS: u32 = 3072;
+const IN_PROD: u32 = 3076;
+const OUT_CONS: u32 = 3080;
+const OUT_PROD: u32 = 3084;
+
+/// A back-end of a guest's console.
+fn connect(host: &Host, guest: &Guest) -> Result<ConsoleThread, Failed> {
+    let mmu = host.hypervisor.services().mmu.clone();
+    let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
+    let input = Arc::new(Input::default());
+    let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
+    console.map_err(|error| error.to_string().into())
+}
+
 /// Each index of the console's ring is set to values that cannot be. The back-end lets go of a front-end that lies
 /// about its own indices; the others are not its to set, and nobody reads them.
 fn lying_console() -> Result<(), Failed> {
-    const IN_CONS: u32 = 3072;
-    const IN_PROD: u32 = 3076;
-    const OUT_CONS: u32 = 3080;
-    const OUT_PROD: u32 = 3084;
     let host = Host::new()?;
     for (index, own) in [(IN_CONS, true), (IN_PROD, false), (OUT_CONS, false), (OUT_PROD, true)] {
         for lie in [2049, 1 << 31, 0xffff_0000] {
             let code = liar(index, lie);
             let guest = host.build(&code)?;
-            let mmu = host.hypervisor.services().mmu.clone();
-            let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
-            let input = Arc::new(Input::default());
-            let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
-            let console = console.map_err(|error| error.to_string())?;
+            let console = connect(&host, &guest)?;
             guest.start()?;
             guest.wait_until_parked()?;
             let end = console.finish();
@@ -122,11 +132,98 @@ fn lying_console() -> Result<(), Failed> {
     host.finish()
 }
 
-/// Sets an index of its console's ring, which is two pages behind start_info (RSI), and notifies the back-end.
+/// Sets an index of its console's ring, found by start_info (RSI), and notifies the back-end.
 fn liar(index: u32, lie: u32) -> Code {
     let mut code = Code::default();
     code.raw(&[0xc7, 0x86]).raw(&(2 * 4096 + index).to_le_bytes()).raw(&lie.to_le_bytes());
     let port = code.data(&[1u32]); // the first that there is
     code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, port]).park();
+    code
+}
+
+/// A guest closes its end of the console's channel, again and again, while the back-end has something to tell it.
+fn closed_console() -> Result<(), Failed> {
+    let mut code = Code::default();
+    let port = code.data(&[1u32]);
+    code.raw(&[0x48, 0x89, 0xf5]).mov(Reg::Rbx, 500); // mov rbp, rsi: start_info
+    let again = code.here();
+    // inc dword [rbp + 2 pages + out_prod]: output for the back-end, which answers it.
+    code.raw(&[0xff, 0x85]).raw(&(2 * 4096 + OUT_PROD).to_le_bytes());
+    code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, port]);
+    code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, port]);
+    code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again).park(); // dec rbx
+    let host = Host::new()?;
+    let guest = host.build(&code)?;
+    let console = connect(&host, &guest)?;
+    guest.start()?;
+    guest.wait_until_parked()?;
+    check(console.finish().is_some(), || "the back-end is gone".into())?;
+    guest.destroy()?;
+    host.finish()
+}
+
+/// Two guests on two pcpus. One opens ports for the other and closes them, the other binds to them, rings and
+/// closes, with no regard for each other; and each of them is ended in the middle of it.
+fn binding_and_closing() -> Result<(), Failed> {
+    const PORTS: u64 = 8;
+    let host = Host::with_pcpus(2)?;
+    for round in 0..12u64 {
+        let guests = [host.build(&opening())?, host.build(&binding(PORTS))?];
+        let numbers = guests.each_ref().map(|guest| guest.domain.id());
+        // Each names the other: see `OTHER`.
+        guests[0].poke(OTHER, &numbers[1]);
+        guests[1].poke(OTHER, &numbers[0]);
+        guests.iter().try_for_each(|guest| guest.start())?;
+        std::thread::sleep(Duration::from_millis(2 + round));
+        let (first, second) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
+        guests[first].destroy()?;
+        std::thread::sleep(Duration::from_millis(1));
+        check(!guests[second].domain.life().has_ended(), || "the other one ended, too".into())?;
+        guests[second].destroy()?;
+        host.canary_goes_on()?;
+    }
+    host.finish()
+}
+
+/// Where a guest finds the number of the other.
+const OTHER: u64 = SCRATCH + 0x800;
+
+/// Opens eight ports for the other and closes them, for ever.
+fn opening() -> Code {
+    let mut code = Code::default();
+    let request = code.data(&AllocUnbound { dom: DomId::SELF, remote_dom: DomId(0), port: EventPort(0) });
+    let closing = code.data(&[0u32]);
+    // mov eax, [OTHER]; mov [request + 2], ax
+    code.load(Reg::Rax, OTHER).raw(&[0x66, 0x89, 0x04, 0x25]).raw(&(request as u32 + 2).to_le_bytes());
+    let again = code.here();
+    for _ in 0..8 {
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::ALLOC_UNBOUND.0, request]);
+    }
+    for port in 2..10 {
+        code.set(closing, port).hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, closing]);
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, closing]);
+    }
+    code.jump(Condition::Always, again);
+    code
+}
+
+/// Binds to the other's ports, rings them and closes its own, for ever.
+fn binding(ports: u64) -> Code {
+    let mut code = Code::default();
+    let requests: Vec<u64> = (2..2 + ports)
+        .map(|port| {
+            let at = code.data(&[0u32, port as u32, 0]);
+            code.load(Reg::Rax, OTHER).raw(&[0x66, 0x89, 0x04, 0x25]).raw(&(at as u32).to_le_bytes());
+            at
+        })
+        .collect();
+    let again = code.here();
+    for at in requests {
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::BIND_INTERDOMAIN.0, at]);
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, at + 8]);
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::STATUS.0, at]);
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, at + 8]);
+    }
+    code.jump(Condition::Always, again);
     code
 }

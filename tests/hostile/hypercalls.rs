@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("hypercalls/results into a page table", results_into_a_page_table),
         kvm_test("hypercalls/random arguments by syscall", || random_arguments(Via::Syscall)),
         kvm_test("hypercalls/random arguments by the doorbell", || random_arguments(Via::Doorbell)),
+        kvm_test("hypercalls/random arguments of a crowd on two pcpus", a_crowd),
         kvm_test("hypercalls/iret to nowhere", iret_to_nowhere),
         kvm_test("hypercalls/multicalls", multicalls),
         kvm_test("hypercalls/from user mode", from_user_mode),
@@ -192,7 +193,7 @@ impl Arguments {
             4 => 0x7ff0,
             5 => frame,
             6 => frame << 12 | random.choose(&[0, 1, 3, 5, 7, 0x67, 0x87, 0xfff]),
-            7 => frame << 12 | random.below(512) * 8 | random.below(4),
+            7 => (frame << 12) + random.below(512) * 8 + random.below(4),
             8 => random.choose(&WILD),
             9 => UNMAPPED - random.below(4) * 4096 - random.below(64),
             // An array of words like this one.
@@ -201,27 +202,46 @@ impl Arguments {
     }
 }
 
+/// A guest that makes hypercalls at random, but for those that would end or stop it at once: they have tests of
+/// their own.
+fn mad(host: &Host, gate: Via, seed: u64, calls: usize) -> Result<Guest, Failed> {
+    const ENDS: [u64; 2] = [N::IRET.0, N::SCHED_OP.0];
+    let numbers: Vec<u64> = (0..48).filter(|number| !ENDS.contains(number)).collect();
+    let guest = host.build(&caller(gate, calls))?;
+    let (arguments, mut random) = (Arguments::new(host, &guest), Random::new(seed));
+    let row = |random: &mut Random| -> Row {
+        let number = random.choose(&numbers);
+        std::array::from_fn(|index| if index == 0 { number } else { arguments.word(random) })
+    };
+    let rows: Vec<Row> = (0..calls).map(|_| row(&mut random)).collect();
+    guest.poke(TABLE, rows.as_slice());
+    let array: Vec<u64> = (0..0x500).map(|_| arguments.word(&mut random)).collect();
+    guest.poke(SCRATCH + 0x1000, array.as_slice());
+    Ok(guest)
+}
+
+/// Several such guests at once on two pcpus, each ended at some moment of its madness.
+fn a_crowd() -> Result<(), Failed> {
+    let host = Host::with_pcpus(2)?;
+    for round in 0..4 {
+        let mad = |seed| mad(&host, Via::Syscall, 100 + round * 4 + seed, 1500);
+        let guests = (0..4).map(mad).collect::<Result<Vec<_>, _>>()?;
+        guests.iter().try_for_each(Guest::start)?;
+        for guest in guests {
+            guest.wait_or_destroy(Duration::from_millis(5 + round * 10))?;
+        }
+        host.canary_goes_on().map_err(|error| format!("round {round}: {error:?}"))?;
+    }
+    host.finish()
+}
+
 /// A few thousand hypercalls of every number with such arguments. What they do to the guest is its own affair; most
 /// live through them.
 fn random_arguments(gate: Via) -> Result<(), Failed> {
     const ROWS: usize = 1500;
-    // These would end or stop it at once, and have tests of their own.
-    const ENDS: [u64; 2] = [N::IRET.0, N::SCHED_OP.0];
     let host = Host::new()?;
-    let numbers: Vec<u64> = (0..48).filter(|number| !ENDS.contains(number)).collect();
-    let code = caller(gate, ROWS);
     for seed in 0..6 {
-        let mut random = Random::new(seed);
-        let guest = host.build(&code)?;
-        let arguments = Arguments::new(&host, &guest);
-        let row = |random: &mut Random| -> Row {
-            let number = random.choose(&numbers);
-            std::array::from_fn(|index| if index == 0 { number } else { arguments.word(random) })
-        };
-        let rows: Vec<Row> = (0..ROWS).map(|_| row(&mut random)).collect();
-        guest.poke(TABLE, rows.as_slice());
-        let array: Vec<u64> = (0..0x500).map(|_| arguments.word(&mut random)).collect();
-        guest.poke(SCRATCH + 0x1000, array.as_slice());
+        let guest = mad(&host, gate, seed, ROWS)?;
         guest.start()?;
         let parked = guest.wait_until_parked();
         let end = guest.wait_or_destroy(Duration::ZERO)?;

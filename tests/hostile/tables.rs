@@ -59,7 +59,7 @@ impl Attempts<'_> {
     fn set(&mut self, what: &str, (table, index): (Mfn, usize), entry: u64) {
         self.update(
             format!("entry {index} of {what} := {entry:#x}"),
-            table.0 << 12 | index as u64 * 8,
+            (table.0 << 12) + index as u64 * 8,
             entry,
         );
     }

@@ -1,4 +1,4 @@
-//! A machine with one pcpu, a canary on it, and whoever comes beside it.
+//! A machine, mostly with one pcpu, a canary on it, and whoever comes beside it.
 
 use super::canary;
 use super::code::{Code, PARKED};
@@ -53,7 +53,12 @@ pub struct Host {
 impl Host {
     /// One pcpu, and a canary on it that has begun to count.
     pub fn new() -> Result<Self, Failed> {
-        let mut host = Self::bare()?;
+        Self::with_pcpus(1)
+    }
+
+    /// So many pcpus, and a canary that has begun to count.
+    pub fn with_pcpus(pcpus: u32) -> Result<Self, Failed> {
+        let mut host = Self::without_canary(pcpus)?;
         let mut canary = host.build(&canary::code())?;
         canary.original = canary.contents();
         canary.start()?;
@@ -64,7 +69,11 @@ impl Host {
 
     /// One pcpu with nobody on it.
     pub fn bare() -> Result<Self, Failed> {
-        let machine = machine(FRAMES, 1).map_err(failed)?;
+        Self::without_canary(1)
+    }
+
+    fn without_canary(pcpus: u32) -> Result<Self, Failed> {
+        let machine = machine(FRAMES, pcpus).map_err(failed)?;
         let hypervisor = Arc::new(assemble(machine).map_err(failed)?);
         let free = hypervisor.services().mmu.free_frames();
         Ok(Self { hypervisor, canary: None, free })
