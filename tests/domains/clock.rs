@@ -1,4 +1,4 @@
-//! Two busy guests on one pcpu for ten seconds, each of which reads its clock all the time, as a kernel would: from
+//! Busy guests that have to share pcpus, each of which reads its clock all the time, as a kernel would: from
 //! its `vcpu_info`, by the version protocol, with the TSC.
 
 use crate::support::{check, kvm_test};
@@ -16,7 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zerocopy::FromBytes;
 
 pub fn tests() -> Vec<Trial> {
-    vec![kvm_test("clock/of two busy guests", two_busy_guests)]
+    vec![
+        kvm_test("clock/of two busy guests on one pcpu", || compare(1, 2, Duration::from_secs(10))),
+        kvm_test("clock/of three busy guests on two pcpus", || compare(2, 3, Duration::from_secs(3))),
+    ]
 }
 
 /// Where a guest maps its shared page: in place of a page of its own.
@@ -137,17 +140,18 @@ fn usual_error(readings: &[Reading], of: impl Fn(&Reading) -> (u64, u64)) -> u64
     errors[errors.len() * 9 / 10]
 }
 
-fn two_busy_guests() -> Result<(), Failed> {
-    let host = Host::bare()?;
+fn compare(pcpus: u32, guests: usize, time: Duration) -> Result<(), Failed> {
+    let host = Host::bare_with_pcpus(pcpus)?;
     let (code, entry) = reader();
-    let compare = [Comparison::new(&host), Comparison::new(&host)];
-    let guests = [host.build_with(&code, compare[0].clone())?, host.build_with(&code, compare[1].clone())?];
+    let comparisons: Vec<_> = (0..guests).map(|_| Comparison::new(&host)).collect();
+    let build = |comparison: &Arc<Comparison>| host.build_with(&code, comparison.clone());
+    let guests = comparisons.iter().map(build).collect::<Result<Vec<_>, _>>()?;
     for guest in &guests {
         poke_shared(guest, entry);
         guest.start()?;
     }
-    std::thread::sleep(Duration::from_secs(10));
-    for (guest, comparison) in guests.iter().zip(&compare) {
+    std::thread::sleep(time);
+    for (guest, comparison) in guests.iter().zip(&comparisons) {
         let (read, backwards) = (guest.peek(READ), guest.peek(BACKWARDS));
         let start = wall_clock_at_start(guest);
         guest.destroy()?;

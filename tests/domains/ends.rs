@@ -13,6 +13,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("ends/frames come back, and are scrubbed", frames_are_scrubbed),
         kvm_test("ends/of a hundred domains leave nothing", a_hundred_domains),
         kvm_test("ends/of those that never started", never_started),
+        kvm_test("ends/while a back-end has a page", while_a_back_end_has_a_page),
     ]
 }
 
@@ -75,6 +76,36 @@ fn settled(host: &Host) -> Result<(u64, usize, usize), Failed> {
     Err("the process does not settle".into())
 }
 
+/// A back-end of a guest's console.
+fn connect(host: &Host, guest: &Guest) -> Result<ConsoleThread, Failed> {
+    let mmu = host.hypervisor.services().mmu.clone();
+    let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
+    let input = Arc::new(Input::default());
+    let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
+    console.map_err(|error| error.to_string().into())
+}
+
+/// A page that a back-end has mapped outlives its domain: nobody gets it before the back-end lets go.
+fn while_a_back_end_has_a_page() -> Result<(), Failed> {
+    let host = Host::bare()?;
+    let free = host.free_frames();
+    let guest = host.build(Code::default().park())?;
+    let console = connect(&host, &guest)?;
+    guest.start()?;
+    guest.wait_until_parked()?;
+    guest.destroy()?;
+    check(host.free_frames() == free - 1, || format!("{} of {free} frames", host.free_frames()))?;
+    let mut heirs = Vec::new();
+    while host.free_frames() > 1100 {
+        heirs.push(host.build(&Code::default())?);
+    }
+    let inherited = heirs.iter().any(|heir| heir.frames().contains(&guest.built.console));
+    check(!inherited, || "another domain has the page".into())?;
+    heirs.iter().try_for_each(|heir| heir.destroy().map(drop))?;
+    check(console.finish().is_some(), || "the back-end has failed".into())?;
+    host.finish()
+}
+
 /// One domain after the other, with a console each, that end in every way.
 fn a_hundred_domains() -> Result<(), Failed> {
     let host = Host::new()?;
@@ -85,11 +116,7 @@ fn a_hundred_domains() -> Result<(), Failed> {
     let before = settled(&host)?;
     for number in 0..100 {
         let guest = host.build(&endings[number % 3])?;
-        let mmu = host.hypervisor.services().mmu.clone();
-        let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
-        let input = Arc::new(Input::default());
-        let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
-        let console = console.map_err(|error| error.to_string())?;
+        let console = connect(&host, &guest)?;
         guest.start()?;
         if number % 3 == 2 {
             guest.wait_until_parked()?;

@@ -58,7 +58,7 @@ impl Host {
 
     /// So many pcpus, and a canary that has begun to count.
     pub fn with_pcpus(pcpus: u32) -> Result<Self, Failed> {
-        let mut host = Self::without_canary(pcpus)?;
+        let mut host = Self::bare_with_pcpus(pcpus)?;
         let mut canary = host.build(&canary::code())?;
         canary.original = canary.contents();
         canary.start()?;
@@ -69,10 +69,11 @@ impl Host {
 
     /// One pcpu with nobody on it.
     pub fn bare() -> Result<Self, Failed> {
-        Self::without_canary(1)
+        Self::bare_with_pcpus(1)
     }
 
-    fn without_canary(pcpus: u32) -> Result<Self, Failed> {
+    /// So many pcpus with nobody on them.
+    pub fn bare_with_pcpus(pcpus: u32) -> Result<Self, Failed> {
         let machine = machine(FRAMES, pcpus).map_err(failed)?;
         let hypervisor = Arc::new(assemble(machine).map_err(failed)?);
         let free = hypervisor.services().mmu.free_frames();
