@@ -116,6 +116,7 @@ fn with_pointer(wild: u64) -> Vec<Row> {
         call(N::CALLBACK_OP, &[0, wild]),
         call(N::CALLBACK_OP, &[1, wild]),
     ];
+    rows.extend([2, 6, 8, 10].map(|op| call(N::GRANT_TABLE_OP, &[op, wild, 1])));
     rows.extend([2, 3, 5].map(|op| call(N::SCHED_OP, &[op, wild])));
     rows.extend([3, 4, 9, 12].map(|op| call(N::MEMORY_OP, &[op, wild])));
     rows.extend([1, 2, 3, 4, 5, 6, 8].map(|op| call(N::XEN_VERSION, &[op, wild])));

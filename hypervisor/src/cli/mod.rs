@@ -5,19 +5,28 @@
 mod args;
 mod check;
 mod command_line;
+mod desk;
+mod domain_file;
 mod exit;
 mod files;
 mod fit;
+mod guest;
 mod image;
 mod kernel;
 mod keyboard;
+mod keys;
+mod life;
+mod marked;
 mod output;
 mod run;
 mod screen;
 mod session;
 mod size;
+mod spec;
 mod status;
 mod terminal;
+mod trace;
+mod voice;
 
 use args::{Args, Command};
 use clap::Parser;

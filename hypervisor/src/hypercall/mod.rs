@@ -16,6 +16,7 @@ mod debug;
 mod dispatch;
 mod events;
 mod extension;
+mod grants;
 mod memory;
 mod mmu;
 mod mmuext;
@@ -38,7 +39,6 @@ pub(crate) mod tests;
 pub use dispatch::{dispatch, resume};
 pub use table::{Hypercall, TABLE, find};
 
-use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, Domains};
@@ -46,16 +46,17 @@ use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
 use crate::paging::{Budget, Mmu};
 use crate::sched::Scheduler;
+use crate::trace::{Trace, Tracer};
 use crate::vcpu::{Progress, Vcpu, VcpuHandle};
+use backends::bell::Bell;
 use pv_abi::{DomId, Errno, EventPort};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Other work between the same, in units of about a microsecond: an element of a batch is one.
-const WORK: u32 = 1024;
-
 /// Steps of paging work between two looks at events and at the time: about a millisecond.
 const STEPS: u32 = 4096;
+/// Other work between the same, in units of about a microsecond: an element of a batch is one.
+const WORK: u32 = 1024;
 
 /// What handlers work with, the same for all domains.
 #[derive(Debug)]
@@ -72,6 +73,15 @@ pub struct Services {
     pub cpuid: Arc<dyn CpuidPolicy>,
     /// Rung when a domain may have ended.
     pub ended: Bell,
+    /// Where it is recorded what happens.
+    pub trace: Trace,
+}
+
+impl Services {
+    /// Records what happens, by system time.
+    pub fn tracer(&self) -> Tracer<'_> {
+        self.trace.by(&*self.clock)
+    }
 }
 
 /// The six words that a hypercall is called with: RDI, RSI, RDX, R10, R8, R9.
