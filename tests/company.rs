@@ -109,7 +109,7 @@ fn attacked(more: &[&str]) {
     let (one, two) = (example("one.toml"), example("two.toml"));
     let outcome = run(&[&["run", one.as_str(), two.as_str()][..], more].concat());
     assert_ended(&outcome, CRASHED);
-    assert!(outcome.stderr.contains("vCPU 0 crashed in Kernel mode"), "{}", outcome.stderr);
+    assert_told(&outcome, "one: d1 vCPU 0 crashed in Kernel mode");
     assert_told(&outcome, "one: crashed after ");
     assert_told(&outcome, "two: powered off after ");
     let tried = said(&outcome, "one").into_iter().find_map(|line| line.strip_prefix("attack: "));

@@ -147,7 +147,7 @@ fn crash() {
     assert_eq!(outcome.status, Some(3), "{outcome:?}");
     let (spans, _) = read(&path);
     assert_nested(&spans);
-    assert!(spans.iter().any(|span| span.name == "SCHED_OP" && span.args["result"] == "the domain ended"));
+    assert!(spans.iter().any(|span| span.name == "SCHED_OP" && span.args["result"] == "the domain crashed"));
 }
 
 /// By KILL as well: the file is whole after each batch.

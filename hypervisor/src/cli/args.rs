@@ -35,7 +35,7 @@ impl Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Boot a guest, or several; their console is this terminal, and Ctrl-] leaves
+    /// Boot a guest, or several; their console is this terminal, Ctrl-] leaves, Ctrl-A and a digit turns to another
     Run(RunCommand),
     /// Say what this host's KVM is like, and what is missing
     Check(CheckArgs),

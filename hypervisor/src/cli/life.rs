@@ -1,19 +1,18 @@
 //! A guest's lives, from the first to the last, and how that one ended.
 
 use super::screen::{self, Summary, Validation};
-use super::session::Session;
+use super::session::{Life, Session};
 use super::status::{Failure, Status};
-use hypervisor::builder::Plan;
 use hypervisor::domain::{DomainEnd, End};
 use pv_abi::sched::ShutdownReason;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Lives a guest's lives: one that reboots is built anew, without the commands that it was given.
-pub fn stay(session: &Session<'_>, first: Plan) -> Result<Status, Failure> {
-    let mut plan = first;
+pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
+    let mut life = first;
     loop {
-        let born = Instant::now();
-        let end = session.live(&plan)?;
+        let born = life.born;
+        let end = session.outlast(life);
         if let Some(failure) = session.exit.take_failure() {
             return Err(failure);
         }
@@ -22,7 +21,8 @@ pub fn stay(session: &Session<'_>, first: Plan) -> Result<Status, Failure> {
             return Ok(tell(session, &end, born.elapsed(), left));
         }
         session.desk.guest_restarts(session.index);
-        plan = session.guest.plan(session.guest.commands.after_a_reboot())?;
+        let plan = session.guest.plan(session.guest.commands.after_a_reboot())?;
+        life = session.begin(&plan)?;
     }
 }
 

@@ -5,6 +5,8 @@
 mod args;
 mod check;
 mod command_line;
+mod company;
+mod console;
 mod desk;
 mod domain_file;
 mod exit;

@@ -38,9 +38,18 @@ pub struct Session<'a> {
     pub exit: Arc<Exit>,
 }
 
+/// One life of a guest: a domain that runs.
+pub struct Life {
+    /// When it was begun.
+    pub born: Instant,
+    domain: Arc<Domain>,
+    /// None where the user has left before it was there.
+    console: Option<ConsoleThread>,
+}
+
 impl Session<'_> {
-    /// Lives one life: builds a domain, runs it, and stays until nothing is left of it.
-    pub fn live(&self, plan: &Plan) -> Result<DomainEnd, Failure> {
+    /// Begins a life: builds a domain, and lets it run.
+    pub fn begin(&self, plan: &Plan) -> Result<Life, Failure> {
         let born = Instant::now();
         let output = self.output(born);
         let config = DomainConfig {
@@ -50,18 +59,20 @@ impl Session<'_> {
         };
         let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
         self.exit.set_domain(self.index, &domain);
-        let console = match self.fill_and_start(&domain, plan, output) {
-            Ok(console) => console,
-            Err(failure) => {
-                self.hypervisor.destroy(&domain);
-                let end = self.hypervisor.wait(&domain);
-                // A user who leaves meanwhile is no failure.
-                return if self.exit.has_left() { Ok(end) } else { Err(failure) };
-            }
-        };
-        let end = self.hypervisor.wait(&domain);
-        console.finish();
-        Ok(end)
+        let console = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
+            self.hypervisor.destroy(&domain);
+            self.hypervisor.wait(&domain);
+            // A user who leaves meanwhile is no failure.
+            if self.exit.has_left() { Ok(None) } else { Err(failure) }
+        })?;
+        Ok(Life { born, domain, console })
+    }
+
+    /// Stays until nothing is left of a life.
+    pub fn outlast(&self, life: Life) -> DomainEnd {
+        let end = self.hypervisor.wait(&life.domain);
+        life.console.map(ConsoleThread::finish);
+        end
     }
 
     fn fill_and_start(

@@ -26,8 +26,8 @@ use crate::error::Failure;
 use crate::hypercall::{Services, resume};
 use crate::machine::Pcpu;
 use crate::sched::{Leave, Next};
-use crate::trace::{Record, Rest};
-use crate::vcpu::{Vcpu, VcpuHandle, resume::prepare};
+use crate::trace::Record;
+use crate::vcpu::{Rest, Vcpu, VcpuHandle, resume::prepare};
 use exits::{act, after, crash};
 use pv_abi::{EventPort, VcpuId};
 use std::sync::Arc;
@@ -209,22 +209,38 @@ impl PcpuLoop {
         if handle.take_descriptors_stale() {
             vcpu.reload_descriptors(&services.mmu);
         }
-        let tracer = services.tracer();
         scheduler.entering(self.index);
-        let preparing = tracer.now();
-        let prepared = prepare(vcpu, handle.info(), &services.mmu);
-        let upcalls = prepared.as_ref().map_or(0, |prepared| prepared.upcalls);
+        if !self.is_ready(domain, handle, vcpu).inspect_err(|_| scheduler.entered(self.index))? {
+            scheduler.entered(self.index);
+            return Ok(None);
+        }
+        self.enter(domain, handle, vcpu)
+    }
+
+    /// The last look before an entry: whether the vCPU, made fit to run, shall run now.
+    fn is_ready(&self, domain: &Domain, handle: &VcpuHandle, vcpu: &mut Vcpu) -> Result<bool, Failure> {
+        let tracer = self.services.tracer();
+        let started = tracer.now();
+        let upcalls = prepare(vcpu, handle.info(), &self.services.mmu)?.upcalls;
         (0..upcalls).for_each(|_| {
             domain.statistics().upcall();
-            tracer.record(preparing, |span| Record::Upcall { vcpu: handle.key(), span });
+            tracer.record(started, |span| Record::Upcall { vcpu: handle.key(), span });
         });
-        if prepared.is_err() || domain.life().has_ended() || scheduler.turn_is_over(self.index) {
-            scheduler.entered(self.index);
-            return prepared.map(|_| None);
-        }
-        let (pcpu, mode, entered) = (self.index, vcpu.mode, tracer.now());
+        Ok(!domain.life().has_ended() && !self.services.scheduler.turn_is_over(self.index))
+    }
+
+    /// Enters the guest, and acts on its exit.
+    fn enter(
+        &mut self,
+        domain: &Arc<Domain>,
+        handle: &VcpuHandle,
+        vcpu: &mut Vcpu,
+    ) -> Result<Option<TurnEnd>, Failure> {
+        let (services, pcpu, mode) = (&*self.services, self.index, vcpu.mode);
+        let tracer = services.tracer();
+        let entered = tracer.now();
         let exit = self.pcpu.enter(&mut vcpu.context);
-        scheduler.entered(self.index);
+        services.scheduler.entered(pcpu);
         self.failed |= exit.is_err();
         let exit = exit?;
         let mut left = 0;

@@ -184,7 +184,8 @@ fn a_crash_is_reported_with_who_called_whom() {
     });
     world.turns(0, 1);
     let Stage::Ending(End::Crashed(report)) = guest.domain.life().stage() else { panic!("it lives") };
-    assert_eq!(report.reason, "the kernel has no handler for: PAGE_FAULT");
+    let reason = "the kernel has no handler for: PAGE_FAULT at 0x10 (write, not mapped; error code 0x2)";
+    assert_eq!(report.reason, reason);
     let calls: Vec<_> = report.calls.iter().map(|call| call.symbol.as_deref()).collect();
     assert_eq!(calls, [Some("helper+0x8"), Some("main+0x4"), None], "it stops where frames do not rise");
     let text = report.to_string();

@@ -2,9 +2,9 @@
 //!
 //! A *process* of that format is a domain, or the machine with its pcpus; a *thread* is a vCPU or a pcpu.
 
-use super::record::{Called, Record, Rest, Span};
+use super::record::{Called, Record, Span};
 use crate::machine::Exit;
-use crate::vcpu::{Mode, VcpuKey};
+use crate::vcpu::{Mode, Rest, VcpuKey};
 use pv_abi::trap::Vector;
 use pv_abi::{DomId, Errno};
 use serde_json::{Map, Value, json};

@@ -13,7 +13,7 @@ mod json;
 mod record;
 mod recorder;
 
-pub use record::{Called, Record, Rest, Span};
+pub use record::{Called, Record, Span};
 pub use recorder::{Recorder, Summary};
 
 use crate::clock::Clock;

@@ -1,7 +1,7 @@
 //! What can be traced.
 
 use crate::machine::Exit;
-use crate::vcpu::{Mode, VcpuKey};
+use crate::vcpu::{Mode, Rest, VcpuKey};
 use pv_abi::DomId;
 
 /// From when to when, in nanoseconds of system time.
@@ -11,15 +11,6 @@ pub struct Span {
     pub start: u64,
     /// Its end, not before that.
     pub end: u64,
-}
-
-/// What a vCPU without a pcpu waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
-    /// For a pcpu: it could run.
-    Ready,
-    /// For an event.
-    Blocked,
 }
 
 /// What became of a hypercall, for now.

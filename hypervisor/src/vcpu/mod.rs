@@ -38,9 +38,17 @@ use crate::guest_memory::GuestSpace;
 use crate::machine::Context;
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
-use crate::trace::Rest;
 use pv_abi::{DomId, Mfn, VcpuId};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a vCPU without a pcpu waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// For a pcpu: it could run.
+    Ready,
+    /// For an event.
+    Blocked,
+}
 
 /// Where a domain starts (`start_info` and the initial stack are the builder's).
 #[derive(Clone, Copy, Debug)]
