@@ -58,6 +58,5 @@ fn even(code: &Code, time: Duration) -> Result<(), Failed> {
     guests.iter().try_for_each(|guest| guest.destroy().map(drop))?;
     let percent = times[0] * 100 / (times[0] + times[1]);
     check((35..=65).contains(&percent), || format!("it got {percent} %: {times:?} ns"))?;
-    // And between them they got what there was, however slow the host is.
     host.finish()
 }

@@ -52,7 +52,7 @@ fn wild_stacks() -> impl Iterator<Item = u64> {
     foreign_and_not_canonical().filter(|&address| address != UNMAPPED).chain([8, UNMAPPED + 0x1000])
 }
 
-/// `jmp rax`, `ret` and `syscall` at the last byte below a hole, each to an address where no code can be.
+/// `jmp` and `ret` to addresses where no code can be.
 fn jumps() -> Result<(), Failed> {
     let mut code = Code::default();
     code.catch_faults();

@@ -236,8 +236,7 @@ fn a_crowd() -> Result<(), Failed> {
     host.finish()
 }
 
-/// A few thousand hypercalls of every number with such arguments. What they do to the guest is its own affair; most
-/// live through them.
+/// A few thousand hypercalls of every number with such arguments. What they do to the guest is its own affair.
 fn random_arguments(gate: Via) -> Result<(), Failed> {
     const ROWS: usize = 1500;
     let host = Host::new()?;

@@ -22,7 +22,7 @@ pub const DATA: u64 = CODE + 0x1_0000;
 const OWN: u64 = CODE + 0x2_0000;
 /// Zeros that the kernel may write.
 pub const SCRATCH: u64 = CODE + 0x2_1000;
-/// Top of a stack of 28 KiB.
+/// Top of the stack, which grows down towards [`SCRATCH`].
 pub const STACK: u64 = CODE + 0x3_0000;
 /// Zeros that the kernel may write: 832 KiB.
 pub const TABLE: u64 = CODE + 0x3_0000;
