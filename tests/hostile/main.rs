@@ -8,6 +8,7 @@ mod garbage;
 mod hypercalls;
 mod loops;
 mod process;
+mod roots;
 mod selectors;
 #[path = "../support/mod.rs"]
 mod support;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         selectors::tests(),
         hypercalls::tests(),
         tables::tests(),
+        roots::tests(),
         events::tests(),
         process::tests(),
     ];

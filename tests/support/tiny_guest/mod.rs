@@ -8,6 +8,7 @@
 mod canary;
 mod code;
 mod file;
+mod guest;
 mod host;
 #[path = "../image_maker.rs"]
 mod image_maker;
@@ -15,5 +16,6 @@ mod random;
 
 pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, trap};
 pub use file::TinyGuest;
-pub use host::{Guest, Host, check_crash, check_power_off};
+pub use guest::{Guest, check_crash, check_power_off};
+pub use host::Host;
 pub use random::Random;
