@@ -27,6 +27,7 @@ pub mod paging;
 pub mod report;
 pub mod run_loop;
 pub mod sched;
+pub(crate) mod sync;
 pub mod time;
 pub mod trace;
 pub mod vcpu;

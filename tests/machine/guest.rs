@@ -1,15 +1,13 @@
 //! A tiny guest: code, a stack and pages at fixed addresses, on tables that the test writes by hand.
 
 use hypervisor::machine::kvm::{KvmMachine, MachineConfig};
-use hypervisor::machine::{Change, Context, Exit, MachineMemory, Pcpu, Translations};
+use hypervisor::machine::{Context, Exit, MachineMemory, Pcpu};
 use libtest_mimic::Failed;
 use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
 use pv_abi::{Mfn, PAGE_SIZE};
 
 pub const CODE: u64 = 0x40_0000;
 pub const STACK_TOP: u64 = CODE + 2 * PAGE_SIZE as u64;
-/// Pages that tests map as they like; in the same L1 table.
-pub const DATA: u64 = CODE + 16 * PAGE_SIZE as u64;
 /// A page that every root maps, for the host and the guest to talk.
 pub const MAILBOX: u64 = CODE + 2 * PAGE_SIZE as u64;
 
@@ -50,11 +48,6 @@ impl Guest {
     pub fn mailbox(&self) -> Mfn {
         self.frame(7)
     }
-    /// Frames for the test's own use.
-    pub fn page(&self, n: u64) -> Mfn {
-        self.frame(16 + n)
-    }
-
     /// Builds guest `number` of the machine with `code` at [`CODE`].
     pub fn new(machine: &KvmMachine, number: u64, code: &[u8]) -> Result<Self, Failed> {
         let guest = Self { base: Mfn(machine.layout.first_free.0 + number * 64) };
@@ -87,29 +80,9 @@ pub fn rw(mfn: Mfn) -> Pte {
     Pte::new(mfn, PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER)
 }
 
-pub fn ro(mfn: Mfn) -> Pte {
-    Pte::new(mfn, PteFlags::PRESENT | PteFlags::USER)
-}
-
 /// Stores an entry that was not present before.
 pub fn put(memory: &MachineMemory, table: Mfn, level: Level, address: u64, pte: Pte) -> Result<(), Failed> {
     memory.exchange_entry(table, level.index(address), pte, 0)?;
-    Ok(())
-}
-
-/// Replaces an entry and settles, as the paging code does.
-pub fn replace(
-    memory: &MachineMemory,
-    way: &dyn Translations,
-    (table, level): (Mfn, Level),
-    address: u64,
-    pte: Pte,
-) -> Result<(), Failed> {
-    let index = level.index(address);
-    let old = memory.exchange_entry(table, index, pte, 0)?;
-    if old.is_present() {
-        way.settle(&[Change { table, index: index as u16, level, old }])?;
-    }
     Ok(())
 }
 

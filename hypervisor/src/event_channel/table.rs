@@ -100,10 +100,14 @@ impl PortTable {
         self.ports.remove(&number).ok_or(BAD_PORT)
     }
 
-    /// The port that a virtual interrupt of a vCPU is bound to.
-    pub fn virq(&self, virq: Virq, vcpu: VcpuId) -> Option<EventPort> {
-        let bound = |port: &Port| matches!(port.state, PortState::Virq(other) if other == virq);
-        self.ports.iter().find(|(_, port)| port.vcpu == vcpu && bound(port)).map(|(&number, _)| number)
+    /// The port that a virtual interrupt is bound to, and the vCPU that it notifies: `vcpu`, unless the interrupt is
+    /// one of the domain's.
+    pub fn virq(&self, virq: Virq, vcpu: VcpuId) -> Option<(EventPort, VcpuId)> {
+        let bound = |port: &Port| {
+            let same = matches!(port.state, PortState::Virq(other) if other == virq);
+            same && (port.vcpu == vcpu || virq.is_global())
+        };
+        self.ports.iter().find(|(_, port)| bound(port)).map(|(&number, port)| (number, port.vcpu))
     }
 
     /// The lowest port in use, for whoever closes all.
@@ -176,7 +180,7 @@ mod tests {
         let mut table = PortTable::default();
         let port = Port { state: PortState::Virq(Virq::TIMER), vcpu: VcpuId(1) };
         let number = table.insert(port).unwrap();
-        assert_eq!(table.virq(Virq::TIMER, VcpuId(1)), Some(number));
+        assert_eq!(table.virq(Virq::TIMER, VcpuId(1)), Some((number, VcpuId(1))));
         assert_eq!(table.virq(Virq::TIMER, VcpuId(0)), None);
         assert_eq!(table.virq(Virq::DEBUG, VcpuId(1)), None);
     }

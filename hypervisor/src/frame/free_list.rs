@@ -12,7 +12,7 @@ pub(super) enum FreeFrame {
 }
 
 /// The frames behind the last one ever used, and those that came back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FreeList {
     untouched: std::ops::Range<u64>,
     used: Vec<Mfn>,

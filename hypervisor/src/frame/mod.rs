@@ -4,9 +4,11 @@
 //! a whole page-table tree means to many frames is the business of [`crate::paging`].
 #![forbid(unsafe_code)]
 
+mod exchange;
 mod free_list;
 mod m2p;
 mod reference;
+mod snapshot;
 mod step;
 mod table;
 mod word;
@@ -16,6 +18,7 @@ mod tests;
 
 pub use m2p::MachineToPhys;
 pub use reference::{Reference, ReferenceKind};
+pub use snapshot::FramesAtRest;
 pub use step::{Effect, Operation, step};
 pub use table::{Conservation, FrameTable};
 pub use word::{FrameType, Phase, Word};

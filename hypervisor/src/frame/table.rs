@@ -1,7 +1,7 @@
 //! All frames of the machine: a word, an owner and a progress mark each.
 //!
 //! Invariants:
-//! - a word changes by [`step`] only, in one compare-exchange (guarded by `frame::tests::word`);
+//! - a word changes by [`super::step`] only, in one compare-exchange (guarded by `frame::tests::word`);
 //! - the owner is set while the frame is free and nobody can see it, and read only under a general reference;
 //!   so [`FrameTable::get`] refers first and looks at the owner then, and a frame that changed hands in between is
 //!   refused (guarded by `frame::tests::table::a_frame_is_found_by_its_owner_only`);
@@ -11,8 +11,9 @@
 //! Locks: the free list's, a leaf. Words are atomics because frames cross domains; whatever needs more than one
 //! word is under the lock of the owner's page tables, see [`crate::paging`].
 
+use super::exchange::exchange;
 use super::free_list::{FreeFrame, FreeList};
-use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word, step};
+use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word};
 use crate::error::Refusal;
 use crate::lock::{Rank, Ranked};
 use crate::machine::{Layout, MachineMemory};
@@ -24,12 +25,12 @@ use zerocopy::FromZeros;
 /// One frame.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
-struct Record {
-    word: AtomicU64,
-    owner: AtomicU16,
+pub(super) struct Record {
+    pub(super) word: AtomicU64,
+    pub(super) owner: AtomicU16,
     /// Entries of a table, from 0 up, which hold references while it is validated or devalidated. Written only
     /// under the owner's paging lock.
-    progress: AtomicU16,
+    pub(super) progress: AtomicU16,
 }
 
 /// Where all frames are.
@@ -46,9 +47,9 @@ pub struct Conservation {
 /// The frame table.
 #[derive(Debug)]
 pub struct FrameTable {
-    records: Vec<Record>,
-    owned: Vec<AtomicU32>,
-    free: Ranked<FreeList>,
+    pub(super) records: Vec<Record>,
+    pub(super) owned: Vec<AtomicU32>,
+    pub(super) free: Ranked<FreeList>,
     m2p: MachineToPhys,
     memory: Arc<MachineMemory>,
 }
@@ -228,17 +229,9 @@ impl FrameTable {
     /// One operation on one frame.
     ///
     /// # Errors
-    /// As [`step`] refuses it, or there is no such frame.
+    /// As [`super::step`] refuses it, or there is no such frame.
     pub(crate) fn apply(&self, mfn: Mfn, operation: Operation) -> Result<Effect, Refusal> {
-        let record = self.record(mfn)?;
-        let mut seen = record.word.load(Ordering::SeqCst);
-        loop {
-            let (next, effect) = step(Word::unpack(seen), operation)?;
-            match record.word.compare_exchange_weak(seen, next.pack(), Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return Ok(effect),
-                Err(now) => seen = now,
-            }
-        }
+        exchange(&self.record(mfn)?.word, operation)
     }
 
     /// Entries of a table that hold references while it is not valid.

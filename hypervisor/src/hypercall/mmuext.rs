@@ -36,7 +36,8 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
         }
         C::TLB_FLUSH_LOCAL | C::INVLPG_LOCAL | C::TLB_FLUSH_ALL | C::INVLPG_ALL => flush(call),
         C::TLB_FLUSH_MULTI | C::INVLPG_MULTI => {
-            check_mask(call, op.arg2)?;
+            // Here a mask that cannot be read is −EINVAL, where it is −EFAULT with update_va_mapping.
+            check_mask(call, op.arg2).map_err(|_| Refusal::new(Errno::EINVAL, "the mask cannot be read"))?;
             flush(call)
         }
         C::SET_LDT if op.arg2 as u32 == 0 => Ok(Progress::Done),

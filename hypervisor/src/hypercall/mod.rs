@@ -23,6 +23,7 @@ mod mmuext;
 mod multicall;
 mod physdev;
 mod refused;
+mod reservation;
 mod sched;
 mod segments;
 mod stack;

@@ -15,6 +15,8 @@ pub const HYPERVISOR_SLOTS: usize = LAST_HYPERVISOR_SLOT - FIRST_HYPERVISOR_SLOT
 pub struct Layout {
     /// Frames of the machine.
     pub frames: u64,
+    /// Entries in use of every table: 512, and fewer only on a fake machine whose states are explored one by one.
+    pub entries: usize,
     /// Frames of the M2P: an array of `u64`, one a frame of the machine.
     pub m2p: Range<u64>,
     /// The first frame that is not the hypervisor's.

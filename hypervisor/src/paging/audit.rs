@@ -6,7 +6,7 @@ use super::space::Deferred;
 use super::teardown::recall;
 use crate::frame::{FrameType, Phase, ReferenceKind, Word};
 use pv_abi::Mfn;
-use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level};
+use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level};
 use std::collections::BTreeMap;
 
 /// References found, by frame.
@@ -71,7 +71,8 @@ impl Mmu {
             recount.hold(mfn, ReferenceKind::Typed(word.kind));
         }
         if let Some(level) = word.kind.level() {
-            let entries = if word.phase == Phase::Valid { ENTRIES } else { self.frames.progress(mfn) };
+            let entries =
+                if word.phase == Phase::Valid { self.layout.entries } else { self.frames.progress(mfn) };
             (0..entries).for_each(|index| self.count_entry(mfn, level, index, word, recount));
         }
     }

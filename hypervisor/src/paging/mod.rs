@@ -34,6 +34,7 @@ mod frames;
 mod pin;
 mod release;
 mod roots;
+mod snapshot;
 mod space;
 mod teardown;
 mod update;
@@ -49,6 +50,7 @@ pub use copy::BadAddress;
 pub use counters::{Counters, CountersNow};
 pub use descriptors::validate_descriptor;
 pub use roots::Roots;
+pub use snapshot::Snapshot;
 pub use walk::Mapping;
 
 use crate::frame::FrameTable;

@@ -12,8 +12,8 @@ const ROOT: ReferenceKind = ReferenceKind::Typed(FrameType::Table(Level::L4));
 /// A vCPU's root tables, each with a reference that keeps it a root. They go back by [`Mmu::release_roots`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    kernel: Option<Mfn>,
-    user: Option<Mfn>,
+    pub(super) kernel: Option<Mfn>,
+    pub(super) user: Option<Mfn>,
 }
 
 impl Roots {

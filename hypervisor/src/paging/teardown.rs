@@ -7,7 +7,7 @@ use super::{Budget, Mmu, Progress};
 use crate::error::Failure;
 use crate::frame::{Operation, Reference, ReferenceKind};
 use crate::machine::{MachineError, NoSuchFrame};
-use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervisor_slot};
+use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervisor_slot};
 use pv_abi::{DomId, Mfn};
 
 impl Mmu {
@@ -45,7 +45,7 @@ impl Mmu {
     fn give_back(&self, space: &mut Space, reference: Reference) {
         let ReferenceKind::Typed(kind) = reference.kind() else { return self.frames.put(reference) };
         if let (Some(table), Some(level)) = (self.frames.give_back(reference), kind.level()) {
-            self.frames.set_progress(table, ENTRIES);
+            self.frames.set_progress(table, self.layout.entries);
             space.deferred.push(Deferred::TearDown { table, level, retired: false });
         }
     }

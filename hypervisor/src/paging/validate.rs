@@ -9,7 +9,7 @@ use super::{Budget, Mmu, Progress};
 use crate::error::Failure;
 use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
 use pv_abi::Mfn;
-use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervisor_slot};
+use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervisor_slot};
 
 /// The reference that an entry needs.
 pub(super) enum Taken {
@@ -86,7 +86,7 @@ impl Mmu {
         level: Level,
         budget: &mut Budget,
     ) -> Result<Progress, Failure> {
-        for index in self.frames.progress(table)..ENTRIES {
+        for index in self.frames.progress(table)..self.layout.entries {
             if budget.is_exhausted() {
                 return Ok(Progress::Preempted);
             }

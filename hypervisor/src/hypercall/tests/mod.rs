@@ -3,7 +3,9 @@
 mod families;
 mod hostile;
 mod memory;
+mod reservation;
 mod scheduling;
+mod vcpus;
 
 use super::TABLE;
 use crate::testing::{Guest, World};

@@ -8,7 +8,7 @@ pub use pcpu::{Action, FakeKick, FakePcpu, Scripts};
 pub use translations::{Derived, FakeTranslations, Fault, Kind, Sabotage};
 
 use super::{Layout, MachineMemory};
-use pv_abi::page_table::{Pte, PteFlags};
+use pv_abi::page_table::{ENTRIES, Pte, PteFlags};
 use pv_abi::{Mfn, PAGE_SIZE};
 use std::sync::Arc;
 
@@ -49,6 +49,17 @@ impl FakeMachine {
         let translations = Arc::new(FakeTranslations::new(Arc::clone(&memory), kind, PCPUS));
         Self { layout: Arc::new(layout(frames)), memory, translations }
     }
+
+    /// A machine with `frames` pages for domains, in whose tables only the first `entries` count: small enough for
+    /// trying everything.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn short(frames: u64, entries: usize) -> Self {
+        let machine = Self::new(PRIVATE_FRAMES + 1 + frames);
+        let layout = Layout { entries, ..(*machine.layout).clone() };
+        Self { layout: Arc::new(layout), ..machine }
+    }
 }
 
 /// Slots as a real machine has them: one with the hypervisor's own tables, closed to guests, one with the M2P,
@@ -61,6 +72,7 @@ fn layout(frames: u64) -> Layout {
     slots[2] = Pte::new(Mfn(2), own | PteFlags::USER);
     Layout {
         frames,
+        entries: ENTRIES,
         first_free: Mfn(m2p.end),
         m2p,
         slots,

@@ -254,6 +254,7 @@ impl Area {
         let m2p = self.m2p_first().0;
         Layout {
             frames: self.frames,
+            entries: ENTRIES,
             m2p: m2p..m2p + self.m2p_frames(),
             first_free: Mfn(self.frames_needed()),
             slots: self.slots(m2p_at_fixed_address),

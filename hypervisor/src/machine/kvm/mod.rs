@@ -22,6 +22,7 @@ mod descriptors;
 mod fpu;
 mod gate;
 mod pcpu;
+mod presence;
 mod probe;
 mod registers;
 mod run;

@@ -3,18 +3,17 @@
 //! **Kick.** `immediate_exit` is set, then a signal is sent if the pcpu may be in KVM_RUN. The flag stays until
 //! KVM_RUN has seen it, so none is lost; one that meets another exit comes back as an extra `Kicked`.
 //!
-//! **Shootdown**, on hosts where the pcpus flush for themselves. Who changed a table sets `flush_pending` of every
-//! pcpu and waits for those that are in a guest to be out of it. A pcpu says that it is in *before* it looks at
-//! `flush_pending`; the initiator sets that *before* it looks whether the pcpu is in. Both are sequentially
-//! consistent, so one of the two sees the other. A pcpu that is out with the flag set counts as done: it loads its
-//! root before the next guest instruction. No lock is involved and leaving a guest needs none, so an initiator
-//! may wait whatever it holds.
+//! **Shootdown**, on hosts where the pcpus flush for themselves. Who changed a table asks every pcpu to flush and
+//! waits for those that are in a guest to be out of it ([`Presence`]). A pcpu that is out and was asked counts as
+//! done: it loads its root before the next guest instruction. No lock is involved and leaving a guest needs none, so
+//! an initiator may wait whatever it holds.
 #![allow(unsafe_code)] // tgkill
 
 use super::super::{Kick, MachineError};
+use super::presence::Presence;
 use super::run::Mapping;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use vmm_sys_util::signal::register_signal_handler;
 
 /// Interrupts KVM_RUN. Not a real-time signal: those queue, and two kicks are no more than one.
@@ -24,31 +23,25 @@ const KICK_SIGNAL: libc::c_int = libc::SIGUSR1;
 #[derive(Debug)]
 pub struct Shared {
     mapping: Arc<Mapping>,
-    in_guest: AtomicBool,
-    flush_pending: AtomicBool,
+    presence: Presence,
     thread: AtomicI32,
 }
 
 impl Shared {
     /// The shared part of the pcpu whose `kvm_run` is `mapping`.
     pub fn new(mapping: Arc<Mapping>) -> Self {
-        let off = || AtomicBool::new(false);
-        Self { mapping, in_guest: off(), flush_pending: off(), thread: AtomicI32::new(0) }
+        Self { mapping, presence: Presence::new(), thread: AtomicI32::new(0) }
     }
 
     /// The calling thread goes into the guest. True where it must load the root first.
     pub fn going_in(&self) -> bool {
         self.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
-        self.in_guest.store(true, SeqCst);
-        self.flush_pending.swap(false, SeqCst)
+        self.presence.enter()
     }
 
     /// It is out; `flushed` is false where a root should have been loaded and was not.
     pub fn is_out(&self, flushed: bool) {
-        if !flushed {
-            self.flush_pending.store(true, SeqCst);
-        }
-        self.in_guest.store(false, SeqCst);
+        self.presence.leave(flushed);
     }
 
     /// Kicks count from now on.
@@ -56,18 +49,13 @@ impl Shared {
         self.mapping.immediate_exit().store(0, SeqCst);
     }
 
-    /// Whether it may still be in a guest with translations from before `flush_pending` was set.
-    fn may_be_stale(&self) -> bool {
-        self.in_guest.load(SeqCst) && self.flush_pending.load(SeqCst)
-    }
-
     fn wait_for_flush(&self) {
-        if self.may_be_stale() {
-            // Once: what it interrupts looks at `flush_pending` before it goes in again, and a hail of signals
+        if self.presence.may_be_stale() {
+            // Once: what it interrupts looks whether it must flush before it goes in again, and a hail of signals
             // would only keep it from getting there.
             self.kick();
         }
-        while self.may_be_stale() {
+        while self.presence.may_be_stale() {
             std::thread::yield_now();
         }
     }
@@ -75,20 +63,19 @@ impl Shared {
 
 impl Kick for Shared {
     fn kick(&self) {
-        self.mapping.immediate_exit().store(1, SeqCst);
-        if self.in_guest.load(SeqCst) {
+        self.presence.kick(self.mapping.immediate_exit(), || {
             let (process, thread) = (std::process::id(), self.thread.load(SeqCst));
             // SAFETY: sends a signal, whose handler does nothing, to a thread of this process; one that is gone,
             // or is another thread by now, takes no harm.
             unsafe { libc::syscall(libc::SYS_tgkill, process, thread, KICK_SIGNAL) };
-        }
+        });
     }
 }
 
 /// Makes every pcpu load its root before the next guest instruction, and waits until that is certain.
 pub fn flush_all(pcpus: &[Arc<Shared>]) {
     for pcpu in pcpus {
-        pcpu.flush_pending.store(true, SeqCst);
+        pcpu.presence.ask_to_flush();
     }
     for pcpu in pcpus {
         pcpu.wait_for_flush();

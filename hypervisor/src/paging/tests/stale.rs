@@ -2,7 +2,7 @@
 //! losing a right, seen from each place that could still have it, on both kinds of caches: afterwards the old
 //! access is gone. And with the machine's flush left out, it is *not* gone: so these tests would notice.
 
-use super::world::{A, RW, Tree, World, address, done, ro, rw};
+use super::world::{A, B, RW, Tree, World, address, done, ro, rw};
 use crate::error::Failure;
 use crate::machine::fake::{Kind, Sabotage};
 use crate::paging::{Budget, Roots};
@@ -21,10 +21,14 @@ enum Loss {
     Move(Level),
     /// The L1 table becomes a page, and the guest writes what it likes into it.
     TableBecomesData,
-    /// The L1 table becomes a page, gets other contents, and becomes an L1 table again.
-    TableReused,
+    /// The table of this level becomes a page, gets other contents, and becomes such a table again.
+    TableReused(Level),
     /// The L1 table becomes a table of another level.
     TableRetyped(Level),
+    /// The page is given back, and another domain gets it.
+    BalloonOut,
+    /// The domain dies, and another one gets all its frames.
+    Death,
 }
 
 /// From where the right is used.
@@ -36,7 +40,7 @@ enum View {
     Alias,
 }
 
-const LOSSES: [Loss; 14] = [
+const LOSSES: [Loss; 19] = [
     Loss::Unmap,
     Loss::Remap,
     Loss::Demote,
@@ -48,9 +52,14 @@ const LOSSES: [Loss; 14] = [
     Loss::Move(Level::L3),
     Loss::Move(Level::L4),
     Loss::TableBecomesData,
-    Loss::TableReused,
+    Loss::TableReused(Level::L1),
+    Loss::TableReused(Level::L2),
+    Loss::TableReused(Level::L3),
+    Loss::TableReused(Level::L4),
     Loss::TableRetyped(Level::L2),
     Loss::TableRetyped(Level::L4),
+    Loss::BalloonOut,
+    Loss::Death,
 ];
 const VIEWS: [View; 4] = [View::SamePcpu, View::OtherPcpu, View::OtherRoot, View::Alias];
 /// L2 entry 1 names the same L1 table as entry 0.
@@ -99,8 +108,8 @@ impl Scene {
         self.world.machine.translations.access(0, self.tree.l4, address(FORGED), true)
     }
 
-    fn lose(&self, loss: Loss) -> Result<(), Failure> {
-        let Self { world, tree, second, .. } = self;
+    fn lose(&mut self, loss: Loss) -> Result<(), Failure> {
+        let Self { world, tree, second, other, .. } = &*self;
         let page = tree.pages[0];
         match loss {
             Loss::Unmap => world.set(A, tree.l1, 0, Pte(0)),
@@ -118,16 +127,49 @@ impl Scene {
                 self.unlink()?;
                 world.set(A, tree.l1, FORGED, Pte::new(Mfn(0), RW | pv_abi::page_table::PteFlags::USER))
             }
-            Loss::TableReused => {
+            Loss::TableReused(Level::L1) => {
                 self.unlink()?;
                 world.set(A, tree.l1, 0, rw(second.pages[0]))?;
                 world.set(A, tree.l2, 1, rw(tree.l1))?;
                 world.set(A, tree.l2, 0, rw(tree.l1))
             }
+            Loss::TableReused(Level::L2) => {
+                world.set(A, tree.l3, 0, rw(second.l2))?;
+                world.set(A, tree.l2, 0, rw(second.l1))?;
+                world.set(A, tree.l2, 1, rw(second.l1))?;
+                world.set(A, tree.l3, 0, rw(tree.l2))
+            }
+            Loss::TableReused(Level::L3) => {
+                world.set(A, tree.l4, 0, rw(second.l3))?;
+                world.set(A, *other, 0, rw(second.l3))?;
+                world.set(A, tree.l3, 0, rw(second.l2))?;
+                world.set(A, *other, 0, rw(tree.l3))?;
+                world.set(A, tree.l4, 0, rw(tree.l3))
+            }
+            Loss::TableReused(_) => {
+                let (old, new, to) = (tree.l4, second.l4, rw(second.l3));
+                self.world.base(A, &mut self.roots, new)?;
+                self.world.set(A, old, 0, to)?;
+                self.world.base(A, &mut self.roots, old)
+            }
             Loss::TableRetyped(level) => {
                 self.unlink()?;
                 (0..512).try_for_each(|index| world.set(A, tree.l1, index, Pte(0)))?;
                 world.pin(A, tree.l1, level)
+            }
+            Loss::BalloonOut => {
+                world.set(A, tree.l1, 0, Pte(0))?;
+                world.set(A, tree.l1, 7, Pte(0))?;
+                world.mmu.deallocate(A, page)?;
+                assert_eq!(world.page(B), page);
+                Ok(())
+            }
+            Loss::Death => {
+                self.world.mmu.release_roots(A, &mut self.roots)?;
+                let all = self.world.mmu.frames_of(A);
+                done(self.world.mmu.release_domain(A, &mut Budget::unlimited()))?;
+                (0..all).for_each(|_| _ = self.world.page(B)); // scrubbed, but for what pcpus remember
+                Ok(())
             }
         }
     }
@@ -140,7 +182,8 @@ impl Scene {
     /// What the page tables say now; never cached.
     fn in_tables(&self, loss: Loss, view: View) -> bool {
         // Through the other root an L4 entry of the first one does not matter.
-        loss == Loss::Move(Level::L4) && view == View::OtherRoot
+        let of_the_root = matches!(loss, Loss::Move(Level::L4) | Loss::TableReused(Level::L4));
+        of_the_root && view == View::OtherRoot
     }
 }
 
@@ -172,7 +215,7 @@ fn a_lost_right_is_lost_at_once_and_everywhere() {
 fn without_settling_every_cell_fails() {
     for (kind, loss, view) in cells() {
         let cell = format!("{kind:?} {loss:?} {view:?}");
-        let scene = scene(kind);
+        let mut scene = scene(kind);
         let page = scene.tree.pages[0];
         assert_eq!(scene.access(loss, view), Ok(page), "{cell}");
         scene.world.machine.translations.sabotage(Sabotage::NoSettle);
@@ -182,27 +225,29 @@ fn without_settling_every_cell_fails() {
             Loss::TableBecomesData if view == View::SamePcpu => {
                 assert_eq!(scene.access_forged(), Ok(Mfn(0)), "{cell}");
             }
-            // Retiring the L1 table, which is not sabotaged, saves these.
-            Loss::TableBecomesData | Loss::TableReused | Loss::TableRetyped(_) => {}
+            // Retiring the tables, which is not sabotaged, saves these.
+            Loss::TableBecomesData | Loss::TableReused(_) | Loss::TableRetyped(_) | Loss::Death => {}
             _ => assert_eq!(scene.access(loss, view), Ok(page), "{cell}"),
         }
-        assert!(
-            loss == Loss::TableReused || scene.in_tables(loss, view) || !scene.world.stale().is_empty(),
-            "{cell}"
-        );
+        let saved = matches!(loss, Loss::TableReused(_) | Loss::Death) || scene.in_tables(loss, view);
+        assert!(saved || !scene.world.stale().is_empty(), "{cell}");
     }
 }
 
 /// What the shadow of a table said when the frame was one before is believed again.
 #[test]
 fn without_retiring_a_reused_table_starts_life_with_old_translations() {
-    let scene = scene(Kind::Shadow);
-    let page = scene.tree.pages[0];
-    assert_eq!(scene.access(Loss::TableReused, View::SamePcpu), Ok(page));
-    scene.world.machine.translations.sabotage(Sabotage::NoRetire);
-    scene.lose(Loss::TableReused).unwrap();
-    assert_eq!(scene.access(Loss::TableReused, View::SamePcpu), Ok(page));
-    assert!(!scene.world.stale().is_empty());
+    let reused = Level::ALL.map(|level| (Kind::Shadow, Loss::TableReused(level)));
+    let dead = [Kind::Hardware, Kind::Shadow].map(|kind| (kind, Loss::Death));
+    for (kind, loss) in reused.into_iter().chain(dead) {
+        let mut scene = scene(kind);
+        let page = scene.tree.pages[0];
+        assert_eq!(scene.access(loss, View::SamePcpu), Ok(page));
+        scene.world.machine.translations.sabotage(Sabotage::NoRetire);
+        scene.lose(loss).unwrap();
+        assert_eq!(scene.access(loss, View::SamePcpu), Ok(page), "{kind:?} {loss:?}");
+        assert!(!scene.world.stale().is_empty(), "{kind:?} {loss:?}");
+    }
 }
 
 /// Trees that go without any entry having changed: unpinned, left by their vCPU, or dead.
@@ -245,7 +290,7 @@ fn a_domain_whose_changes_cannot_be_settled_is_lost_and_keeps_its_frames() {
         assert!(matches!(world.set(A, tree.l1, 1, Pte(0)), Err(Failure::Crash(_))));
         assert!(matches!(world.mmu.release_domain(A, &mut Budget::unlimited()), Err(Failure::Crash(_))));
         assert_eq!((world.mmu.owner(page), world.mmu.frames_of(A)), (Some(A), owned));
-        let other = world.tree(super::world::B, 1);
-        world.pin(super::world::B, other.l4, Level::L4).unwrap(); // others go on
+        let other = world.tree(B, 1);
+        world.pin(B, other.l4, Level::L4).unwrap(); // others go on
     }
 }

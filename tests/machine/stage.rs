@@ -1,0 +1,268 @@
+//! A domain whose page tables the real paging code keeps on the real machine, laid out for losing access to pages.
+//!
+//! Two paths of tables lead to the guest's code: the *main* one maps the pages under test as well, the *spare* one
+//! does not. Tables of both are pinned but for the one under test, so that each can be exchanged alone.
+
+use crate::guest::{CODE, MAILBOX, STACK_TOP};
+use hypervisor::machine::kvm::KvmMachine;
+use hypervisor::machine::{Change, MachineError, Translations};
+use hypervisor::paging::{Batch, Budget, Mmu, Progress, Roots};
+use libtest_mimic::Failed;
+use pv_abi::mmu::MmuUpdate;
+use pv_abi::page_table::{Level, Pte, PteFlags};
+use pv_abi::{DomId, Mfn, PAGE_SIZE};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+/// Pages under test.
+pub const PAGES: usize = 128;
+/// Where they are mapped, twice, in the L1 table that maps the code.
+pub const DATA: u64 = CODE + 16 * PAGE_SIZE as u64;
+pub const ALIAS: u64 = DATA + 160 * PAGE_SIZE as u64;
+
+/// Whose tables they are, and who gets what the first loses.
+pub const GUEST: DomId = DomId(1);
+pub const VICTIM: DomId = DomId(2);
+
+/// The machine's way of making changes take effect, which can be left out.
+#[derive(Debug)]
+pub struct Switch {
+    real: Arc<dyn Translations>,
+    off: AtomicBool,
+}
+
+impl Translations for Switch {
+    fn settle(&self, changes: &[Change]) -> Result<(), MachineError> {
+        if self.off.load(SeqCst) { Ok(()) } else { self.real.settle(changes) }
+    }
+
+    fn retire(&self, table: Mfn, level: Level) -> Result<(), MachineError> {
+        if self.off.load(SeqCst) { Ok(()) } else { self.real.retire(table, level) }
+    }
+
+    fn flush(&self) -> Result<(), MachineError> {
+        if self.off.load(SeqCst) { Ok(()) } else { self.real.flush() }
+    }
+}
+
+/// See the head of this file.
+pub struct Stage {
+    pub mmu: Arc<Mmu>,
+    switch: Arc<Switch>,
+    pub roots: Roots,
+    /// From L1 up.
+    pub main: [Mfn; 4],
+    pub spare: [Mfn; 4],
+    /// Another root over the main L3 table.
+    pub other_root: Mfn,
+    pub pages: Vec<Mfn>,
+    /// What pages are exchanged for.
+    pub others: Vec<Mfn>,
+    pub mailbox: Mfn,
+    code: Mfn,
+    stack: Mfn,
+}
+
+const RW: PteFlags = PteFlags::PRESENT.union(PteFlags::WRITABLE);
+
+pub fn rw(mfn: Mfn) -> Pte {
+    Pte::new(mfn, RW)
+}
+
+pub fn ro(mfn: Mfn) -> Pte {
+    Pte::new(mfn, PteFlags::PRESENT)
+}
+
+pub const fn slot(level: Level) -> usize {
+    level as usize - 1
+}
+
+impl Stage {
+    /// A domain on a machine that has none, whose guest executes `code`.
+    pub fn new(machine: &KvmMachine, code: &[u8]) -> Result<Self, Failed> {
+        let switch =
+            Arc::new(Switch { real: Arc::clone(&machine.translations), off: AtomicBool::new(false) });
+        let (memory, layout) = (Arc::clone(&machine.memory), Arc::clone(&machine.layout));
+        let mmu = Arc::new(Mmu::new(memory, layout, Arc::clone(&switch) as Arc<dyn Translations>));
+        let zero = Mfn(0);
+        let mut stage = Self {
+            mmu,
+            switch,
+            roots: Roots::default(),
+            main: [zero; 4],
+            spare: [zero; 4],
+            other_root: zero,
+            pages: Vec::new(),
+            others: Vec::new(),
+            mailbox: zero,
+            code: zero,
+            stack: zero,
+        };
+        stage.build()?;
+        stage.mmu.memory().write(stage.code, 0, code)?;
+        Ok(stage)
+    }
+
+    /// All frames, and the tables written as a guest writes them before they are tables.
+    fn build(&mut self) -> Result<(), Failed> {
+        [self.code, self.stack, self.mailbox] = self.frames()?;
+        self.main = self.frames()?;
+        self.spare = self.frames()?;
+        [self.other_root] = self.frames()?;
+        self.pages = self.frames::<PAGES>()?.to_vec();
+        self.others = self.frames::<PAGES>()?.to_vec();
+        for path in [self.main, self.spare] {
+            self.draft_path(path)?;
+        }
+        for page in 0..PAGES {
+            for base in [DATA, ALIAS] {
+                self.draft(self.main[0], Level::L1, base + (page * PAGE_SIZE) as u64, rw(self.pages[page]))?;
+            }
+        }
+        self.draft(self.other_root, Level::L4, CODE, rw(self.main[2]))?;
+        done(self.mmu.new_baseptr(GUEST, &mut self.roots, self.main[3], &mut Budget::unlimited()))?;
+        done(self.mmu.new_user_baseptr(
+            GUEST,
+            &mut self.roots,
+            Some(self.other_root),
+            &mut Budget::unlimited(),
+        ))?;
+        for level in Level::ALL {
+            self.pin(self.spare[slot(level)], level)?;
+        }
+        Ok(())
+    }
+
+    fn draft_path(&self, path: [Mfn; 4]) -> Result<(), Failed> {
+        for (address, frame) in [(CODE, self.code), (STACK_TOP - 1, self.stack), (MAILBOX, self.mailbox)] {
+            self.draft(path[0], Level::L1, address, rw(frame))?;
+        }
+        for level in [Level::L2, Level::L3, Level::L4] {
+            self.draft(path[slot(level)], level, CODE, rw(path[slot(level) - 1]))?;
+        }
+        Ok(())
+    }
+
+    /// Writes an entry into a frame that is no table yet.
+    pub fn draft(&self, frame: Mfn, level: Level, address: u64, entry: Pte) -> Result<(), Failed> {
+        self.mmu.memory().exchange_entry(frame, level.index(address), entry, 0)?;
+        Ok(())
+    }
+
+    fn frames<const N: usize>(&self) -> Result<[Mfn; N], Failed> {
+        let mut frames = [Mfn(0); N];
+        for frame in &mut frames {
+            *frame = self.mmu.allocate(GUEST).map_err(|refusal| refusal.to_string())?;
+        }
+        Ok(frames)
+    }
+
+    /// Runs the operation under test, with everything left out that makes it take effect, where that is asked for.
+    pub fn maybe_sabotaged<R>(&mut self, sabotage: bool, operation: impl FnOnce(&mut Self) -> R) -> R {
+        self.switch.off.store(sabotage, SeqCst);
+        let outcome = operation(self);
+        self.switch.off.store(false, SeqCst);
+        outcome
+    }
+
+    /// `mmu_update` of these entries in one batch: table, level, address, entry.
+    pub fn update(&self, updates: &[(Mfn, Level, u64, Pte)]) -> Result<(), Failed> {
+        let mut batch = Batch::new(GUEST, Budget::unlimited());
+        let outcome = updates.iter().try_for_each(|&(table, level, address, entry)| {
+            let ptr = table.address() + level.index(address) as u64 * 8;
+            self.mmu.mmu_update(MmuUpdate { ptr, val: entry.0 }, &mut batch).map(|_| ())
+        });
+        Ok(self.mmu.finish(batch).and(outcome)?)
+    }
+
+    /// Both entries of the first `count` pages.
+    pub fn update_pages(&self, count: usize, entry: impl Fn(usize) -> Pte) -> Result<(), Failed> {
+        let places = (0..count).flat_map(|page| [DATA, ALIAS].map(|base| (page, base)));
+        let updates = places
+            .map(|(page, base)| (self.main[0], Level::L1, base + (page * PAGE_SIZE) as u64, entry(page)));
+        self.update(&updates.collect::<Vec<_>>())
+    }
+
+    pub fn pin(&self, mfn: Mfn, level: Level) -> Result<(), Failed> {
+        done(self.mmu.pin(GUEST, mfn, level, &mut Budget::unlimited()))
+    }
+
+    pub fn unpin(&self, mfn: Mfn) -> Result<(), Failed> {
+        done(self.mmu.unpin(GUEST, mfn, &mut Budget::unlimited()))
+    }
+
+    /// Nothing but the vCPU's own root keeps the main tables.
+    pub fn drop_other_root(&mut self) -> Result<(), Failed> {
+        done(self.mmu.new_user_baseptr(GUEST, &mut self.roots, None, &mut Budget::unlimited()))
+    }
+
+    /// The vCPU goes on on this root.
+    pub fn base(&mut self, root: Mfn) -> Result<(), Failed> {
+        done(self.mmu.new_baseptr(GUEST, &mut self.roots, root, &mut Budget::unlimited()))
+    }
+
+    /// Frames that nobody refers to any more change hands.
+    pub fn hand_over(&self, frames: &[Mfn], from: DomId, to: DomId) -> Result<Vec<Mfn>, Failed> {
+        for &frame in frames {
+            self.mmu.deallocate(from, frame).map_err(|refusal| refusal.to_string())?;
+        }
+        let given: Result<Vec<Mfn>, _> = frames.iter().map(|_| self.mmu.allocate(to)).collect();
+        let mut given = given.map_err(|refusal| refusal.to_string())?;
+        given.reverse(); // last in, first out
+        if given != frames {
+            return Err(format!("{frames:?} were not free: {given:?} were").into());
+        }
+        Ok(given)
+    }
+
+    /// The domain dies. Another one, of the same number, gets the same frames for the same purposes, but for the
+    /// pages under test, which it maps nowhere: those go to the victim.
+    pub fn die_and_be_reborn(&mut self) -> Result<(), Failed> {
+        self.mmu.release_roots(GUEST, &mut self.roots)?;
+        done(self.mmu.release_domain(GUEST, &mut Budget::unlimited()))?;
+        if self.mmu.frames_of(GUEST) != 0 {
+            return Err("the dead domain has frames left".into());
+        }
+        let tables = self.main.into_iter().chain(self.spare).chain([self.other_root]);
+        let pages = self.pages.iter().chain(&self.others).copied();
+        let all: Vec<Mfn> = tables.chain(pages).chain([self.code, self.stack, self.mailbox]).collect();
+        for _ in &all {
+            let frame = self.mmu.allocate(GUEST).map_err(|refusal| refusal.to_string())?;
+            if !all.contains(&frame) {
+                return Err(format!("{frame} was not the dead domain's").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a domain reborn maps: its code, and nothing else.
+    pub fn settle_in(&mut self, code: &[u8]) -> Result<(), Failed> {
+        self.hand_over(&self.pages.clone(), GUEST, VICTIM)?;
+        self.mmu.memory().write(self.code, 0, code)?;
+        for path in [self.main, self.spare] {
+            self.draft_path(path)?;
+        }
+        self.draft(self.other_root, Level::L4, CODE, rw(self.main[2]))?;
+        self.base(self.main[3])?;
+        done(self.mmu.new_user_baseptr(
+            GUEST,
+            &mut self.roots,
+            Some(self.other_root),
+            &mut Budget::unlimited(),
+        ))?;
+        Level::ALL.into_iter().try_for_each(|level| self.pin(self.spare[slot(level)], level))
+    }
+
+    /// Nothing is counted wrong at the end.
+    pub fn audit(&self) -> Result<(), Failed> {
+        let found = self.mmu.audit(&self.roots.held().collect::<Vec<_>>());
+        if found.is_empty() { Ok(()) } else { Err(found.join("; ").into()) }
+    }
+}
+
+fn done(outcome: Result<Progress, hypervisor::error::Failure>) -> Result<(), Failed> {
+    match outcome? {
+        Progress::Done => Ok(()),
+        Progress::Preempted => Err("interrupted without a limit".into()),
+    }
+}

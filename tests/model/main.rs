@@ -1,0 +1,67 @@
+//! A reference model of frames, owners, types and counts, beside the implementation: one accepts exactly what the
+//! other does, and afterwards they agree about every frame. In small scope exhaustively, then at random.
+//!
+//! Needs no KVM. `MODEL_LONG=1` explores one operation further.
+
+mod exhaustive;
+mod invariants;
+mod pair;
+mod random;
+mod real;
+mod state;
+
+use exhaustive::{SCENES, Seen};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+fn main() -> ExitCode {
+    let tests = vec![
+        Trial::test("model/every_sequence_in_small_scope", every_sequence_in_small_scope),
+        Trial::test("model/random_sequences", random_sequences),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// The scenes are shared out to two threads; a state that two of them reach counts once.
+fn every_sequence_in_small_scope() -> Result<(), Failed> {
+    let further = u32::from(std::env::var_os("MODEL_LONG").is_some());
+    let (all, next) = (Mutex::new(Seen::default()), Mutex::new(SCENES.iter()));
+    let explore = || -> Result<(), String> {
+        while let Some(scene) = { next.lock().unwrap_or_else(PoisonError::into_inner).next() } {
+            let seen = exhaustive::explore(scene, scene.depth + further)?;
+            println!("scene {:?}: {} states, {} calls", scene.name, seen.states.len(), seen.calls);
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.states.extend(seen.states);
+            all.calls += seen.calls;
+            all.accepted += seen.accepted;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(explore));
+        threads
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("it panicked".into())))
+            .into_iter()
+            .collect::<Result<(), String>>()
+    })
+    .map_err(Failed::from)?;
+    let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("model_states {}", all.states.len());
+    println!("model_calls {}", all.calls);
+    println!("model_accepted {}", all.accepted);
+    Ok(())
+}
+
+fn random_sequences() -> Result<(), Failed> {
+    let mut total = [0; 3];
+    for seed in 1..=100 {
+        let outcomes = random::try_seed(seed, 1500)?;
+        total.iter_mut().zip(outcomes).for_each(|(sum, count)| *sum += count);
+    }
+    println!("model_random_calls {}", total.iter().sum::<u64>());
+    if total.iter().any(|&count| count < 1000) {
+        return Err(format!("accepted, refused, interrupted: {total:?}").into());
+    }
+    Ok(())
+}
