@@ -68,6 +68,7 @@ impl Guest {
         let said = Arc::new(Said::default());
         let config = DomainConfig {
             name: "tiny".into(),
+            vcpus: 1,
             maximum_pages: PAGES,
             console: console.unwrap_or(said.clone()),
         };
