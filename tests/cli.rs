@@ -25,6 +25,8 @@ fn trials() -> Vec<Trial> {
         test("a_kernel_that_is_damaged_is_refused_with_the_reason", damaged_kernels),
         test("memory_that_does_not_fit_is_refused_with_both_figures", memory_that_does_not_fit),
         test("a_command_line_that_is_too_long_is_refused", long_command_lines),
+        test("a_file_that_describes_no_domain_is_refused_with_line_and_key", damaged_domains),
+        test("domains_that_do_not_go_together_are_refused", domains_that_clash),
         test("json_is_json_whatever_the_host_is_like", check_json),
     ]
 }
@@ -55,6 +57,11 @@ fn usage_errors() {
         (&["run", "--pcpus", "0"], "--pcpus"),
         (&["run", "--pcpus", "many"], "--pcpus"),
         (&["run", "--exec", "a \" b"], "double quote"),
+        (&["run", "--memory", "64M", "one.toml"], "cannot be used with"),
+        (&["run", "one.toml", "--exec", "version"], "--exec"),
+        (&["run", "one.toml", "--kernel", "k"], "--kernel"),
+        (&["run", "one.toml", "--ramdisk", "r"], "--ramdisk"),
+        (&["run", "one.toml", "--cmdline", "quiet"], "--cmdline"),
         (&["kernel"], "--output"),
     ] {
         assert_refused(&run(arguments), USAGE, &[word]);
@@ -189,6 +196,51 @@ fn long_command_lines() {
     let long = "x".repeat(1024);
     assert_refused(&run(&["run", "--cmdline", &long]), CONFIGURATION, &["--cmdline", "at most 1023"]);
     assert_refused(&run(&["run", "--exec", &long]), CONFIGURATION, &["at most 1023"]);
+}
+
+/// Writes domain files and returns their names.
+fn domains(directory: &TempDir, texts: &[&str]) -> Vec<String> {
+    let write = |(index, contents): (usize, &&str)| {
+        let path = directory.path().join(format!("d{index}.toml"));
+        std::fs::write(&path, contents).expect("a file");
+        text(&path).to_owned()
+    };
+    texts.iter().enumerate().map(write).collect()
+}
+
+fn damaged_domains() {
+    let directory = directory();
+    for (contents, words) in [
+        ("name = 'a'\nmemory = '64'\n", &["line 2: memory: ", "64M, say"][..]),
+        ("kernle = 'k'\n", &["line 1: ", "`kernle`", "`kernel`"]),
+        ("exec = 7\n", &["line 1: exec: ", "expected a string"]),
+        ("name: a\n", &["line 1: "]),
+        ("name = 'a b'\n", &["name: ", "letters, digits"]),
+        ("exec = 'a \" b'\n", &["exec: ", "double quote"]),
+        ("kernel = 'missing'\n", &["missing: no such file"]),
+        ("memory = '1M'\n", &["memory too small"]),
+        ("memory = '1T'\n", &["d0.toml: memory: ", "1048576 MiB"]),
+    ] {
+        let names = domains(&directory, &[contents]);
+        assert_refused(&run(&["run", &names[0]]), CONFIGURATION, words);
+    }
+    assert_refused(&run(&["run", "/nowhere/one.toml"]), CONFIGURATION, &["/nowhere/one.toml: no such file"]);
+    let binary = directory.path().join("binary.toml");
+    std::fs::write(&binary, b"\xff\xfe").expect("a file");
+    assert_refused(&run(&["run", text(&binary)]), CONFIGURATION, &["binary.toml: it is not text"]);
+}
+
+fn domains_that_clash() {
+    let directory = directory();
+    let names = domains(&directory, &["name = 'web'", "name = 'db'", "name = 'web'"]);
+    let clash = run(&["run", &names[0], &names[1], &names[2]]);
+    assert_refused(&clash, CONFIGURATION, &["d2.toml: name: ", "d0.toml has the name web already"]);
+    let names = domains(&directory, &["memory = '96M'", "memory = '32M'"]);
+    let machine = run(&["run", &names[0], &names[1], "--machine-memory", "64M"]);
+    assert_refused(&machine, CONFIGURATION, &["--machine-memory", "2 guests' together 128 MiB", "64 MiB"]);
+    let names = domains(&directory, &["memory = '512G'", "memory = '512G'"]);
+    let host = run(&["run", &names[0], &names[1]]);
+    assert_refused(&host, CONFIGURATION, &["the memory of 2 domains", "1048576 MiB"]);
 }
 
 fn check_json() {

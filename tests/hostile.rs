@@ -70,7 +70,7 @@ fn faults() {
         (&[0xb8, 0xad, 0xde, 0, 0, 0x8e, 0xd8], "GENERAL_PROTECTION"),     // mov eax, 0xdead; mov ds, eax
         (&[0x31, 0xc9, 0xf7, 0xf1], "DIVIDE"),                             // xor ecx, ecx; div ecx
         (&[0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x70, 0xff, 0xe0], "crashed"), // mov rax, 7 << 60; jmp rax
-        (&[0x48, 0x31, 0xc0, 0x48, 0x8b, 0x00], "PAGE_FAULT"),             // xor rax, rax; mov rax, [rax]
+        (&[0x48, 0x31, 0xc0, 0x48, 0x8b, 0x00], "PAGE_FAULT at 0x0 (read, not mapped"), // xor rax, rax; mov rax, [rax]
     ] {
         assert_ended(&boot(code), CRASHED, &[what]);
     }

@@ -4,13 +4,10 @@ mod support;
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Termios, tcgetattr};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use support::terminal::Terminal;
 use support::{Outcome, finish, needs_kvm, paravane, run, run_typing};
 
 const CRASHED: i32 = 3;
@@ -176,58 +173,9 @@ fn broken_pipe() {
     drop(stdin);
 }
 
-/// The two ends of a pseudo-terminal.
-struct Terminal {
-    keyboard: File,
-    line: OwnedFd,
-    before: Termios,
-}
-
-impl Terminal {
-    fn open() -> Self {
-        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
-        grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("its other end");
-        let name = ptsname(&keyboard, Vec::new()).expect("its name");
-        let name = name.to_str().expect("a path");
-        let line = File::options().read(true).write(true).open(name).expect("its other end");
-        let line = OwnedFd::from(line);
-        let before = tcgetattr(&line).expect("a terminal");
-        Self { keyboard: keyboard.into(), line, before }
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.line).expect("a terminal").local_modes.contains(LocalModes::ICANON)
-    }
-
-    fn spawn(&self, arguments: &[&str]) -> Child {
-        let stdin = self.line.try_clone().expect("a descriptor");
-        paravane(arguments).stdin(Stdio::from(stdin)).spawn().expect("paravane starts")
-    }
-
-    /// Starts a session that waits for keys, and waits until it does.
-    fn session(&self) -> Child {
-        let child = self.spawn(&[]);
-        let start = Instant::now();
-        while !self.is_raw() {
-            assert!(start.elapsed() < Duration::from_secs(60), "the terminal never becomes raw");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child
-    }
-
-    #[track_caller]
-    fn assert_restored(&self) {
-        let after = tcgetattr(&self.line).expect("a terminal");
-        let modes = |terminal: &Termios| {
-            (terminal.local_modes, terminal.input_modes, terminal.output_modes, terminal.control_modes)
-        };
-        assert_eq!(modes(&after), modes(&self.before));
-    }
-}
-
 fn leave() {
     let mut terminal = Terminal::open();
-    let child = terminal.session();
+    let child = terminal.session(&[]);
     terminal.keyboard.write_all(b"version\r\x1d").expect("a key");
     assert_ended(&finish(child), 0);
     terminal.assert_restored();
@@ -235,7 +183,7 @@ fn leave() {
 
 fn signal_restores() {
     let terminal = Terminal::open();
-    let child = terminal.session();
+    let child = terminal.session(&[]);
     kill(&child, Signal::TERM);
     assert_ended(&finish(child), 128 + 15);
     terminal.assert_restored();

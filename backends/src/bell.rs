@@ -1,7 +1,9 @@
-//! What wakes a sleeping back-end: a notification of its front-end, input from the host, or the wish to stop it.
+//! What wakes a thread that waits for work: a back-end for a notification of its front-end, input from the host or the
+//! wish to stop it; the hypervisor's reaper for the end of a domain.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A bell that stays rung until somebody heard it. One thread listens; any thread rings.
 ///
@@ -34,6 +36,25 @@ impl Bell {
         }
         self.listening.store(false, SeqCst);
     }
+
+    /// As [`Self::listen`], but not for longer than `limit`: false where nothing was heard.
+    pub fn listen_for(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.listening.store(true, SeqCst);
+        let heard = loop {
+            if self.rung.swap(false, SeqCst) {
+                break true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break false;
+            }
+            guard = self.condition.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        self.listening.store(false, SeqCst);
+        heard
+    }
 }
 
 #[cfg(test)]
@@ -60,5 +81,13 @@ mod tests {
                 assert_eq!(count.load(SeqCst), round);
             }
         });
+    }
+
+    #[test]
+    fn patience_has_an_end() {
+        let bell = Bell::default();
+        assert!(!bell.listen_for(Duration::from_millis(1)));
+        bell.ring();
+        assert!(bell.listen_for(Duration::ZERO), "a ring before counts");
     }
 }

@@ -1,12 +1,11 @@
 //! Paravane's hypervisor: everything of the process that `paravane` is, but for its command line's entry point.
 //!
-//! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`, `time` →
-//! `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
+//! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`,
+//! `grant_table`, `time` → `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
 
 pub mod assemble;
-pub mod bell;
 pub mod builder;
 pub mod clock;
 pub mod control;
@@ -17,6 +16,7 @@ pub mod emulate;
 pub mod error;
 pub mod event_channel;
 pub mod frame;
+pub mod grant_table;
 pub mod guest_memory;
 pub mod host_domain;
 pub mod hypercall;
@@ -29,6 +29,7 @@ pub mod run_loop;
 pub mod sched;
 pub(crate) mod sync;
 pub mod time;
+pub mod trace;
 pub mod vcpu;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! | [`Rank::Vcpu`] | a vCPU's private state; held by the pcpu thread for as long as the vCPU is on its pcpu |
 //! | [`Rank::Registry`] | which domains exist |
 //! | [`Rank::Ports`] | a domain's event channels; both ends in domid order |
+//! | [`Rank::Grants`] | a domain's grant table |
 //! | [`Rank::Scheduler`] | who runs where, and the timers |
 //! | [`Rank::Life`] | how far a domain's life has come |
 //! | [`Rank::Space`] | a domain's page tables, and the types of its frames; one domain's at a time |
@@ -27,6 +28,7 @@ pub enum Rank {
     Vcpu,
     Registry,
     Ports,
+    Grants,
     Scheduler,
     Life,
     Space,

@@ -18,6 +18,39 @@ use zerocopy::IntoBytes;
 /// A clock that is ahead is slowed down by one in this many at most.
 pub const SLEW: u64 = 1024;
 
+/// Two readings of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// System time.
+    pub now: u64,
+    /// The TSC.
+    pub tsc: u64,
+}
+
+impl Moment {
+    /// Reads both clocks as close to each other as a busy host lets it.
+    pub fn read(clock: &dyn Clock, tsc: impl Fn() -> u64) -> Self {
+        let mut best = (u64::MAX, Self { now: 0, tsc: 0 });
+        for _ in 0..ATTEMPTS {
+            let before = clock.now();
+            let tsc = tsc();
+            let apart = clock.now().saturating_sub(before);
+            if apart < best.0 {
+                best = (apart, Self { now: before.saturating_add(apart / 2), tsc });
+            }
+            if apart < CLOSE {
+                break;
+            }
+        }
+        best.1
+    }
+}
+
+/// Readings this close to each other (nanoseconds) are good enough.
+const CLOSE: u64 = 2_000;
+/// How often close readings are tried for.
+const ATTEMPTS: u32 = 4;
+
 /// A vCPU's clock as last published.
 #[derive(Debug, Default)]
 pub struct VcpuClock {
@@ -35,9 +68,9 @@ impl VcpuClock {
         }
     }
 
-    /// Computes the parameters for a vCPU that goes on at `tsc`.
-    pub fn refresh(&mut self, clock: &dyn Clock, tsc: u64) -> VcpuTimeInfo {
-        let now = clock.now();
+    /// Computes the parameters for a vCPU that goes on now.
+    pub fn refresh(&mut self, clock: &dyn Clock, tsc: impl Fn() -> u64) -> VcpuTimeInfo {
+        let Moment { now, tsc } = Moment::read(clock, tsc);
         let (mul, shift) = multiplier_for(clock.tsc_khz());
         let ahead = self.seen.saturating_sub(now).min(SECOND / SLEW);
         let slower = u64::from(mul).saturating_mul(ahead) / SECOND;
@@ -97,7 +130,7 @@ mod tests {
         let (clock, mut vcpu, mut last, mut worst) = (FakeClock::default(), VcpuClock::default(), 0, 0);
         let tsc_at = |now: u64| (77_000 + now as i64 + now as i64 * ppm / 1_000_000) as u64;
         while clock.now() < 10 * SECOND {
-            let info = vcpu.refresh(&clock, tsc_at(clock.now()));
+            let info = vcpu.refresh(&clock, || tsc_at(clock.now()));
             for _ in 0..8 {
                 let read = info.system_time_at(tsc_at(clock.now()));
                 assert!(read >= last, "{read} after {last}");
@@ -121,12 +154,27 @@ mod tests {
     }
 
     #[test]
+    fn an_interruption_between_the_two_readings_does_no_harm() {
+        let (clock, mut interruptions) = (FakeClock::default(), std::cell::Cell::new(2));
+        clock.advance(SECOND);
+        let moment = Moment::read(&clock, || {
+            let tsc = clock.now() + 7;
+            if interruptions.get() > 0 {
+                interruptions.set(interruptions.get() - 1);
+                clock.advance(5 * MILLISECOND);
+            }
+            tsc
+        });
+        assert_eq!((moment.tsc - moment.now, *interruptions.get_mut()), (7, 0));
+    }
+
+    #[test]
     fn another_pcpus_tsc_does_not_turn_time_back() {
         let (clock, mut vcpu) = (FakeClock::default(), VcpuClock::default());
         clock.advance(SECOND);
-        let before = vcpu.refresh(&clock, 5_000_000).system_time_at(5_900_000);
+        let before = vcpu.refresh(&clock, || 5_000_000).system_time_at(5_900_000);
         vcpu.leave(5_900_000);
-        let after = vcpu.refresh(&clock, 17).system_time_at(17);
+        let after = vcpu.refresh(&clock, || 17).system_time_at(17);
         assert!(after >= before, "{after} after {before}");
     }
 
@@ -135,7 +183,7 @@ mod tests {
         let (memory, clock) = (MachineMemory::new(1).unwrap(), FakeClock::default());
         let mut vcpu = VcpuClock::default();
         for _ in 0..3 {
-            let info = vcpu.refresh(&clock, 9);
+            let info = vcpu.refresh(&clock, || 9);
             publish(&memory, Mfn(0), 64, &info).unwrap();
             publish_wall_clock(&memory, Mfn(0), &clock).unwrap();
             let mut bytes = [0; 32];

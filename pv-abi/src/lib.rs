@@ -26,6 +26,7 @@ pub mod errno;
 pub mod event_channel;
 pub mod extension;
 pub mod features;
+pub mod grant_table;
 pub mod hypercall;
 pub mod ids;
 pub mod io;

@@ -1,6 +1,8 @@
 //! What the test programs share: telling "passed" from "could not be tried here", and running `paravane`.
 #![allow(dead_code)] // no test program uses all of it
 
+pub mod terminal;
+
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};

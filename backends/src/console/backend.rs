@@ -10,7 +10,11 @@ use pv_abi::{DomId, EventPort, GrantRef};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A sink is flushed once its front-end has written nothing for so long: what stands there without a newline is a
+/// prompt, and not half a message.
+const QUIET: Duration = Duration::from_millis(10);
 
 /// Why a console is served no more.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Console<H: Host> {
     port: EventPort,
     input: Arc<Input>,
     output: Vec<u8>,
+    /// The sink has something that was not flushed.
+    unflushed: bool,
 }
 
 impl<H: Host> Console<H> {
@@ -52,7 +58,7 @@ impl<H: Host> Console<H> {
     ) -> Result<Self, Disconnect> {
         let ring = RingEnd::new(host.map_grant(domain, reference)?)?;
         let port = host.bind_port(domain, port, Arc::clone(input.bell()))?;
-        Ok(Self { host, ring, port, input, output: Vec::new() })
+        Ok(Self { host, ring, port, input, output: Vec::new(), unflushed: false })
     }
 
     /// Moves what there is to move, once; true where that was anything.
@@ -68,7 +74,8 @@ impl<H: Host> Console<H> {
         }
         self.host.notify(self.port).map_err(Disconnect::from)?;
         if taken != 0 {
-            sink.write_all(&self.output).and_then(|()| sink.flush()).map_err(End::Sink)?;
+            sink.write_all(&self.output).map_err(End::Sink)?;
+            self.unflushed = true;
         }
         Ok(true)
     }
@@ -91,16 +98,31 @@ impl<H: Host> Console<H> {
                 continue;
             }
             if stopping {
-                return Ok(());
+                return self.flush(sink);
             }
             if self.poll(&patience, sink)? {
                 patience.paid_off();
                 continue;
             }
             let asleep = Instant::now();
-            bell.listen();
+            self.sleep(&bell, sink)?;
             patience.slept(asleep.elapsed());
         }
+    }
+
+    /// Sleeps until there may be work, or the front-end was quiet long enough for a flush.
+    fn sleep(&mut self, bell: &Bell, sink: &mut dyn Write) -> Result<(), End> {
+        if !self.unflushed {
+            bell.listen();
+        } else if !bell.listen_for(QUIET) {
+            self.flush(sink)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, sink: &mut dyn Write) -> Result<(), End> {
+        self.unflushed = false;
+        sink.flush().map_err(End::Sink)
     }
 
     /// Looks for work as long as patience lasts; true where there was some, and it is done.

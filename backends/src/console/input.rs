@@ -3,6 +3,7 @@
 use crate::bell::Bell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Bytes that are held for a guest that is slow to take them; whoever has more waits.
 const CAPACITY: usize = 4096;
@@ -36,6 +37,17 @@ impl Input {
             drop(queue);
             self.bell.ring();
         }
+    }
+
+    /// Appends bytes, but waits for room no longer than `limit`; what has found none by then is lost.
+    pub fn offer(&self, bytes: &[u8], limit: Duration) {
+        let full = |queue: &mut VecDeque<u8>| queue.len() + bytes.len() > CAPACITY;
+        let waited = self.room.wait_timeout_while(self.bytes(), limit, full);
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let room = CAPACITY.saturating_sub(queue.len());
+        queue.extend(bytes.iter().take(room));
+        drop(queue);
+        self.bell.ring();
     }
 
     /// Moves as many bytes as there are into `into`, and returns how many.

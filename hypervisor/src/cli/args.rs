@@ -1,6 +1,9 @@
 //! What can be said on the command line.
 
+use super::domain_file;
 use super::size;
+use super::spec::{DEFAULT_MEMORY, Origin, Spec};
+use super::status::Failure;
 use clap::{Parser, Subcommand};
 use hypervisor::builder::Amount;
 use std::path::PathBuf;
@@ -25,15 +28,15 @@ PARAVANE_LOG=debug traces what the hypervisor does, on stderr.";
 impl Args {
     /// The command; without one, `run`.
     pub fn into_command(self) -> Command {
-        self.command.unwrap_or(Command::Run(self.run))
+        self.command.unwrap_or(Command::Run(RunCommand { options: self.run, domains: Vec::new() }))
     }
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Boot a guest; its console is this terminal, and Ctrl-] leaves it
-    Run(RunArgs),
+    /// Boot a guest, or several; their console is this terminal, Ctrl-] leaves, Ctrl-A and a digit turns to another
+    Run(RunCommand),
     /// Say what this host's KVM is like, and what is missing
     Check(CheckArgs),
     /// Write the bundled guest kernel to a file
@@ -41,6 +44,27 @@ pub enum Command {
 }
 
 /// `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunCommand {
+    /// The options.
+    #[command(flatten)]
+    pub options: RunArgs,
+    /// Files that describe a domain each, in TOML: name, kernel, ramdisk, cmdline, memory, exec
+    #[arg(value_name = "FILE.toml", conflicts_with_all = ["kernel", "ramdisk", "cmdline", "memory", "exec"])]
+    pub domains: Vec<PathBuf>,
+}
+
+impl RunCommand {
+    /// The domains to run: those of the files, or the one that the options describe.
+    pub fn specs(&self) -> Result<Vec<Spec>, Failure> {
+        match self.domains.as_slice() {
+            [] => Ok(vec![self.options.spec()]),
+            paths => domain_file::read_all(paths),
+        }
+    }
+}
+
+/// The options of `run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// An ELF image with Xen notes, in place of the bundled guest kernel
@@ -53,7 +77,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "STR", default_value = "")]
     pub cmdline: String,
     /// The guest's memory: 256M, 1G
-    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, value_parser = size::parse)]
     pub memory: Amount,
     /// Memory of the whole machine, the hypervisor's own included [default: what the guest needs]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -61,9 +85,27 @@ pub struct RunArgs {
     /// Physical CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub pcpus: u32,
+    /// Record every exit, hypercall and event with its duration, for Perfetto
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Commands for the bundled kernel's shell, instead of what is typed; the first that fails is the last
     #[arg(long, value_name = "CMD; CMD")]
     pub exec: Option<String>,
+}
+
+impl RunArgs {
+    /// The domain that they describe.
+    fn spec(&self) -> Spec {
+        Spec {
+            origin: Origin::Options,
+            name: "guest".into(),
+            kernel: self.kernel.clone(),
+            ramdisk: self.ramdisk.clone(),
+            cmdline: self.cmdline.clone(),
+            memory: self.memory,
+            exec: self.exec.clone(),
+        }
+    }
 }
 
 /// `check`.
@@ -89,7 +131,7 @@ mod tests {
 
     fn run(words: &[&str]) -> RunArgs {
         match Args::try_parse_from(words).unwrap().into_command() {
-            Command::Run(args) => args,
+            Command::Run(command) => command.options,
             other => panic!("not run: {other:?}"),
         }
     }

@@ -1,6 +1,7 @@
 //! The guest's command line: what the user gave, and how the bundled kernel's shell gets its commands.
 
-use super::status::{Failure, Status};
+use super::spec::Spec;
+use super::status::Failure;
 
 /// Where the shell's commands come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +25,45 @@ impl Commands<'_> {
 }
 
 /// Puts the command line together.
-pub fn compose(given: &str, commands: Commands<'_>) -> Result<String, Failure> {
+pub fn compose(spec: &Spec, commands: Commands<'_>) -> Result<String, Failure> {
     let word = match commands {
         Commands::Given(exec) if exec.contains('"') => {
-            let message = "--exec: a double quote would end the commands early".into();
-            return Err(Failure { status: Status::Usage, message });
+            return Err(spec.origin.nonsense("exec", "a double quote would end the commands early"));
         }
         Commands::Given(exec) => format!("exec=\"{exec}\""),
         Commands::Piped => "stdin=pipe".into(),
         Commands::Typed => String::new(),
     };
-    Ok(format!("{given} {word}").trim().to_owned())
+    Ok(format!("{} {word}", spec.cmdline).trim().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use crate::cli::spec::Origin;
+    use crate::cli::status::Status;
+    use hypervisor::builder::Amount;
+
+    fn composed(cmdline: &str, commands: Commands<'_>) -> Result<String, Status> {
+        let spec = Spec {
+            origin: Origin::Options,
+            name: "guest".into(),
+            kernel: None,
+            ramdisk: None,
+            cmdline: cmdline.into(),
+            memory: Amount(1),
+            exec: None,
+        };
+        compose(&spec, commands).map_err(|failure| failure.status)
+    }
+
     #[test]
     fn commands_come_last() {
-        assert_eq!(compose("quiet", Commands::Given("a; b")).unwrap(), "quiet exec=\"a; b\"");
-        assert_eq!(compose("", Commands::Given("")).unwrap(), "exec=\"\"");
-        assert_eq!(compose("", Commands::Piped).unwrap(), "stdin=pipe");
-        assert_eq!(compose("quiet", Commands::Typed).unwrap(), "quiet");
-        assert_eq!(compose("", Commands::Given("echo \"")).unwrap_err().status, Status::Usage);
+        assert_eq!(composed("quiet", Commands::Given("a; b")).unwrap(), "quiet exec=\"a; b\"");
+        assert_eq!(composed("", Commands::Given("")).unwrap(), "exec=\"\"");
+        assert_eq!(composed("", Commands::Piped).unwrap(), "stdin=pipe");
+        assert_eq!(composed("quiet", Commands::Typed).unwrap(), "quiet");
+        assert_eq!(composed("", Commands::Given("echo \"")), Err(Status::Usage));
     }
 }

@@ -1,11 +1,12 @@
-//! The ways out of a session that are not the guest's.
+//! The ways out of a run that are not the guests'.
 
 use super::status::Failure;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::Domain;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Ends whatever domain there is, and the next before it starts.
+/// Ends whatever domains there are, and the next before they start.
 ///
 /// It holds the hypervisor weakly: a thread that waits for a key must not keep it alive.
 pub struct Exit {
@@ -17,7 +18,8 @@ pub struct Exit {
 struct State {
     left: bool,
     failure: Option<Failure>,
-    domain: Option<Arc<Domain>>,
+    /// By the place of each on the command line.
+    domains: BTreeMap<usize, Arc<Domain>>,
 }
 
 impl Exit {
@@ -34,7 +36,7 @@ impl Exit {
     pub fn leave(&self) {
         let mut state = self.state();
         state.left = true;
-        self.destroy(state.domain.as_deref());
+        state.domains.values().for_each(|domain| self.destroy(domain));
     }
 
     /// The host fails the guest.
@@ -43,7 +45,7 @@ impl Exit {
         self.leave();
     }
 
-    /// Whether the session was left by one of the two.
+    /// Whether the run was left by one of the two.
     pub fn has_left(&self) -> bool {
         self.state().left
     }
@@ -53,17 +55,17 @@ impl Exit {
         self.state().failure.take()
     }
 
-    /// This is the domain to end.
-    pub fn set_domain(&self, domain: &Arc<Domain>) {
+    /// This is the domain to end at that place.
+    pub fn set_domain(&self, index: usize, domain: &Arc<Domain>) {
         let mut state = self.state();
-        state.domain = Some(Arc::clone(domain));
+        state.domains.insert(index, Arc::clone(domain));
         if state.left {
-            self.destroy(Some(domain));
+            self.destroy(domain);
         }
     }
 
-    fn destroy(&self, domain: Option<&Domain>) {
-        if let (Some(hypervisor), Some(domain)) = (self.hypervisor.upgrade(), domain) {
+    fn destroy(&self, domain: &Domain) {
+        if let Some(hypervisor) = self.hypervisor.upgrade() {
             hypervisor.destroy(domain);
         }
     }

@@ -1,6 +1,7 @@
 //! How much memory the machine is to have.
 
 use super::args::RunArgs;
+use super::spec::Spec;
 use super::status::Failure;
 use hypervisor::builder::Amount;
 use hypervisor::machine::kvm::frames_needed;
@@ -8,19 +9,26 @@ use hypervisor::machine::kvm::frames_needed;
 /// Frames of a domain that are not its memory: its shared info page, and room for the builder.
 const DOMAIN_OVERHEAD: u64 = 16;
 
-/// The machine's frames: what was asked for, or what the domain and the hypervisor need.
-pub fn machine_frames(args: &RunArgs) -> Result<u64, Failure> {
-    let needed = needed_frames(args.memory.0 + DOMAIN_OVERHEAD, args.pcpus);
-    if let Some(host) = host_memory().filter(|host| args.memory.0 > host.0) {
-        let message = format_args!("{} is more than this host has ({host})", args.memory);
-        return Err(Failure::about("--memory", message));
+/// The machine's frames: what was asked for, or what the domains and the hypervisor need.
+pub fn machine_frames(specs: &[Spec], args: &RunArgs) -> Result<u64, Failure> {
+    let memory = Amount(specs.iter().map(|spec| spec.memory.0).sum());
+    let needed = needed_frames(memory.0 + DOMAIN_OVERHEAD * specs.len() as u64, args.pcpus);
+    if let Some(host) = host_memory().filter(|host| memory.0 > host.0) {
+        let what = match specs {
+            [spec] => spec.origin.setting("memory"),
+            _ => format!("the memory of {} domains", specs.len()),
+        };
+        return Err(Failure::about(what, format_args!("{memory} is more than this host has ({host})")));
     }
+    let guests = match specs.len() {
+        1 => "a guest's".to_owned(),
+        many => format!("{many} guests' together"),
+    };
     match args.machine_memory {
         Some(machine) if machine.0 < needed => Err(Failure::about(
             "--machine-memory",
             format_args!(
-                "a guest of {} does not fit into a machine of {machine}: with the hypervisor's own, {} are needed",
-                args.memory,
+                "{guests} {memory} do not fit into a machine of {machine}: with the hypervisor's own, {} are needed",
                 Amount(needed)
             ),
         )),

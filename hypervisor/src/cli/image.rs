@@ -1,7 +1,7 @@
 //! The kernel that is to be booted.
 
-use super::args::RunArgs;
 use super::files;
+use super::spec::Spec;
 use super::status::Failure;
 use hypervisor::builder::{KernelImage, Plan, PlanError, Wishes};
 use std::borrow::Cow;
@@ -16,12 +16,12 @@ pub struct Images {
 
 impl Images {
     /// Reads the files.
-    pub fn read(args: &RunArgs) -> Result<Self, Failure> {
-        let (name, kernel) = match &args.kernel {
+    pub fn read(spec: &Spec) -> Result<Self, Failure> {
+        let (name, kernel) = match &spec.kernel {
             Some(path) => (path.display().to_string(), files::read(path)?.into()),
             None => ("the bundled kernel".into(), hypervisor::kernel_image::KERNEL_IMAGE.into()),
         };
-        let ramdisk = match &args.ramdisk {
+        let ramdisk = match &spec.ramdisk {
             Some(path) => Some((path.display().to_string(), files::read(path)?)),
             None => None,
         };
@@ -49,20 +49,17 @@ impl Images {
     }
 
     /// Lays a domain out.
-    pub fn plan(
-        &self,
-        image: &KernelImage<'_>,
-        args: &RunArgs,
-        command_line: String,
-    ) -> Result<Plan, Failure> {
+    pub fn plan(&self, image: &KernelImage<'_>, spec: &Spec, command_line: String) -> Result<Plan, Failure> {
         let ramdisk = self.ramdisk.as_ref().map(|(_, bytes)| bytes.len() as u64);
-        let wishes = Wishes { pages: args.memory.0, ramdisk, command_line };
+        let wishes = Wishes { pages: spec.memory.0, ramdisk, command_line };
         Plan::new(image, &wishes).map_err(|error| match (&error, &self.ramdisk) {
             (PlanError::RamdiskTooBig { .. }, Some((name, _))) => Failure::about(name, error),
             (PlanError::AddressRange { .. } | PlanError::MemoryTooSmall { .. }, _) => {
                 Failure::about(&self.name, error)
             }
-            (PlanError::CommandLineTooLong { .. }, _) => Failure::about("--cmdline and --exec", error),
+            (PlanError::CommandLineTooLong { .. }, _) => {
+                Failure::about(spec.origin.settings("cmdline", "exec"), error)
+            }
             _ => Failure::new(error),
         })
     }

@@ -1,76 +1,85 @@
-//! What the user types, on its way to the guest.
+//! What the user types, on its way to the guests.
 
-use super::command_line::Commands;
-use backends::console::Input;
+use super::desk::Desk;
+use super::keys::{Action, Keys};
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Ctrl-]: leaves.
-const LEAVE: u8 = 0x1d;
-/// Ctrl-D: what the shell gets at the end of a stdin that is no terminal.
-const END: u8 = 0x04;
-
-/// Whoever reads stdin.
-pub struct Keyboard {
-    input: Arc<Input>,
-    /// A pipe has come to its end.
-    ended: Arc<AtomicBool>,
+/// What stdin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nobody's business: all domains have their commands.
+    Unread,
+    /// A terminal.
+    Terminal,
+    /// Something else, with an end.
+    Pipe,
 }
 
-impl Keyboard {
-    /// Starts to read stdin, if it is to be read at all. `leave` is called when the user wants to leave.
-    ///
-    /// The thread sleeps in a read that nothing interrupts, and ends with the process.
-    pub fn start(
-        commands: Commands<'_>,
-        input: Arc<Input>,
-        leave: impl Fn() + Send + 'static,
-    ) -> io::Result<Self> {
-        let this = Self { input: Arc::clone(&input), ended: Arc::default() };
-        let ended = Arc::clone(&this.ended);
-        let read: Box<dyn FnOnce() + Send> = match commands {
-            Commands::Given(_) => return Ok(this),
-            Commands::Typed => Box::new(move || {
-                type_keys(io::stdin(), &input);
-                leave();
-            }),
-            Commands::Piped => Box::new(move || {
-                pipe(io::stdin(), &input);
-                ended.store(true, Ordering::SeqCst);
-            }),
-        };
-        std::thread::Builder::new().name("keyboard".into()).spawn(read)?;
-        Ok(this)
-    }
+/// What keys do beyond being typed.
+pub trait Hearer: Send {
+    /// Keys go to another domain from now on.
+    fn turned_to(&self, index: usize);
 
-    /// A new guest has not heard that stdin is at its end.
-    pub fn guest_restarts(&self) {
-        if self.ended.load(Ordering::SeqCst) {
-            self.input.push(&[END]);
-        }
-    }
+    /// The user wants to leave.
+    fn leave(&self);
 }
 
-/// Hands keys over up to Ctrl-], or until the terminal is gone.
-fn type_keys(mut keyboard: impl Read, input: &Input) {
+/// Starts to read stdin, if it is to be read at all.
+///
+/// The thread sleeps in a read that nothing interrupts, and ends with the process.
+pub fn start(stdin: Stdin, desk: Arc<Desk>, hearer: impl Hearer + 'static) -> io::Result<()> {
+    let read: Box<dyn FnOnce() + Send> = match stdin {
+        Stdin::Unread => return Ok(()),
+        Stdin::Terminal => Box::new(move || type_keys(io::stdin(), &desk, &hearer)),
+        Stdin::Pipe => Box::new(move || pipe(io::stdin(), &desk)),
+    };
+    std::thread::Builder::new().name("keyboard".into()).spawn(read).map(drop)
+}
+
+/// Hands keys over up to the one that leaves, or until the terminal is gone.
+fn type_keys(mut keyboard: impl Read, desk: &Desk, hearer: &dyn Hearer) {
+    let mut reader = Keys::new(desk.len() > 1);
     let mut keys = [0; 256];
     while let Some(keys) = read(&mut keyboard, &mut keys) {
-        let leave = keys.iter().position(|&key| key == LEAVE);
-        input.push(&keys[..leave.unwrap_or(keys.len())]);
-        if leave.is_some() {
-            return;
+        let mut typed = Vec::with_capacity(keys.len());
+        for action in keys.iter().filter_map(|&key| reader.press(key)) {
+            if let Action::Type(key) = action {
+                typed.push(key);
+                continue;
+            }
+            desk.type_keys(&std::mem::take(&mut typed));
+            if action == Action::Leave {
+                return hearer.leave();
+            }
+            turn(action, desk, hearer);
         }
+        desk.type_keys(&typed);
+    }
+    hearer.leave();
+}
+
+fn turn(action: Action, desk: &Desk, hearer: &dyn Hearer) {
+    let turned = match action {
+        Action::To(index) => Some(index).filter(|&index| desk.turn_to(index)),
+        Action::Next => desk.turn_to_next(),
+        Action::Type(_) | Action::Leave => None,
+    };
+    if let Some(index) = turned {
+        hearer.turned_to(index);
     }
 }
 
-/// Hands everything over, and says where it ends.
-fn pipe(mut stdin: impl Read, input: &Input) {
+/// Hands everything over to the domain that is typed to first, and says where it ends.
+fn pipe(mut stdin: impl Read, desk: &Desk) {
+    let first = desk.current();
+    desk.end_others();
+    let input = desk.input(first);
     let mut bytes = [0; 4096];
     while let Some(bytes) = read(&mut stdin, &mut bytes) {
         input.push(bytes);
     }
-    input.push(&[END]);
+    desk.end(first);
 }
 
 /// The next bytes; none at the end, and where reading fails.
@@ -88,28 +97,53 @@ fn read<'a>(from: &mut impl Read, into: &'a mut [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
-    fn taken(input: &Input) -> Vec<u8> {
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Option<usize>>>);
+
+    impl Hearer for Heard {
+        fn turned_to(&self, index: usize) {
+            self.0.lock().expect("no panic").push(Some(index));
+        }
+
+        fn leave(&self) {
+            self.0.lock().expect("no panic").push(None);
+        }
+    }
+
+    fn taken(desk: &Desk, index: usize) -> Vec<u8> {
         let mut bytes = [0; 64];
-        let length = input.take(&mut bytes);
+        let length = desk.input(index).take(&mut bytes);
         bytes[..length].to_vec()
+    }
+
+    fn heard(desk: &Desk, keys: &[u8]) -> Vec<Option<usize>> {
+        let heard = Heard::default();
+        type_keys(keys, desk, &heard);
+        heard.0.into_inner().expect("no panic")
     }
 
     #[test]
     fn keys_go_over_up_to_the_one_that_leaves() {
-        let input = Input::default();
-        type_keys(&b"abc\x1ddef"[..], &input);
-        assert_eq!(taken(&input), b"abc");
-        type_keys(&b"\x03\x04"[..], &input);
-        assert_eq!(taken(&input), b"\x03\x04", "the guest's affair");
+        let desk = Desk::new([true]);
+        assert_eq!(heard(&desk, b"abc\x1ddef"), [None]);
+        assert_eq!(taken(&desk, 0), b"abc");
+        assert_eq!(heard(&desk, b"\x03\x04\x01"), [None], "a terminal that is gone leaves, too");
+        assert_eq!(taken(&desk, 0), b"\x03\x04\x01", "the guest's affair");
+    }
+
+    #[test]
+    fn keys_go_to_whom_the_user_turns() {
+        let desk = Desk::new([true, true]);
+        assert_eq!(heard(&desk, b"one\x012two\x01n1\x019\x1d"), [Some(1), Some(0), None]);
+        assert_eq!([taken(&desk, 0), taken(&desk, 1)], [b"one1".to_vec(), b"two".to_vec()]);
     }
 
     #[test]
     fn the_end_of_a_pipe_is_told() {
-        let input = Input::default();
-        pipe(&b"help\n"[..], &input);
-        assert_eq!(taken(&input), b"help\n\x04");
-        pipe(&b""[..], &input);
-        assert_eq!(taken(&input), b"\x04");
+        let desk = Desk::new([true, true]);
+        pipe(&b"help\n"[..], &desk);
+        assert_eq!([taken(&desk, 0), taken(&desk, 1)], [b"help\n\x04".to_vec(), b"\x04".to_vec()]);
     }
 }

@@ -1,5 +1,6 @@
-//! What the guest says, on its way to stdout.
+//! What the guest says, on its way to the screen.
 
+use super::voice::Voice;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Once};
@@ -9,14 +10,15 @@ use std::sync::{Arc, Once};
 pub struct Output(Arc<Shared>);
 
 struct Shared {
+    voice: Voice,
     first: Once,
     at_first_words: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Output {
     /// Output whose first words are preceded by `at_first_words`.
-    pub fn new(at_first_words: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared { first: Once::new(), at_first_words: Box::new(at_first_words) }))
+    pub fn new(voice: Voice, at_first_words: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared { voice, first: Once::new(), at_first_words: Box::new(at_first_words) }))
     }
 }
 
@@ -29,14 +31,12 @@ impl fmt::Debug for Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.first.call_once(|| (self.0.at_first_words)());
-        // Unbuffered in effect: a guest's prompt has no newline.
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes)?;
-        stdout.flush()?;
+        self.0.voice.speak(bytes)?;
         Ok(bytes.len())
     }
 
+    /// The guest pauses.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.0.voice.pause()
     }
 }

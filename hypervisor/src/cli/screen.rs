@@ -1,8 +1,11 @@
 //! What the user sees of the hypervisor: a first screen, and a last line. Both on stderr.
 
 use super::check::kind;
+use super::voice::Voice;
+use hypervisor::control::Hypervisor;
 use hypervisor::machine::kvm::ProbeReport;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Writes lines to stderr as they are. What cannot be written is nobody's loss.
@@ -22,14 +25,27 @@ pub fn title(report: &ProbeReport) {
     ));
 }
 
+/// Before several guests start: which they are, and how to get from one to the other. `first` is typed to first.
+pub fn company(names: &[String], first: Option<&str>) {
+    let keys = first.map_or_else(String::new, |first| {
+        format!(
+            "Ctrl-A 1 to {}, Ctrl-A n: type to another than {first}; Ctrl-A a: Ctrl-A itself; Ctrl-] leaves all\n",
+            names.len().min(9)
+        )
+    });
+    show(&format!("{} domains: {}\n{keys}", names.len(), names.join(", ")));
+}
+
 /// At the guest's first words: how long it took, and what it took.
-pub fn booted(kernel: &str, time: Duration, validated: u64, help: bool) {
+pub fn booted(voice: &Voice, kernel: &str, time: Duration, validated: u64, help: bool) {
+    let time = duration(time);
+    // Validation is counted for all domains together.
+    if voice.has_company() {
+        return voice.tell(&format!("{kernel} booted in {time}"));
+    }
     let help = if help { "help, selftest; Ctrl-] leaves\n" } else { "" };
-    show(&format!(
-        "{kernel} booted in {}; {} page-table entries validated\n{help}",
-        duration(time),
-        count(validated)
-    ));
+    let validated = count(validated);
+    show(&format!("{kernel} booted in {time}; {validated} page-table entries validated\n{help}"));
 }
 
 /// What a run came to.
@@ -41,23 +57,57 @@ pub struct Summary {
     pub exits: u64,
     /// Hypercalls it made.
     pub hypercalls: u64,
+    /// What validation came to.
+    pub validation: Validation,
+}
+
+/// What the validation of page tables came to, for all domains together.
+#[derive(Clone, Copy, Debug)]
+pub struct Validation {
     /// Page-table entries that passed validation.
     pub validated: u64,
     /// Page-table operations that were refused.
     pub refused: u64,
 }
 
-/// At the end.
-pub fn ended(how: &str, summary: Summary) {
-    let Summary { time, exits, hypercalls, validated, refused } = summary;
-    show(&format!(
-        "{how} after {}: {} exits, {} hypercalls, {} page-table entries validated, {} refused\n",
-        duration(time),
-        count(exits),
-        count(hypercalls),
-        count(validated),
-        count(refused),
-    ));
+impl Validation {
+    /// So far.
+    pub fn of(hypervisor: &Hypervisor) -> Self {
+        let counters = hypervisor.services().mmu.counters();
+        let validated = counters.entries_validated.saturating_add(counters.entries_updated);
+        Self { validated, refused: counters.refusals }
+    }
+}
+
+/// At the end of a domain.
+pub fn ended(voice: &Voice, how: &str, summary: Summary) {
+    let Summary { time, exits, hypercalls, validation } = summary;
+    let what =
+        format!("{how} after {}: {} exits, {} hypercalls", duration(time), count(exits), count(hypercalls));
+    match voice.has_company() {
+        true => voice.tell(&what),
+        false => show(&format!("{what}, {}\n", validated(validation))),
+    }
+}
+
+/// At the end of several domains.
+pub fn all_ended(domains: usize, time: Duration, validation: Validation) {
+    show(&format!("{domains} domains ended after {}: {}\n", duration(time), validated(validation)));
+}
+
+/// At the end of a trace.
+pub fn traced(file: &Path, events: u64, dropped: u64) {
+    let lost = match dropped {
+        0 => String::new(),
+        _ => {
+            format!("; {} more were dropped, since they came faster than they can be written", count(dropped))
+        }
+    };
+    show(&format!("{}: {} events, for https://ui.perfetto.dev{lost}\n", file.display(), count(events)));
+}
+
+fn validated(Validation { validated, refused }: Validation) -> String {
+    format!("{} page-table entries validated, {} refused", count(validated), count(refused))
 }
 
 fn duration(time: Duration) -> String {

@@ -1,15 +1,16 @@
 //! A guest's life, from its building to its end, and what the user has of it.
 
 use super::command_line::Commands;
+use super::desk::Desk;
 use super::exit::Exit;
 use super::files::reason;
-use super::image::Images;
+use super::guest::Guest;
 use super::output::Output;
-use super::say;
 use super::screen;
 use super::status::Failure;
-use backends::console::{End, Input};
-use hypervisor::builder::{BuiltDomain, Identity, KernelImage, Plan, build, functions};
+use super::voice::Voice;
+use backends::console::End;
+use hypervisor::builder::{BuiltDomain, Identity, Plan, build, functions};
 use hypervisor::control::{DomainConfig, Hypervisor};
 use hypervisor::domain::{Console, Domain, DomainEnd};
 use hypervisor::event_channel::alloc_unbound;
@@ -23,44 +24,55 @@ use std::time::Instant;
 
 /// What all lives of a guest have in common: a reboot begins another.
 pub struct Session<'a> {
+    /// Its place among the guests of this run.
+    pub index: usize,
     /// The hypervisor.
     pub hypervisor: Arc<Hypervisor>,
-    /// The files.
-    pub images: &'a Images,
-    /// The kernel among them.
-    pub kernel: &'a KernelImage<'a>,
-    /// What is typed.
-    pub input: Arc<Input>,
-    /// What ends the guest from outside.
+    /// The guest.
+    pub guest: Guest<'a>,
+    /// Where its words go.
+    pub voice: Voice,
+    /// Where it is typed to.
+    pub desk: Arc<Desk>,
+    /// What ends the guests from outside.
     pub exit: Arc<Exit>,
-    /// Where the shell's commands come from.
-    pub commands: Commands<'a>,
+}
+
+/// One life of a guest: a domain that runs.
+pub struct Life {
+    /// When it was begun.
+    pub born: Instant,
+    domain: Arc<Domain>,
+    /// None where the user has left before it was there.
+    console: Option<ConsoleThread>,
 }
 
 impl Session<'_> {
-    /// Lives one life: builds a domain, runs it, and stays until nothing is left of it.
-    pub fn live(&self, plan: &Plan) -> Result<DomainEnd, Failure> {
+    /// Begins a life: builds a domain, and lets it run.
+    pub fn begin(&self, plan: &Plan) -> Result<Life, Failure> {
         let born = Instant::now();
         let output = self.output(born);
         let config = DomainConfig {
-            name: "guest".into(),
+            name: self.guest.spec.name.clone(),
             maximum_pages: plan.pages,
             console: Arc::new(EmergencyConsole(Mutex::new(output.clone()))),
         };
         let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
-        self.exit.set_domain(&domain);
-        let console = match self.fill_and_start(&domain, plan, output) {
-            Ok(console) => console,
-            Err(failure) => {
-                self.hypervisor.destroy(&domain);
-                let end = self.hypervisor.wait(&domain);
-                // A user who leaves meanwhile is no failure.
-                return if self.exit.has_left() { Ok(end) } else { Err(failure) };
-            }
-        };
-        let end = self.hypervisor.wait(&domain);
-        console.finish();
-        Ok(end)
+        self.exit.set_domain(self.index, &domain);
+        let console = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
+            self.hypervisor.destroy(&domain);
+            self.hypervisor.wait(&domain);
+            // A user who leaves meanwhile is no failure.
+            if self.exit.has_left() { Ok(None) } else { Err(failure) }
+        })?;
+        Ok(Life { born, domain, console })
+    }
+
+    /// Stays until nothing is left of a life.
+    pub fn outlast(&self, life: Life) -> DomainEnd {
+        let end = self.hypervisor.wait(&life.domain);
+        life.console.map(ConsoleThread::finish);
+        end
     }
 
     fn fill_and_start(
@@ -69,13 +81,13 @@ impl Session<'_> {
         plan: &Plan,
         output: Output,
     ) -> Result<ConsoleThread, Failure> {
-        let mmu = &self.hypervisor.services().mmu;
+        let (mmu, images) = (&self.hypervisor.services().mmu, self.guest.images);
         let console_port = alloc_unbound(domain, DomId::HOST).map_err(Failure::new)?;
         let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
-        let built = build(mmu, identity, self.kernel, self.images.ramdisk(), plan);
-        let built = built.map_err(|error| Failure::about(self.images.name(), error))?;
+        let built = build(mmu, identity, &self.guest.kernel, images.ramdisk(), plan);
+        let built = built.map_err(|error| Failure::about(images.name(), error))?;
         domain.set_current_pages(plan.pages);
-        let functions = functions(self.images.kernel_bytes()).into_iter();
+        let functions = functions(images.kernel_bytes()).into_iter();
         let symbol =
             |f: hypervisor::builder::Function| Symbol { address: f.address, size: f.size, name: f.name };
         domain.set_symbols(functions.map(symbol).collect());
@@ -95,24 +107,27 @@ impl Session<'_> {
         output: Output,
     ) -> Result<ConsoleThread, Failure> {
         let host = HostDomain::new(self.hypervisor.services().mmu.clone(), domain.clone(), built.console);
-        let exit = Arc::clone(&self.exit);
+        let (exit, voice) = (Arc::clone(&self.exit), self.voice.clone());
         let ended = move |end: &End| match end {
             // Whoever read the output has seen enough.
             End::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe => exit.leave(),
             End::Sink(error) => exit.fail(Failure::about("the guest's output", reason(error))),
-            End::Disconnected(reason) => say(&format!("the guest's console is disconnected: {reason}")),
+            End::Disconnected(reason) => {
+                voice.warn(&format!("the guest's console is disconnected: {reason}"));
+            }
             End::Stopped => {}
         };
-        ConsoleThread::start(host, port, Arc::clone(&self.input), output, ended).map_err(Failure::new)
+        ConsoleThread::start(host, port, self.desk.input(self.index), output, ended).map_err(Failure::new)
     }
 
     /// The guest's output; its first words bring the rest of the first screen.
     fn output(&self, born: Instant) -> Output {
-        let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.images.name().to_owned());
-        let typed = self.commands == Commands::Typed;
-        Output::new(move || {
+        let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.guest.images.name().to_owned());
+        let typed = self.guest.commands == Commands::Typed;
+        let voice = self.voice.clone();
+        Output::new(self.voice.clone(), move || {
             let validated = mmu.counters().entries_validated;
-            screen::booted(&name, born.elapsed(), validated, typed);
+            screen::booted(&voice, &name, born.elapsed(), validated, typed);
         })
     }
 }

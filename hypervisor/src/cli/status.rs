@@ -18,6 +18,19 @@ pub enum Status {
     Failed = 4,
 }
 
+impl Status {
+    /// Of several, the worst is reported: a host's failure before a guest's crash, that before a guest's failure.
+    pub fn severity(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Failed => 1,
+            Self::Crashed => 2,
+            Self::Configuration => 3,
+            Self::Usage => 4,
+        }
+    }
+}
+
 impl From<Status> for ExitCode {
     fn from(status: Status) -> Self {
         Self::from(status as u8)

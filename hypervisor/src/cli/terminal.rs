@@ -60,7 +60,9 @@ extern "C" fn handle(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc:
 
 /// From now on INT, TERM, HUP and QUIT end the process with 128 + their number, and the terminal restored. Nothing
 /// else needs an orderly end: the machine is this process's memory and file descriptors.
-pub fn end_on_signals() -> io::Result<()> {
+///
+/// `before` is done first.
+pub fn end_on_signals(before: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let event = EventFd::new(0)?;
     let waiting = event.try_clone()?;
     // A second call finds the first one's in place, which is as good.
@@ -71,6 +73,7 @@ pub fn end_on_signals() -> io::Result<()> {
     let end = move || {
         while waiting.read().is_err() {}
         restore();
+        before();
         let signal = SIGNAL.load(Ordering::SeqCst);
         say(&format!("ended by signal {signal}"));
         std::process::exit(128 + signal);

@@ -5,6 +5,7 @@ use crate::error::{Failure, Refusal};
 use crate::hypercall::Services;
 use crate::machine::{MachineError, NoSuchFrame};
 use crate::time::publish_wall_clock;
+use crate::trace::Record;
 use crate::vcpu::{StartState, VcpuHandle, VcpuKey};
 use pv_abi::{DomId, Errno, Mfn, VcpuId};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub struct DomainConfig {
 pub fn create(services: &Services, config: DomainConfig) -> Result<Arc<Domain>, Failure> {
     let id = services.domains.next_id();
     let id = id.ok_or(Refusal::new(Errno::ENOSPC, "all domain numbers are in use"))?;
+    if let Some(recorder) = services.trace.recorder() {
+        recorder.record(Record::Domain { id, name: config.name.clone() });
+    }
     let frame = services.mmu.allocate_shared(id)?;
     let made = make(services, id, frame, config).map_err(|source| {
         MachineError::new("the shared page cannot be used", std::io::Error::other(source)).into()

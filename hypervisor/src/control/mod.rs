@@ -12,7 +12,6 @@ mod tests;
 
 pub use create::{DomainConfig, create, start};
 
-use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, DomainEnd, Domains, End, StatisticsSnapshot};
@@ -22,7 +21,9 @@ use crate::machine::{Kick, MachineError, Pcpu};
 use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
 use crate::sched::{RoundRobin, Scheduler};
+use crate::trace::Trace;
 use crate::vcpu::StartState;
+use backends::bell::Bell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -49,7 +50,15 @@ impl Services {
     ) -> Self {
         let policy = Box::new(RoundRobin::default());
         let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
-        Self { mmu, domains: Domains::default(), clock, scheduler, cpuid, ended: Bell::default() }
+        Self {
+            mmu,
+            domains: Domains::default(),
+            clock,
+            scheduler,
+            cpuid,
+            ended: Bell::default(),
+            trace: Trace::default(),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ const STEPS: u32 = 8192;
 pub(super) fn reap(services: &Services, stopping: &AtomicBool) {
     while !stopping.load(Ordering::SeqCst) {
         reap_once(services);
-        services.ended.wait();
+        services.ended.listen();
     }
 }
 

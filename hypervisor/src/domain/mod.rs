@@ -16,6 +16,7 @@ pub use shared_page::SharedPage;
 pub use statistics::{ExitKind, Statistics, StatisticsSnapshot};
 
 use crate::event_channel::PortTable;
+use crate::grant_table::GrantTable;
 use crate::lock::{Rank, Ranked};
 use crate::report::SymbolTable;
 use crate::vcpu::{VcpuHandle, VcpuKey};
@@ -55,6 +56,7 @@ pub struct Parts {
 pub struct Domain {
     parts: Parts,
     ports: Ranked<PortTable>,
+    grants: Ranked<GrantTable>,
     life: Life,
     statistics: Statistics,
     current_pages: AtomicU64,
@@ -73,6 +75,7 @@ impl Domain {
         Self {
             parts,
             ports,
+            grants: Ranked::new(Rank::Grants, GrantTable::default()),
             life: Life::default(),
             statistics: Statistics::default(),
             current_pages: AtomicU64::new(0),
@@ -100,6 +103,11 @@ impl Domain {
     /// Its event channels.
     pub fn ports(&self) -> &Ranked<PortTable> {
         &self.ports
+    }
+
+    /// Its grant table.
+    pub fn grants(&self) -> &Ranked<GrantTable> {
+        &self.grants
     }
 
     /// All its vCPUs.

@@ -15,6 +15,7 @@ mod debug;
 mod dispatch;
 mod events;
 mod extension;
+mod grants;
 mod memory;
 mod mmu;
 mod mmuext;
@@ -37,7 +38,6 @@ pub(crate) mod tests;
 pub use dispatch::{dispatch, resume};
 pub use table::{Hypercall, TABLE, find};
 
-use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, Domains};
@@ -45,7 +45,9 @@ use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
 use crate::paging::{Budget, Mmu};
 use crate::sched::Scheduler;
+use crate::trace::{Trace, Tracer};
 use crate::vcpu::{Progress, Vcpu, VcpuHandle};
+use backends::bell::Bell;
 use pv_abi::{DomId, Errno, EventPort};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -68,6 +70,15 @@ pub struct Services {
     pub cpuid: Arc<dyn CpuidPolicy>,
     /// Rung when a domain may have ended.
     pub ended: Bell,
+    /// Where it is recorded what happens.
+    pub trace: Trace,
+}
+
+impl Services {
+    /// Records what happens, by system time.
+    pub fn tracer(&self) -> Tracer<'_> {
+        self.trace.by(&*self.clock)
+    }
 }
 
 /// The six words that a hypercall is called with: RDI, RSI, RDX, R10, R8, R9.

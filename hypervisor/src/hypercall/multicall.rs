@@ -43,8 +43,9 @@ fn inner(call: &mut Call<'_>, entry: &MulticallEntry) -> Reply {
     if HypercallNumber(entry.op) == HypercallNumber::MULTICALL {
         return Ok(Outcome::Done(Errno::EINVAL.to_return()));
     }
-    if call.progress.elements == 0 {
+    let continued = call.progress.elements != 0;
+    if !continued {
         call.domain.statistics().hypercall(entry.op);
     }
-    invoke(call, entry.op, entry.args)
+    invoke(call, entry.op, entry.args, continued)
 }

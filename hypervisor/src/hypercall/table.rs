@@ -1,8 +1,8 @@
 //! The table of hypercalls. A number that is not in it returns −ENOSYS.
 
 use super::{
-    Handler, callbacks, console, debug, events, extension, memory, mmu, mmuext, multicall, physdev, refused,
-    sched, segments, stack, timer, traps, vcpu, version, vm_assist,
+    Handler, callbacks, console, debug, events, extension, grants, memory, mmu, mmuext, multicall, physdev,
+    refused, sched, segments, stack, timer, traps, vcpu, version, vm_assist,
 };
 use pv_abi::extension::HYPERCALL_NUMBER;
 use pv_abi::hypercall::HypercallNumber as N;
@@ -44,6 +44,7 @@ pub static TABLE: &[Hypercall] = &[
     row(N::SET_TIMER_OP, timer::set_timer_op),
     row(N::XEN_VERSION, version::xen_version),
     row(N::CONSOLE_IO, console::console_io),
+    row(N::GRANT_TABLE_OP, grants::grant_table_op),
     row(N::VM_ASSIST, vm_assist::vm_assist),
     row(N::IRET, stack::iret),
     row(N::VCPU_OP, vcpu::vcpu_op),

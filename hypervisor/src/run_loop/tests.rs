@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::clock::MILLISECOND;
+use crate::domain::End;
 use crate::domain::Stage;
 use crate::event_channel::{alloc_unbound, bind_ipi, connect, raise_virq, send};
+use crate::machine::Exit;
 use crate::machine::MachineError;
 use crate::report::{Symbol, SymbolTable};
 use crate::sched::SLICE;
@@ -11,6 +13,7 @@ use crate::testing::{BASE, Guest, STACK, Threads, World, page, syscall};
 use crate::vcpu::{Callback, Callbacks};
 use pv_abi::DomId;
 use pv_abi::event_channel::Virq;
+use pv_abi::mmu::MmuUpdate;
 use pv_abi::sched::{Poll, ShutdownReason};
 use pv_abi::time::VcpuTimeInfo;
 use std::sync::Mutex;
@@ -181,12 +184,52 @@ fn a_crash_is_reported_with_who_called_whom() {
     });
     world.turns(0, 1);
     let Stage::Ending(End::Crashed(report)) = guest.domain.life().stage() else { panic!("it lives") };
-    assert_eq!(report.reason, "the kernel has no handler for: PAGE_FAULT");
+    let reason = "the kernel has no handler for: PAGE_FAULT at 0x10 (write, not mapped; error code 0x2)";
+    assert_eq!(report.reason, reason);
     let calls: Vec<_> = report.calls.iter().map(|call| call.symbol.as_deref()).collect();
     assert_eq!(calls, [Some("helper+0x8"), Some("main+0x4"), None], "it stops where frames do not rise");
     let text = report.to_string();
     assert!(text.contains("helper+0x8") && text.contains("rip 0xffffffff80000088"), "{text}");
     world.check_end(vec![guest]);
+}
+
+/// A guest that makes a batch of 4096 updates when its slice is over.
+fn with_a_long_batch(world: &World) -> Guest {
+    let guest = world.guest();
+    let request = MmuUpdate { ptr: guest.pages[30].address() | 1, val: 30 };
+    (8..24).for_each(|place| world.poke(&guest, page(place), [request; 256].as_slice()));
+    let clock = world.clock.clone();
+    world.script(&guest, move |context| {
+        clock.advance(SLICE);
+        syscall(context, 1, &[page(8), 4096, 0, 0x7ff0])
+    });
+    guest
+}
+
+#[test]
+fn a_long_hypercall_lets_others_run() {
+    let mut world = World::new();
+    let (long, other) = (with_a_long_batch(&world), world.guest());
+    let seen = Seen::default();
+    note(&world, &long, &seen, Exit::Kicked);
+    world.turns(0, 1);
+    let progress = world.on_vcpu(&long, |_, vcpu| vcpu.continuation.unwrap().progress.elements);
+    assert!((1..4096).contains(&progress), "{progress} elements before the others");
+    world.turns(0, 1);
+    assert!(other.domain.statistics().hypercalls_of(29) > 0, "the other one ran");
+    assert!(seen.lock().unwrap().is_empty(), "the guest waits for its hypercall");
+    world.turns(0, 1);
+    assert_eq!(seen.lock().unwrap()[0].1, 0, "it has returned");
+    world.check_end(vec![long, other]);
+}
+
+#[test]
+fn a_domain_can_end_in_the_midst_of_a_hypercall() {
+    let mut world = World::new();
+    let (long, other) = (with_a_long_batch(&world), world.guest());
+    world.turns(0, 1);
+    world.on_vcpu(&long, |_, vcpu| assert!(vcpu.continuation.is_some()));
+    world.check_end(vec![long, other]);
 }
 
 /// A pcpu whose TSC runs faster than it should.
@@ -403,4 +446,17 @@ fn a_guest_that_shuts_down_is_gone_with_all_its_frames() {
         assert_eq!(end.statistics.hypercalls, [(29, 1), (127, 1)]);
         assert_eq!(threads.hypervisor.services().mmu.free_frames(), free);
     }
+}
+
+#[test]
+fn a_panic_ends_what_its_pcpu_ran() {
+    let threads = Threads::new(2);
+    let (unlucky, other) = (threads.guest(), threads.guest());
+    threads.scripts.push(unlucky.identity(), |_| panic!("on purpose: a bug of the hypervisor's own"));
+    threads.start(&unlucky);
+    let end = threads.hypervisor.wait_for(&unlucky.domain, PATIENCE).unwrap();
+    assert!(end.report().unwrap().reason.ends_with("failed"));
+    threads.start(&other);
+    threads.hypervisor.shutdown();
+    assert!(matches!(other.domain.life().stage(), Stage::Gone(End::Destroyed)));
 }

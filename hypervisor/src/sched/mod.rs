@@ -14,6 +14,8 @@
 //! - whoever makes something happen to a vCPU stores that first and calls `wake` then; whoever puts one to sleep
 //!   looks once more under the lock. So no wake-up is lost (`run_loop`'s
 //!   `a_wake_up_between_look_and_sleep_is_not_lost`, `no_wake_up_is_lost_in_a_thousand`);
+//! - no pcpu sleeps while a vCPU that it may run is ready: each wakes a pcpu of its own
+//!   (`each_ready_vcpu_wakes_a_pcpu_of_its_own`);
 //! - a pcpu is kicked only while it may be in guest mode: `in_guest` is set before the last look for events, and
 //!   events are stored before `in_guest` is read (`a_pcpu_in_the_hypervisor_is_not_kicked`);
 //! - one thread sleeps until the alarm: the next timer, or the end of a slice for which somebody waits
@@ -181,8 +183,10 @@ impl Scheduler {
             entry.loaded = None;
             others_may = entry.activity == Activity::Ready;
         }
-        let idle = state.seats.iter().position(|seat| seat.idle);
-        self.wake_pcpu(idle.filter(|_| others_may));
+        if others_may {
+            let idle = state.claim_idle(None);
+            self.wake_pcpu(idle);
+        }
     }
 
     /// Whether the turn of the vCPU on `pcpu` is over: its slice ended and somebody waits, its clock is to be

@@ -107,8 +107,17 @@ impl State {
         let loaded = entry.loaded;
         self.ready += 1;
         self.policy.ready(vcpu, now);
-        let idle = |pcpu: &usize| self.seats.get(*pcpu).is_some_and(|seat| seat.idle);
-        loaded.or_else(|| (0..self.seats.len()).find(idle)).filter(idle)
+        self.claim_idle(loaded)
+    }
+
+    /// An idle pcpu; where `only` is given, that one or none. It counts as busy from now on, so that the next vCPU
+    /// gets another.
+    pub fn claim_idle(&mut self, only: Option<usize>) -> Option<usize> {
+        let fits = |pcpu: usize| only.is_none_or(|only| only == pcpu);
+        let mut seats = self.seats.iter_mut().enumerate();
+        let (pcpu, seat) = seats.find(|(pcpu, seat)| seat.idle && fits(*pcpu))?;
+        seat.idle = false;
+        Some(pcpu)
     }
 
     /// The next turn on `pcpu`, and whose domain's it is.

@@ -127,3 +127,17 @@ fn a_failed_pcpu_takes_only_its_own_with_it() {
     scheduler.evict(guests[0].domain.id());
     assert!(!scheduler.knows(guests[0].domain.id()), "a domain that is ended later is let go, too");
 }
+
+#[test]
+fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
+    let world = World::new();
+    let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
+    let mut state = State::new(Box::new(RoundRobin::default()), 2);
+    state.seats.iter_mut().for_each(|seat| seat.idle = true);
+    let woken = guests.iter().map(|guest| {
+        let entry = Entry { domain: guest.domain.clone(), activity: Activity::Blocked, loaded: None };
+        state.vcpus.insert(key_of(guest), entry);
+        state.make_ready(key_of(guest), 0)
+    });
+    assert_eq!(woken.collect::<Vec<_>>(), [Some(0), Some(1), None]);
+}

@@ -5,6 +5,7 @@ use crate::error::Failure;
 use crate::paging::Mmu;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{PageFaultError, Vector, rflags};
+use std::fmt;
 
 /// How a handler is entered.
 struct Handler {
@@ -13,13 +14,40 @@ struct Handler {
     masks_events: bool,
     clears_direction: bool,
     /// For reports.
-    what: &'static str,
+    what: What,
+}
+
+/// What a handler is entered for, in words.
+#[derive(Clone, Copy)]
+enum What {
+    Named(&'static str),
+    /// A page fault is told with its address and error code: without a handler nobody else will.
+    PageFault {
+        address: u64,
+        error: PageFaultError,
+    },
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, error) = match self {
+            Self::Named(name) => return f.write_str(name),
+            Self::PageFault { address, error } => (address, error),
+        };
+        let access = match () {
+            () if error.contains(PageFaultError::FETCH) => "execute",
+            () if error.contains(PageFaultError::WRITE) => "write",
+            () => "read",
+        };
+        let why = if error.contains(PageFaultError::PRESENT) { "not permitted" } else { "not mapped" };
+        write!(f, "PAGE_FAULT at {address:#x} ({access}, {why}; error code {:#x})", error.bits())
+    }
 }
 
 impl Handler {
-    fn callback(callback: Option<super::Callback>, what: &'static str) -> Self {
+    fn callback(callback: Option<super::Callback>, name: &'static str) -> Self {
         let (address, masks_events) = callback.map_or((0, false), |c| (c.address, c.masks_events));
-        Self { address, cs: FLAT_RING3_CS64, masks_events, clears_direction: false, what }
+        Self { address, cs: FLAT_RING3_CS64, masks_events, clears_direction: false, what: What::Named(name) }
     }
 }
 
@@ -41,17 +69,19 @@ pub fn bounce_trap(
 ) -> Result<(), Failure> {
     let entry = vcpu.traps.get(vector);
     let mut error_code = error_code;
+    let mut what = What::Named(Vector(vector).name().unwrap_or("software interrupt"));
     if Vector(vector) == Vector::PAGE_FAULT {
         info.set_cr2(cr2);
         let user = PageFaultError::USER.bits();
         error_code = if vcpu.mode == Mode::User { error_code | user } else { error_code & !user };
+        what = What::PageFault { address: cr2, error: PageFaultError::from_bits_retain(error_code) };
     }
     let handler = Handler {
         address: entry.address,
         cs: entry.cs | 3,
         masks_events: entry.masks_events(),
         clears_direction: false,
-        what: Vector(vector).name().unwrap_or("software interrupt"),
+        what,
     };
     let extra: &[u64] = if Vector(vector).has_error_code() { &[error_code] } else { &[] };
     enter(vcpu, info, mmu, &handler, extra)

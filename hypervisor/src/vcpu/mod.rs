@@ -10,10 +10,13 @@
 //!   cannot be written ends the domain (`a_frame_that_cannot_be_written_crashes_the_domain`).
 
 mod bounce;
+mod callbacks;
+mod continuation;
 mod gdt;
 mod handle;
 mod info;
 mod iret;
+mod mode;
 pub mod resume;
 mod trap_table;
 
@@ -21,10 +24,13 @@ mod trap_table;
 pub(crate) mod tests;
 
 pub use bounce::{bounce_trap, bounce_user_syscall};
+pub use callbacks::{Callback, Callbacks};
+pub use continuation::{Continuation, Progress};
 pub use gdt::GuestGdt;
 pub use handle::{VcpuHandle, VcpuKey};
 pub use info::InfoPage;
 pub use iret::iret;
+pub use mode::Mode;
 pub use trap_table::TrapTable;
 
 use crate::error::Failure;
@@ -35,54 +41,13 @@ use crate::time::VcpuClock;
 use pv_abi::{DomId, Mfn, VcpuId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Which half of the guest runs.
+/// What a vCPU without a pcpu waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Its kernel.
-    Kernel,
-    /// A program of its kernel's.
-    User,
-}
-
-/// An entry point of the kernel, registered by `callback_op`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Callback {
-    /// Its address, canonical.
-    pub address: u64,
-    /// Enter it with upcalls masked.
-    pub masks_events: bool,
-}
-
-/// The entry points of the kernel.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Callbacks {
-    /// An event is pending. Always entered with upcalls masked.
-    pub event: Option<Callback>,
-    /// What a frame asked for cannot be loaded.
-    pub failsafe: Option<Callback>,
-    /// `syscall` in user mode.
-    pub syscall: Option<Callback>,
-}
-
-/// How far a hypercall has come that was interrupted. The hypervisor keeps it, and goes on with it before the
-/// guest runs again: nothing of it is the guest's to change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Entries of a multicall that are done.
-    pub calls: u64,
-    /// Elements of a batch that are done.
-    pub elements: u64,
-}
-
-/// A hypercall that was interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Continuation {
-    /// Its number.
-    pub number: u64,
-    /// Its arguments.
-    pub arguments: [u64; 6],
-    /// How far it has come.
-    pub progress: Progress,
+pub enum Rest {
+    /// For a pcpu: it could run.
+    Ready,
+    /// For an event.
+    Blocked,
 }
 
 /// Where a domain starts (`start_info` and the initial stack are the builder's).
@@ -133,6 +98,8 @@ pub struct Vcpu {
     pub continuation: Option<Continuation>,
     /// Its clock.
     pub clock: VcpuClock,
+    /// Since when it has been without a pcpu, and why, where that is traced.
+    pub rest: Option<(u64, Rest)>,
 }
 
 impl Vcpu {
@@ -157,6 +124,7 @@ impl Vcpu {
             debug: [0; 8],
             continuation: None,
             clock: VcpuClock::default(),
+            rest: None,
         }
     }
 
@@ -180,73 +148,9 @@ impl Vcpu {
         GuestSpace::new(mmu, self.domain, self.context.root)
     }
 
-    /// The privilege level that the guest believes to be at, where 1 is its kernel's.
-    pub fn virtual_cpl(&self) -> u8 {
-        match self.mode {
-            Mode::Kernel => 1,
-            Mode::User => 3,
-        }
-    }
-
     /// Whether the kernel asked to see its I/O privilege level in RFLAGS (`VMASST_TYPE_architectural_iopl`).
     pub fn shows_iopl(&self) -> bool {
         self.assists & 1 << 4 != 0
-    }
-
-    /// Switches to the kernel: its root and its GS base.
-    fn enter_kernel(&mut self) {
-        if self.mode == Mode::User {
-            self.mode = Mode::Kernel;
-            self.swap_gs();
-            self.reload_root();
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn enter_kernel_for_test(&mut self) {
-        self.enter_kernel();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn user_for_test(&mut self, mmu: &Mmu, root: Mfn) {
-        let taken = mmu.new_user_baseptr(self.domain, &mut self.roots, Some(root), &mut Budget::unlimited());
-        assert!(taken.is_ok() && self.enter_user());
-    }
-
-    /// Switches to user mode. False, and nothing is changed, where it has no root.
-    fn enter_user(&mut self) -> bool {
-        if self.roots.user().is_none() {
-            return false;
-        }
-        if self.mode == Mode::Kernel {
-            self.mode = Mode::User;
-            self.swap_gs();
-            self.reload_root();
-        }
-        true
-    }
-
-    fn swap_gs(&mut self) {
-        std::mem::swap(&mut self.context.gs_base, &mut self.other_gs_base);
-        if self.context.gs != self.other_gs {
-            std::mem::swap(&mut self.context.gs, &mut self.other_gs);
-            self.context.segments_changed = true;
-        }
-    }
-
-    /// Takes over a kernel root that paging has changed; the old one may be a table no more.
-    pub fn replace_root(&mut self) {
-        self.context.root_replaced = true;
-        self.reload_root();
-    }
-
-    /// Takes the root of the mode.
-    fn reload_root(&mut self) {
-        let root = match self.mode {
-            Mode::Kernel => self.roots.kernel(),
-            Mode::User => self.roots.user(),
-        };
-        self.context.root = root.unwrap_or(self.context.root);
     }
 
     /// Takes over descriptors that have changed.

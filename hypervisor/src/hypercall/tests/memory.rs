@@ -2,6 +2,7 @@
 
 use crate::hypercall::Outcome;
 use crate::testing::{BASE, Guest, PAGES, World, page};
+use pv_abi::grant_table::{GrantStatus, QuerySize, SetupTable};
 use pv_abi::memory::{E820Entry, MachphysMapping, MemoryMap};
 use pv_abi::mmu::{MmuExtCommand as C, MmuExtOp, MmuUpdate};
 use pv_abi::page_table::{Level, Pte, PteFlags};
@@ -208,5 +209,38 @@ pub fn memory_op(world: &World, guest: &Guest) {
     assert_eq!(world.call(guest, 12, &[9, page(1)]), Err(Errno::EINVAL));
     for op in [0, 1, 2, 5, 6, 7, 10, 11, 14, 63] {
         assert_eq!(world.call(guest, 12, &[op, page(1)]), Err(Errno::ENOSYS), "{op}");
+    }
+}
+
+pub fn grants(world: &World, guest: &Guest) {
+    let set_up = |dom, nr_frames, frame_list| {
+        let status = GrantStatus(77);
+        let request = SetupTable { dom, padding0: 0, nr_frames, status, padding1: [0; 3], frame_list };
+        world.poke(guest, page(1), &request);
+        assert_eq!(world.call(guest, 20, &[2, page(1), 1]), Ok(0));
+        world.peek::<SetupTable>(guest, page(1)).status
+    };
+    assert_eq!(set_up(DomId::SELF, 2, page(2)), GrantStatus::OKAY);
+    let frames: [u64; 2] = world.peek(guest, page(2));
+    assert_eq!(world.call(guest, 14, &[page(30), Pte::new(Mfn(frames[1]), RW).0, 2]), Ok(0), "it maps them");
+    world.poke(guest, page(30), &1_u64);
+    assert_eq!(set_up(DomId(9), 1, page(2)), GrantStatus::PERMISSION_DENIED);
+    assert_eq!(set_up(DomId::SELF, 33, page(2)), GrantStatus::GENERAL_ERROR);
+    assert_eq!(set_up(DomId::SELF, u32::MAX, page(2)), GrantStatus::GENERAL_ERROR);
+    assert_eq!(set_up(DomId::SELF, 3, UNMAPPED), GrantStatus::BAD_VIRT_ADDR);
+    assert_eq!(set_up(DomId::SELF, 3, u64::MAX - 7), GrantStatus::BAD_VIRT_ADDR);
+    assert_eq!(world.call(guest, 20, &[2, page(1), 2]), Err(Errno::EINVAL));
+    world.poke(guest, page(1), &DomId::SELF);
+    assert_eq!(world.call(guest, 20, &[6, page(1), 1]), Ok(0));
+    let size: QuerySize = world.peek(guest, page(1));
+    assert_eq!((size.nr_frames, size.max_nr_frames, size.status), (3, 32, GrantStatus::OKAY));
+    assert_eq!(world.call(guest, 20, &[10, page(1), 1]), Ok(0));
+    assert_eq!(world.peek::<u32>(guest, page(1) + 4), 1);
+    for (version, answer) in [(1, Ok(0)), (2, Err(Errno::ENOSYS)), (0, Err(Errno::EINVAL))] {
+        world.poke(guest, page(1), &(version as u32));
+        assert_eq!(world.call(guest, 20, &[8, page(1), 1]), answer, "{version}");
+    }
+    for op in [0, 1, 3, 4, 5, 7, 9, 99] {
+        assert_eq!(world.call(guest, 20, &[op, page(1), 1]), Err(Errno::ENOSYS), "{op}");
     }
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 type Exercise = fn(&World, &Guest);
 
 fn exercises() -> BTreeMap<&'static str, Exercise> {
-    let all: [(&str, Exercise); 30] = [
+    let all: [(&str, Exercise); 31] = [
         ("SET_TRAP_TABLE", families::trap_table),
         ("MMU_UPDATE", memory::mmu_update),
         ("SET_GDT", memory::gdt),
@@ -31,6 +31,7 @@ fn exercises() -> BTreeMap<&'static str, Exercise> {
         ("SET_TIMER_OP", scheduling::timers),
         ("XEN_VERSION", families::version),
         ("CONSOLE_IO", families::console),
+        ("GRANT_TABLE_OP", memory::grants),
         ("VM_ASSIST", families::vm_assist),
         ("IRET", scheduling::iret),
         ("VCPU_OP", scheduling::timers),

@@ -8,26 +8,30 @@
 //!                                                       └─ act on the exit ─▶ leave: yield, block, end
 //! ```
 //! - Nothing that a guest does ends this loop: its faults end its domain, with a report.
+//! - A pcpu that the machine fails, or whose thread fails, ends what it ran and leaves the rest alone
+//!   (`tests::a_failed_pcpu_ends_what_it_ran_and_stops`, `tests::a_panic_ends_what_its_pcpu_ran`).
 //! - A guest that never comes back by itself is kicked out, whatever it masks
 //!   (`tests::a_guest_that_loops_does_not_stop_the_others`).
 //! - Between [`Scheduler::entering`](crate::sched::Scheduler::entering) and the entry itself all is looked at once
 //!   more: events, the end of the turn, the end of the domain. Whoever changes one of them stores it first and kicks
 //!   then, so nothing is missed (`tests::an_event_for_a_running_vcpu_kicks_its_pcpu`).
 
-use crate::domain::{Domain, End, ExitKind};
-use crate::emulate::{Fault, exception};
-use crate::error::Failure;
-use crate::hypercall::{Outcome, Reply, Services, dispatch, resume};
-use crate::machine::{Exit, Pcpu};
-use crate::report::CrashReport;
-use crate::sched::{Leave, Next};
-use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall, resume::prepare};
-use pv_abi::trap::Vector;
-use pv_abi::{EventPort, VcpuId};
-use std::sync::Arc;
+mod exits;
 
 #[cfg(test)]
 mod tests;
+
+use crate::domain::Domain;
+use crate::error::Failure;
+use crate::hypercall::{Services, resume};
+use crate::machine::Pcpu;
+use crate::sched::{Leave, Next};
+use crate::trace::Record;
+use crate::vcpu::{Rest, Vcpu, VcpuHandle, resume::prepare};
+use exits::{act, after, crash};
+use pv_abi::{EventPort, VcpuId};
+use std::sync::Arc;
+use std::thread;
 
 /// Why a vCPU's turn ends.
 #[derive(Debug)]
@@ -102,16 +106,24 @@ impl PcpuLoop {
     /// A vCPU's turn, from getting the pcpu to leaving it.
     fn turn(&mut self, domain: &Arc<Domain>, id: VcpuId) {
         let Some(handle) = domain.vcpu(id) else { return };
+        let (services, index) = (Arc::clone(&self.services), self.index);
+        let tracer = services.tracer();
+        let begun = tracer.now();
         if let Err(error) = self.load(domain, id) {
             crash(&self.services, domain, &handle.state().lock(), &error);
         }
         let mut vcpu = handle.state().lock();
-        let clock = vcpu.clock.refresh(&*self.services.clock, self.pcpu.guest_tsc());
+        let clock = vcpu.clock.refresh(&*self.services.clock, || self.pcpu.guest_tsc());
         handle.info().publish(&clock);
         let started = self.services.clock.now();
         let end = self.run_vcpu(domain, handle, &mut vcpu);
         domain.statistics().ran(self.services.clock.now().saturating_sub(started));
         vcpu.clock.leave(self.pcpu.guest_tsc());
+        tracer.record(begun, |span| {
+            let rest = if matches!(end, TurnEnd::Over) { Rest::Ready } else { Rest::Blocked };
+            let rest = vcpu.rest.replace((span.end, rest));
+            Record::Turn { pcpu: index, vcpu: handle.key(), span, rest }
+        });
         let scheduler = &self.services.scheduler;
         let leave = |how: &Leave<'_>| scheduler.leave(self.index, handle.key(), how);
         match end {
@@ -153,7 +165,7 @@ impl PcpuLoop {
 
     /// What cannot go on without this pcpu ends with it.
     fn give_up(&mut self) {
-        let why = Failure::Crash(format!("the machine failed pcpu {}", self.index));
+        let why = Failure::Crash(format!("pcpu {} failed", self.index));
         for domain in self.services.scheduler.fail(self.index) {
             if let Some(vcpu) = domain.vcpus().first() {
                 crash(&self.services, &domain, &vcpu.state().lock(), &why);
@@ -182,7 +194,7 @@ impl PcpuLoop {
         handle: &VcpuHandle,
         vcpu: &mut Vcpu,
     ) -> Result<Option<TurnEnd>, Failure> {
-        let services = self.services.clone();
+        let services = &*self.services;
         let scheduler = &services.scheduler;
         if domain.life().has_ended() {
             return Ok(Some(TurnEnd::Ended));
@@ -191,83 +203,63 @@ impl PcpuLoop {
         if scheduler.turn_is_over(self.index) {
             return Ok(Some(TurnEnd::Over));
         }
-        if let Some(reply) = resume(&services, domain, handle, vcpu) {
+        if let Some(reply) = resume(services, domain, handle, vcpu) {
             return after(reply);
         }
         if handle.take_descriptors_stale() {
             vcpu.reload_descriptors(&services.mmu);
         }
         scheduler.entering(self.index);
-        let prepared = prepare(vcpu, handle.info(), &services.mmu);
-        let upcalls = prepared.as_ref().map_or(0, |prepared| prepared.upcalls);
-        (0..upcalls).for_each(|_| domain.statistics().upcall());
-        if prepared.is_err() || domain.life().has_ended() || scheduler.turn_is_over(self.index) {
+        if !self.is_ready(domain, handle, vcpu).inspect_err(|_| scheduler.entered(self.index))? {
             scheduler.entered(self.index);
-            return prepared.map(|_| None);
+            return Ok(None);
         }
+        self.enter(domain, handle, vcpu)
+    }
+
+    /// The last look before an entry: whether the vCPU, made fit to run, shall run now.
+    fn is_ready(&self, domain: &Domain, handle: &VcpuHandle, vcpu: &mut Vcpu) -> Result<bool, Failure> {
+        let tracer = self.services.tracer();
+        let started = tracer.now();
+        let upcalls = prepare(vcpu, handle.info(), &self.services.mmu)?.upcalls;
+        (0..upcalls).for_each(|_| {
+            domain.statistics().upcall();
+            tracer.record(started, |span| Record::Upcall { vcpu: handle.key(), span });
+        });
+        Ok(!domain.life().has_ended() && !self.services.scheduler.turn_is_over(self.index))
+    }
+
+    /// Enters the guest, and acts on its exit.
+    fn enter(
+        &mut self,
+        domain: &Arc<Domain>,
+        handle: &VcpuHandle,
+        vcpu: &mut Vcpu,
+    ) -> Result<Option<TurnEnd>, Failure> {
+        let (services, pcpu, mode) = (&*self.services, self.index, vcpu.mode);
+        let tracer = services.tracer();
+        let entered = tracer.now();
         let exit = self.pcpu.enter(&mut vcpu.context);
-        scheduler.entered(self.index);
+        services.scheduler.entered(pcpu);
         self.failed |= exit.is_err();
-        act(&services, domain, handle, vcpu, exit?)
+        let exit = exit?;
+        let mut left = 0;
+        tracer.record(entered, |span| {
+            left = span.end;
+            Record::Guest { pcpu, mode, span }
+        });
+        let rip = vcpu.context.registers.rip;
+        let next = act(services, domain, handle, vcpu, &exit);
+        tracer.record(left, |span| Record::Exit { pcpu, vcpu: handle.key(), exit, mode, rip, span });
+        next
     }
 }
 
-/// What an exit leads to.
-fn act(
-    services: &Services,
-    domain: &Arc<Domain>,
-    handle: &VcpuHandle,
-    vcpu: &mut Vcpu,
-    exit: Exit,
-) -> Result<Option<TurnEnd>, Failure> {
-    tracing::trace!(domain = %domain.id(), vcpu = vcpu.id.0, ?exit, "exit");
-    let (info, mmu) = (handle.info(), &services.mmu);
-    let count = |kind| domain.statistics().exit(kind);
-    match (exit, vcpu.mode) {
-        (Exit::Syscall, Mode::Kernel) => {
-            count(ExitKind::Syscall);
-            return after(dispatch(services, domain, handle, vcpu, true));
-        }
-        (Exit::Syscall, Mode::User) => {
-            count(ExitKind::Syscall);
-            bounce_user_syscall(vcpu, info, mmu)?;
-        }
-        (Exit::Doorbell, Mode::Kernel) => {
-            count(ExitKind::Doorbell);
-            return after(dispatch(services, domain, handle, vcpu, false));
-        }
-        (Exit::Doorbell, Mode::User) => {
-            count(ExitKind::Doorbell);
-            bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
-        }
-        (Exit::Exception { vector, error_code, cr2 }, _) => {
-            count(ExitKind::Exception);
-            exception(services, vcpu, info, Fault { vector, error_code, cr2 })?;
-        }
-        (Exit::Kicked, _) => count(ExitKind::Kicked),
-        (Exit::Unhandled { what }, _) => {
-            count(ExitKind::Unhandled);
-            tracing::debug!(domain = %domain.id(), what, "#GP for what the machine cannot carry out");
-            bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
+impl Drop for PcpuLoop {
+    /// A bug of the hypervisor's own ends what this pcpu ran, and nothing else waits for it.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.give_up();
         }
     }
-    Ok(None)
-}
-
-/// What a hypercall's outcome means for the turn.
-fn after(reply: Reply) -> Result<Option<TurnEnd>, Failure> {
-    Ok(match reply? {
-        Outcome::Done(_) | Outcome::Resumed | Outcome::Preempted => None,
-        Outcome::Yielded => Some(TurnEnd::Over),
-        Outcome::Blocked => Some(TurnEnd::Blocked),
-        Outcome::Polling(ports) => Some(TurnEnd::Polling(ports)),
-        Outcome::Ended => Some(TurnEnd::Ended),
-    })
-}
-
-/// Ends a domain that cannot go on.
-fn crash(services: &Services, domain: &Domain, vcpu: &Vcpu, failure: &Failure) {
-    let report = CrashReport::new(failure, vcpu, &services.mmu, domain.symbols());
-    tracing::error!(domain = %domain.id(), %failure, "domain crashed");
-    domain.life().end(End::Crashed(Box::new(report)));
 }

@@ -1,0 +1,97 @@
+//! What the user has of all guests together: a screen, a keyboard, and a way out.
+
+use super::command_line::Commands;
+use super::desk::Desk;
+use super::exit::Exit;
+use super::guest::Guest;
+use super::keyboard::{self, Hearer, Stdin};
+use super::screen;
+use super::session::Session;
+use super::status::Failure;
+use super::terminal::{self, Raw};
+use super::voice::{Voice, voices};
+use hypervisor::control::Hypervisor;
+use std::io;
+use std::sync::Arc;
+
+/// See the head of this file. The terminal is raw while this lives, if somebody types.
+pub struct Console {
+    voices: Vec<Voice>,
+    desk: Arc<Desk>,
+    exit: Arc<Exit>,
+    stdin: Stdin,
+    _raw: Option<Raw>,
+}
+
+impl Console {
+    /// Opens it for these guests. `finish` is done before a signal ends the process.
+    pub fn open(
+        guests: &[Guest<'_>],
+        hypervisor: &Arc<Hypervisor>,
+        finish: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let names: Vec<_> = guests.iter().map(|guest| guest.spec.name.clone()).collect();
+        let listens = |guest: &Guest<'_>| !matches!(guest.commands, Commands::Given(_));
+        let desk = Arc::new(Desk::new(guests.iter().map(listens)));
+        let stdin = stdin(guests);
+        if names.len() > 1 {
+            let typed_to = names.get(desk.current()).filter(|_| stdin == Stdin::Terminal);
+            screen::company(&names, typed_to.map(String::as_str));
+        }
+        let of_terminal = |error: io::Error| Failure::about("the terminal", error);
+        terminal::end_on_signals(finish).map_err(of_terminal)?;
+        let raw = (stdin == Stdin::Terminal).then(Raw::enter).transpose().map_err(of_terminal)?;
+        let (voices, exit) = (voices(&names), Arc::new(Exit::new(hypervisor)));
+        let user = User { voices: voices.clone(), exit: Arc::clone(&exit) };
+        keyboard::start(stdin, Arc::clone(&desk), user).map_err(of_terminal)?;
+        Ok(Self { voices, desk, exit, stdin, _raw: raw })
+    }
+
+    /// A session with each of the guests.
+    pub fn sessions<'a>(&self, guests: Vec<Guest<'a>>, hypervisor: &Arc<Hypervisor>) -> Vec<Session<'a>> {
+        let session = |(index, (guest, voice)): (usize, (Guest<'a>, &Voice))| Session {
+            index,
+            hypervisor: Arc::clone(hypervisor),
+            guest,
+            voice: voice.clone(),
+            desk: Arc::clone(&self.desk),
+            exit: Arc::clone(&self.exit),
+        };
+        guests.into_iter().zip(&self.voices).enumerate().map(session).collect()
+    }
+
+    /// The voices of those that somebody at a terminal can turn to.
+    pub fn typed_to(&self) -> &[Voice] {
+        match self.stdin {
+            Stdin::Terminal => &self.voices,
+            Stdin::Pipe | Stdin::Unread => &[],
+        }
+    }
+}
+
+fn stdin(guests: &[Guest<'_>]) -> Stdin {
+    let has = |commands| guests.iter().any(|guest| guest.commands == commands);
+    match () {
+        () if has(Commands::Typed) => Stdin::Terminal,
+        () if has(Commands::Piped) => Stdin::Pipe,
+        () => Stdin::Unread,
+    }
+}
+
+/// Whoever sits at the keyboard.
+struct User {
+    voices: Vec<Voice>,
+    exit: Arc<Exit>,
+}
+
+impl Hearer for User {
+    fn turned_to(&self, index: usize) {
+        if let Some(voice) = self.voices.get(index) {
+            voice.attend();
+        }
+    }
+
+    fn leave(&self) {
+        self.exit.leave();
+    }
+}

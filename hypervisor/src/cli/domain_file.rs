@@ -1,0 +1,154 @@
+//! Domains described by TOML files.
+
+use super::files;
+use super::size;
+use super::spec::{DEFAULT_MEMORY, Origin, Spec};
+use super::status::Failure;
+use hypervisor::builder::Amount;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+
+/// The longest name: it stands in front of each line.
+const LONGEST_NAME: usize = 32;
+
+/// The keys of such a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DomainFile {
+    /// How its lines are marked; without it, the file's name.
+    name: Option<String>,
+    kernel: Option<PathBuf>,
+    ramdisk: Option<PathBuf>,
+    #[serde(default)]
+    cmdline: String,
+    #[serde(default = "default_memory")]
+    memory: Memory,
+    exec: Option<String>,
+}
+
+struct Memory(Amount);
+
+fn default_memory() -> Memory {
+    Memory(size::parse(DEFAULT_MEMORY).unwrap_or(Amount(0)))
+}
+
+impl<'de> Deserialize<'de> for Memory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        size::parse(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Reads files that describe a domain each.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Spec>, Failure> {
+    let mut specs: Vec<Spec> = Vec::new();
+    for path in paths {
+        let spec = read(path)?;
+        if let Some(other) = specs.iter().find(|other| other.name == spec.name) {
+            let Origin::File(other) = &other.origin else { continue };
+            let message = format_args!("{} has the name {} already", other.display(), spec.name);
+            return Err(Failure::about(spec.origin.setting("name"), message));
+        }
+        specs.push(spec);
+    }
+    Ok(specs)
+}
+
+fn read(path: &Path) -> Result<Spec, Failure> {
+    let bytes = files::read(path)?;
+    let text = String::from_utf8(bytes).map_err(|_| Failure::about(path.display(), "it is not text"))?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
+    let file: DomainFile = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or_else(String::new, |span| place(text, span.start, error.message()));
+        let words: Vec<_> = error.message().split_whitespace().collect();
+        Failure::about(path.display(), format_args!("{at}{}", words.join(" ")))
+    })?;
+    let origin = Origin::File(path.to_owned());
+    let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = file.name.unwrap_or_else(stem);
+    check_name(&name).map_err(|message| Failure::about(origin.setting("name"), message))?;
+    let beside = |given: Option<PathBuf>| given.map(|given| path.with_file_name("").join(given));
+    Ok(Spec {
+        origin,
+        name,
+        kernel: beside(file.kernel),
+        ramdisk: beside(file.ramdisk),
+        cmdline: file.cmdline,
+        memory: file.memory.0,
+        exec: file.exec,
+    })
+}
+
+/// Line and key of an error, as the beginning of its message.
+fn place(text: &str, offset: usize, message: &str) -> String {
+    let before = text.get(..offset).unwrap_or(text);
+    let number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    match line.split_once('=').map(|(key, _)| key.trim()) {
+        Some(key) if !message.contains(&format!("`{key}`")) => format!("line {number}: {key}: "),
+        _ => format!("line {number}: "),
+    }
+}
+
+/// A name marks lines, so it must not look like anything else in them.
+fn check_name(name: &str) -> Result<(), String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match name {
+        "" => Err("it must not be empty".into()),
+        _ if name.len() > LONGEST_NAME => Err(format!("it must have at most {LONGEST_NAME} characters")),
+        _ if !name.chars().all(is_fine) => {
+            Err(format!("{name:?} must consist of letters, digits, '-', '_' and '.'"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Spec, String> {
+        parse(Path::new("guests/web.toml"), text).map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let spec = parsed("").expect("an empty file is a domain");
+        assert_eq!((spec.name.as_str(), spec.memory, spec.cmdline.as_str()), ("web", Amount(32768), ""));
+        assert_eq!((spec.kernel, spec.ramdisk, spec.exec), (None, None, None));
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let spec = parsed("kernel = 'images/k'\nramdisk = '/r'\n").expect("a domain");
+        assert_eq!(spec.kernel, Some("guests/images/k".into()));
+        assert_eq!(spec.ramdisk, Some("/r".into()));
+        let here = parse(Path::new("web.toml"), "kernel = 'k'").expect("a domain");
+        assert_eq!(here.kernel, Some("k".into()));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        for (text, words) in [
+            ("name = 'a'\nmemory = '12'", &["guests/web.toml: line 2: memory: ", "a unit is needed"][..]),
+            ("memory = 128", &["line 1: memory: ", "expected a string"]),
+            ("\n\nmemry = '128M'", &["line 3: ", "unknown field `memry`", "`memory`"]),
+            ("name = 'a'\nname = 'b'", &["line 2: ", "duplicate key"]),
+            ("name = ", &["guests/web.toml: line 1: name: "]),
+            ("kernel\n", &["guests/web.toml: line 1: "]),
+            ("name = ''", &["guests/web.toml: name: it must not be empty"]),
+            ("name = 'a|b'", &["guests/web.toml: name: ", "letters, digits"]),
+            ("name = 'abcdefghijklmnopqrstuvwxyzabcdefg'", &["at most 32"]),
+        ] {
+            let message = parsed(text).expect_err(text);
+            assert_eq!(message.lines().count(), 1, "{message}");
+            for word in words {
+                assert!(message.contains(word), "{word:?} is missing for {text:?}: {message}");
+            }
+        }
+    }
+}

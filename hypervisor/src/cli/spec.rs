@@ -1,0 +1,64 @@
+//! What a domain is to be, whether options say it or a file.
+
+use super::status::{Failure, Status};
+use hypervisor::builder::Amount;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+/// The memory of a domain of which nothing else is said.
+pub const DEFAULT_MEMORY: &str = "128M";
+
+/// A domain as its user wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Who says so.
+    pub origin: Origin,
+    /// Its name.
+    pub name: String,
+    /// An image, in place of the bundled kernel.
+    pub kernel: Option<PathBuf>,
+    /// A file that the kernel finds as its ramdisk.
+    pub ramdisk: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Its memory.
+    pub memory: Amount,
+    /// Commands for the shell.
+    pub exec: Option<String>,
+}
+
+/// Where a [`Spec`] comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Options of the command line.
+    Options,
+    /// A file.
+    File(PathBuf),
+}
+
+impl Origin {
+    /// What to call a setting in messages.
+    pub fn setting(&self, key: &str) -> String {
+        match self {
+            Self::Options => format!("--{key}"),
+            Self::File(path) => format!("{}: {key}", path.display()),
+        }
+    }
+
+    /// What to call two settings that are wrong together.
+    pub fn settings(&self, one: &str, other: &str) -> String {
+        match self {
+            Self::Options => format!("--{one} and --{other}"),
+            Self::File(path) => format!("{}: {one} and {other}", path.display()),
+        }
+    }
+
+    /// A setting that makes no sense: on the command line that is a matter of usage.
+    pub fn nonsense(&self, key: &str, message: impl Display) -> Failure {
+        let failure = Failure::about(self.setting(key), message);
+        match self {
+            Self::Options => Failure { status: Status::Usage, ..failure },
+            Self::File(_) => failure,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What follows from an exit, and from a hypercall's outcome.
+
+use super::TurnEnd;
+use crate::domain::{Domain, End, ExitKind};
+use crate::emulate::{Fault, exception};
+use crate::error::Failure;
+use crate::hypercall::{Outcome, Reply, Services, dispatch};
+use crate::machine::Exit;
+use crate::report::CrashReport;
+use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall};
+use pv_abi::trap::Vector;
+use std::sync::Arc;
+
+/// What an exit leads to.
+pub(super) fn act(
+    services: &Services,
+    domain: &Arc<Domain>,
+    handle: &VcpuHandle,
+    vcpu: &mut Vcpu,
+    exit: &Exit,
+) -> Result<Option<TurnEnd>, Failure> {
+    tracing::trace!(domain = %domain.id(), vcpu = vcpu.id.0, ?exit, "exit");
+    let (info, mmu) = (handle.info(), &services.mmu);
+    let count = |kind| domain.statistics().exit(kind);
+    match (exit, vcpu.mode) {
+        (Exit::Syscall, Mode::Kernel) => {
+            count(ExitKind::Syscall);
+            return after(dispatch(services, domain, handle, vcpu, true));
+        }
+        (Exit::Syscall, Mode::User) => {
+            count(ExitKind::Syscall);
+            bounce_user_syscall(vcpu, info, mmu)?;
+        }
+        (Exit::Doorbell, Mode::Kernel) => {
+            count(ExitKind::Doorbell);
+            return after(dispatch(services, domain, handle, vcpu, false));
+        }
+        (Exit::Doorbell, Mode::User) => {
+            count(ExitKind::Doorbell);
+            bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
+        }
+        (&Exit::Exception { vector, error_code, cr2 }, _) => {
+            count(ExitKind::Exception);
+            exception(services, vcpu, info, Fault { vector, error_code, cr2 })?;
+        }
+        (Exit::Kicked, _) => count(ExitKind::Kicked),
+        (Exit::Unhandled { what }, _) => {
+            count(ExitKind::Unhandled);
+            tracing::debug!(domain = %domain.id(), what, "#GP for what the machine cannot carry out");
+            bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
+        }
+    }
+    Ok(None)
+}
+
+/// What a hypercall's outcome means for the turn.
+pub(super) fn after(reply: Reply) -> Result<Option<TurnEnd>, Failure> {
+    Ok(match reply? {
+        Outcome::Done(_) | Outcome::Resumed | Outcome::Preempted => None,
+        Outcome::Yielded => Some(TurnEnd::Over),
+        Outcome::Blocked => Some(TurnEnd::Blocked),
+        Outcome::Polling(ports) => Some(TurnEnd::Polling(ports)),
+        Outcome::Ended => Some(TurnEnd::Ended),
+    })
+}
+
+/// Ends a domain that cannot go on.
+pub(super) fn crash(services: &Services, domain: &Domain, vcpu: &Vcpu, failure: &Failure) {
+    let report = CrashReport::new(failure, vcpu, &services.mmu, domain.symbols());
+    tracing::error!(domain = %domain.id(), %failure, "domain crashed");
+    domain.life().end(End::Crashed(Box::new(report)));
+}

@@ -1,0 +1,22 @@
+//! Hypercalls that were interrupted.
+
+/// How far a hypercall has come that was interrupted. The hypervisor keeps it, and goes on with it before the
+/// guest runs again: nothing of it is the guest's to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries of a multicall that are done.
+    pub calls: u64,
+    /// Elements of a batch that are done.
+    pub elements: u64,
+}
+
+/// A hypercall that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// Its number.
+    pub number: u64,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+    /// How far it has come.
+    pub progress: Progress,
+}
