@@ -178,6 +178,10 @@ impl Fuzzer<'_> {
                 let words = (0..4).map(|_| self.frame()).collect();
                 ([at, self.number(1100), 0, 0, 0, 0], words)
             }
+            N::GRANT_TABLE_OP => {
+                let words = vec![self.domain() | self.number(12) << 32, 0, self.pointer(POINTED_TO), 0];
+                ([self.number(13), at, self.pick(&[1, 1, 1, 0, 2]), 0, 0, 0], words)
+            }
             N::MULTICALL => return self.multicall(at),
             N::IRET => {
                 let words = (0..16).map(|_| self.number(1 << 16)).collect();
