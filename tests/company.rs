@@ -3,7 +3,6 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -40,13 +39,20 @@ struct Files {
 impl Files {
     /// Domains of 32 MiB, with a name and further lines each.
     fn new(domains: &[(&str, &str)]) -> Self {
+        let texts: Vec<_> =
+            domains.iter().map(|(name, rest)| (*name, format!("memory = \"32M\"\n{rest}\n"))).collect();
+        Self::with_texts(&texts.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>())
+    }
+
+    /// Files with these names and texts.
+    fn with_texts(texts: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let write = |&(name, rest): &(&str, &str)| {
+        let write = |&(name, text): &(&str, &str)| {
             let path = directory.path().join(name).with_extension("toml");
-            std::fs::write(&path, format!("memory = \"32M\"\n{rest}\n")).expect("a file");
+            std::fs::write(&path, text).expect("a file");
             path.to_str().expect("a path in UTF-8").to_owned()
         };
-        let names = domains.iter().map(write).collect();
+        let names = texts.iter().map(write).collect();
         Self { _directory: directory, names }
     }
 
@@ -99,15 +105,13 @@ fn single() {
     assert_told(&outcome, "powered off after ");
 }
 
-fn example(name: &str) -> String {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples").join(name);
-    path.to_str().expect("a path in UTF-8").to_owned()
-}
+/// The examples of the documentation, as they are found where its sources are not.
+const ONE: &str = include_str!("../docs/examples/one.toml");
+const TWO: &str = include_str!("../docs/examples/two.toml");
 
 /// One attacks and crashes; the other tests each mechanism from inside, and gets on while it is attacked.
 fn attacked(more: &[&str]) {
-    let (one, two) = (example("one.toml"), example("two.toml"));
-    let outcome = run(&[&["run", one.as_str(), two.as_str()][..], more].concat());
+    let outcome = Files::with_texts(&[("one", ONE), ("two", TWO)]).run(more);
     assert_ended(&outcome, CRASHED);
     assert_told(&outcome, "one: d1 vCPU 0 crashed in Kernel mode");
     assert_told(&outcome, "one: crashed after ");

@@ -167,7 +167,7 @@ fn signals() {
         finish(child);
         let (spans, _) = read(&path);
         assert_nested(&spans);
-        assert!(spans.len() > 100, "{} spans after {signal:?}", spans.len());
+        assert!(spans.len() > 10, "{} spans after {signal:?}", spans.len());
     }
 }
 

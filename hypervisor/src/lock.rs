@@ -18,7 +18,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// See the table at the head of this file.
@@ -63,8 +63,14 @@ impl Held {
             HELD.with_borrow_mut(|held| {
                 let above = held.iter().all(|&other| other < place);
                 assert!(above, "lock {place:?} taken while holding {held:?}");
-                held.push(place);
             });
+        }
+        Self::note(place)
+    }
+
+    fn note(place: (Rank, u32)) -> Self {
+        if cfg!(debug_assertions) {
+            HELD.with_borrow_mut(|held| held.push(place));
         }
         Self(place)
     }
@@ -73,7 +79,11 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if cfg!(debug_assertions) {
-            HELD.with_borrow_mut(|held| held.retain(|&other| other != self.0));
+            HELD.with_borrow_mut(|held| {
+                if let Some(last) = held.iter().rposition(|&other| other == self.0) {
+                    held.remove(last);
+                }
+            });
         }
     }
 }
@@ -87,6 +97,16 @@ impl<T> Ranked<T> {
     /// A lock of `rank` that is taken after those of its rank with a smaller `order`.
     pub const fn ordered(rank: Rank, order: u32, value: T) -> Self {
         Self { place: (rank, order), inner: Mutex::new(value) }
+    }
+
+    /// Takes the lock if nobody has it. That waits for nobody, so it is allowed whatever the thread holds.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let inner = match self.inner.try_lock() {
+            Ok(inner) => inner,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Guard { inner: Some(inner), held: Held::note(self.place) })
     }
 
     /// Waits for the lock.
@@ -148,6 +168,16 @@ mod tests {
         let (outer, inner) = (Ranked::new(Rank::Vcpu, ()), Ranked::new(Rank::Scheduler, ()));
         let _inner = inner.lock();
         let _outer = outer.lock();
+    }
+
+    #[test]
+    fn a_lock_that_is_only_tried_may_be_of_any_rank() {
+        let [outer, inner] = [1, 2].map(|value| Ranked::new(Rank::Vcpu, value));
+        let held = outer.lock();
+        assert_eq!(inner.try_lock().map(|guard| *guard), Some(2));
+        assert!(outer.try_lock().is_none());
+        drop(held);
+        let _again = outer.lock();
     }
 
     #[test]

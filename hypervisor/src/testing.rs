@@ -179,7 +179,8 @@ impl Guest {
     /// A domain with memory, not started.
     pub fn build(services: &Services) -> Self {
         let console = Arc::new(TestConsole::default());
-        let config = DomainConfig { name: "test".into(), maximum_pages: 64, console: console.clone() };
+        let config =
+            DomainConfig { name: "test".into(), vcpus: 4, maximum_pages: 64, console: console.clone() };
         let domain = create(services, config).unwrap();
         let mmu = &services.mmu;
         let page = || mmu.allocate(domain.id()).unwrap();

@@ -51,6 +51,8 @@ wire_enum! {
         CONSOLE = 2,
         /// Something happened to a domain; host domain only.
         DOM_EXC = 3,
+        /// Profiling.
+        XENOPROF = 7,
         /// Interdomain message.
         ARGO = 11,
         /// Performance counter.
@@ -61,6 +63,12 @@ wire_enum! {
 impl Virq {
     /// Virtual interrupts there are (`NR_VIRQS`).
     pub const COUNT: u32 = 24;
+
+    /// Whether it is one of the domain rather than one that each vCPU has. Of the latter there are the timer, debug,
+    /// and two of profilers.
+    pub const fn is_global(self) -> bool {
+        !matches!(self, Self::TIMER | Self::DEBUG | Self::XENOPROF | Self::XENPMU)
+    }
 }
 
 /// `struct evtchn_bind_interdomain`.

@@ -27,6 +27,7 @@ pub mod event_channel;
 pub mod extension;
 pub mod features;
 pub mod grant_table;
+pub mod guest_context;
 pub mod hypercall;
 pub mod ids;
 pub mod io;

@@ -109,3 +109,16 @@ pub struct MemoryReservation {
     pub padding: [u16; 3],
 }
 layout!(MemoryReservation: 32, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24);
+
+/// `struct xen_memory_exchange`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryExchange {
+    /// What is given.
+    pub input: MemoryReservation,
+    /// What is wanted for it.
+    pub output: MemoryReservation,
+    /// Extents of `input` that are exchanged.
+    pub nr_exchanged: u64,
+}
+layout!(MemoryExchange: 72, output @ 32, nr_exchanged @ 64);

@@ -1,5 +1,6 @@
 //! `vcpu_op` (`vcpu.h`).
 
+use crate::address::Mfn;
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -58,3 +59,16 @@ bitflags! {
         const FUTURE = 1 << 0;
     }
 }
+
+/// `struct vcpu_register_vcpu_info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RegisterVcpuInfo {
+    /// The frame that `vcpu_info` shall lie in.
+    pub mfn: Mfn,
+    /// Where in it.
+    pub offset: u32,
+    /// Ignored.
+    pub reserved: u32,
+}
+layout!(RegisterVcpuInfo: 16, offset @ 8);

@@ -82,17 +82,29 @@ pub fn fault_address() -> u64 {
     word!(AtomicU64, offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, cr2)).load(Ordering::Relaxed)
 }
 
-/// One attempt at reading the clock's parameters; none while the hypervisor is changing them.
+/// One attempt at reading the parameters of vCPU 0's clock; none while the hypervisor is changing them.
 pub fn time_info() -> Option<VcpuTimeInfo> {
-    let base = offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, time);
-    let version = word!(AtomicU32, base + offset_of!(VcpuTimeInfo, version));
+    // SAFETY: the page is mapped for good.
+    unsafe { time_info_of(page_address() + offset_of!(SharedInfo, vcpu_info) as u64) }
+}
+
+/// The same for the vCPU whose `vcpu_info` is at `address`.
+///
+/// # Safety
+///
+/// There must be one, mapped.
+pub unsafe fn time_info_of(address: u64) -> Option<VcpuTimeInfo> {
+    let base = address + offset_of!(VcpuInfo, time) as u64;
+    // SAFETY: the caller's; fields are aligned, and never accessed but atomically.
+    let field = |offset: usize| unsafe { &*((base + offset as u64) as *const AtomicU64) };
+    // SAFETY: as above.
+    let version = unsafe { &*((base + offset_of!(VcpuTimeInfo, version) as u64) as *const AtomicU32) };
     let before = version.load(Ordering::Acquire);
-    let scale = word!(AtomicU64, base + offset_of!(VcpuTimeInfo, tsc_to_system_mul)).load(Ordering::Acquire);
+    let scale = field(offset_of!(VcpuTimeInfo, tsc_to_system_mul)).load(Ordering::Acquire);
     let info = VcpuTimeInfo {
         version: before,
-        tsc_timestamp: word!(AtomicU64, base + offset_of!(VcpuTimeInfo, tsc_timestamp))
-            .load(Ordering::Acquire),
-        system_time: word!(AtomicU64, base + offset_of!(VcpuTimeInfo, system_time)).load(Ordering::Acquire),
+        tsc_timestamp: field(offset_of!(VcpuTimeInfo, tsc_timestamp)).load(Ordering::Acquire),
+        system_time: field(offset_of!(VcpuTimeInfo, system_time)).load(Ordering::Acquire),
         tsc_to_system_mul: scale as u32,
         tsc_shift: (scale >> 32) as i8,
         flags: (scale >> 40) as u8,

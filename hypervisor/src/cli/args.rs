@@ -6,6 +6,7 @@ use super::spec::{DEFAULT_MEMORY, Origin, Spec};
 use super::status::Failure;
 use clap::{Parser, Subcommand};
 use hypervisor::builder::Amount;
+use hypervisor::control::MAX_VCPUS;
 use std::path::PathBuf;
 
 /// Paravane boots paravirtual guests on /dev/kvm, speaking Xen's PV ABI.
@@ -49,8 +50,8 @@ pub struct RunCommand {
     /// The options.
     #[command(flatten)]
     pub options: RunArgs,
-    /// Files that describe a domain each, in TOML: name, kernel, ramdisk, cmdline, memory, exec
-    #[arg(value_name = "FILE.toml", conflicts_with_all = ["kernel", "ramdisk", "cmdline", "memory", "exec"])]
+    /// Files that describe a domain each, in TOML: name, kernel, ramdisk, cmdline, memory, vcpus, exec
+    #[arg(value_name = "FILE.toml", conflicts_with_all = ["kernel", "ramdisk", "cmdline", "memory", "vcpus", "exec"])]
     pub domains: Vec<PathBuf>,
 }
 
@@ -85,6 +86,10 @@ pub struct RunArgs {
     /// Physical CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub pcpus: u32,
+    /// The guest's vCPUs; there may be more of them than physical CPUs
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
+    pub vcpus: u32,
     /// Record every exit, hypercall and event with its duration, for Perfetto
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -103,6 +108,7 @@ impl RunArgs {
             ramdisk: self.ramdisk.clone(),
             cmdline: self.cmdline.clone(),
             memory: self.memory,
+            vcpus: self.vcpus,
             exec: self.exec.clone(),
         }
     }

@@ -53,6 +53,7 @@ mod tests {
             ramdisk: None,
             cmdline: cmdline.into(),
             memory: Amount(1),
+            vcpus: 1,
             exec: None,
         };
         compose(&spec, commands).map_err(|failure| failure.status)

@@ -5,6 +5,7 @@ use super::size;
 use super::spec::{DEFAULT_MEMORY, Origin, Spec};
 use super::status::Failure;
 use hypervisor::builder::Amount;
+use hypervisor::control::MAX_VCPUS;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,19 @@ struct DomainFile {
     cmdline: String,
     #[serde(default = "default_memory")]
     memory: Memory,
+    #[serde(default = "one", deserialize_with = "vcpus")]
+    vcpus: u32,
     exec: Option<String>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+fn vcpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    let fits = u32::try_from(number).ok().filter(|number| (1..=MAX_VCPUS).contains(number));
+    fits.ok_or_else(|| D::Error::custom(format_args!("a domain has 1 to {MAX_VCPUS} vCPUs")))
 }
 
 struct Memory(Amount);
@@ -79,6 +92,7 @@ fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
         ramdisk: beside(file.ramdisk),
         cmdline: file.cmdline,
         memory: file.memory.0,
+        vcpus: file.vcpus,
         exec: file.exec,
     })
 }
@@ -120,6 +134,7 @@ mod tests {
         let spec = parsed("").expect("an empty file is a domain");
         assert_eq!((spec.name.as_str(), spec.memory, spec.cmdline.as_str()), ("web", Amount(32768), ""));
         assert_eq!((spec.kernel, spec.ramdisk, spec.exec), (None, None, None));
+        assert_eq!((spec.vcpus, parsed("vcpus = 3").map(|spec| spec.vcpus)), (1, Ok(3)));
     }
 
     #[test]
@@ -136,6 +151,7 @@ mod tests {
         for (text, words) in [
             ("name = 'a'\nmemory = '12'", &["guests/web.toml: line 2: memory: ", "a unit is needed"][..]),
             ("memory = 128", &["line 1: memory: ", "expected a string"]),
+            ("vcpus = 0", &["line 1: vcpus: ", "1 to 32 vCPUs"]),
             ("\n\nmemry = '128M'", &["line 3: ", "unknown field `memry`", "`memory`"]),
             ("name = 'a'\nname = 'b'", &["line 2: ", "duplicate key"]),
             ("name = ", &["guests/web.toml: line 1: name: "]),

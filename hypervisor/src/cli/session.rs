@@ -54,6 +54,7 @@ impl Session<'_> {
         let output = self.output(born);
         let config = DomainConfig {
             name: self.guest.spec.name.clone(),
+            vcpus: self.guest.spec.vcpus,
             maximum_pages: plan.pages,
             console: Arc::new(EmergencyConsole(Mutex::new(output.clone()))),
         };

@@ -23,6 +23,8 @@ pub struct Spec {
     pub cmdline: String,
     /// Its memory.
     pub memory: Amount,
+    /// Its vCPUs.
+    pub vcpus: u32,
     /// Commands for the shell.
     pub exec: Option<String>,
 }

@@ -7,14 +7,21 @@ use crate::machine::{MachineError, NoSuchFrame};
 use crate::time::publish_wall_clock;
 use crate::trace::Record;
 use crate::vcpu::{StartState, VcpuHandle, VcpuKey};
+use pv_abi::shared_info::LEGACY_MAX_VCPUS;
 use pv_abi::{DomId, Errno, Mfn, VcpuId};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// vCPUs that a domain can have: those with a `vcpu_info` in the shared page.
+pub const MAX_VCPUS: u32 = LEGACY_MAX_VCPUS as u32;
 
 /// What a domain is to be.
 #[derive(Debug)]
 pub struct DomainConfig {
     /// Its name, for people.
     pub name: String,
+    /// Its vCPUs, at least 1 and at most [`MAX_VCPUS`].
+    pub vcpus: u32,
     /// Pages that it may have.
     pub maximum_pages: u64,
     /// Its emergency console.
@@ -51,13 +58,17 @@ fn make(
     memory.zero(frame)?;
     publish_wall_clock(memory, frame, &*services.clock)?;
     let shared = SharedPage::new(memory.clone(), frame)?;
-    let key = VcpuKey { domain: id, vcpu: VcpuId(0) };
-    let vcpu = VcpuHandle::new(key, shared.vcpu_info(key.vcpu)?);
+    let assists = Arc::<AtomicU64>::default();
+    let vcpu = |number| {
+        let key = VcpuKey { domain: id, vcpu: VcpuId(number) };
+        Ok(VcpuHandle::new(key, shared.vcpu_info(key.vcpu)?, assists.clone()))
+    };
+    let vcpus = (0..config.vcpus.max(1)).map(vcpu).collect::<Result<_, NoSuchFrame>>()?;
     let domain = Arc::new(Domain::new(Parts {
         id,
         name: config.name,
         shared,
-        vcpus: vec![vcpu],
+        vcpus,
         maximum_pages: config.maximum_pages,
         console: config.console,
         wake: services.scheduler.clone(),
@@ -75,12 +86,14 @@ pub fn start(services: &Services, domain: &Arc<Domain>, state: &StartState) -> R
         return Err(Refusal::new(Errno::EINVAL, "the domain has started already").into());
     }
     if let Some(vcpu) = domain.vcpus().first() {
+        let claim = vcpu.claim()?;
         let started = vcpu.state().lock().start(&services.mmu, state);
         if let Err(failure) = started {
             domain.life().end(End::Destroyed);
             services.ended.ring();
             return Err(failure);
         }
+        claim.keep();
     }
     services.scheduler.start(domain);
     Ok(())

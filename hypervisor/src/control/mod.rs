@@ -10,7 +10,7 @@ pub(crate) mod teardown;
 #[cfg(test)]
 mod tests;
 
-pub use create::{DomainConfig, create, start};
+pub use create::{DomainConfig, MAX_VCPUS, create, start};
 
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;

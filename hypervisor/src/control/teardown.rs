@@ -32,7 +32,10 @@ pub(crate) fn reap_once(services: &Services) {
 /// Returns everything that a domain without running vCPUs holds.
 fn take_apart(services: &Services, domain: &Domain) {
     close_all(&services.domains, domain);
-    domain.vcpus().iter().for_each(|vcpu| vcpu.state().lock().release(&services.mmu));
+    for vcpu in domain.vcpus() {
+        vcpu.state().lock().release(&services.mmu);
+        vcpu.release_info(&services.mmu);
+    }
     release_all(&services.mmu, domain.id());
     domain.set_current_pages(0);
     services.domains.remove(domain.id());

@@ -21,7 +21,8 @@ fn a_bad_start_ends_the_domain() {
 #[test]
 fn a_machine_without_frames_makes_no_domain() {
     let world = World::new();
-    let config = || DomainConfig { name: "x".into(), maximum_pages: 1, console: Arc::new(NoConsole) };
+    let config =
+        || DomainConfig { name: "x".into(), vcpus: 1, maximum_pages: 1, console: Arc::new(NoConsole) };
     let mut domains = Vec::new();
     let failure = loop {
         match create(&world.services, config()) {
@@ -52,7 +53,7 @@ fn a_domain_that_nobody_can_run_returns_its_frames() {
     let mut world = World::new();
     let guest = world.guest();
     let lost = world.services.scheduler.fail(0);
-    lost.iter().for_each(|domain| assert!(domain.life().end(End::Destroyed)));
+    lost.iter().for_each(|(domain, _)| assert!(domain.life().end(End::Destroyed)));
     world.check_end(vec![guest]);
 }
 

@@ -157,6 +157,18 @@ impl Domain {
         self.current_pages.load(Ordering::Relaxed)
     }
 
+    /// Counts one page more, unless it has as many as it may.
+    pub fn add_page(&self) -> bool {
+        let more = |pages| (pages < self.maximum_pages()).then_some(pages + 1);
+        self.current_pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Counts one page less.
+    pub fn remove_page(&self) {
+        let less = |pages: u64| pages.checked_sub(1);
+        let _ = self.current_pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Notes how many pages it has.
     pub fn set_current_pages(&self, pages: u64) {
         self.current_pages.store(pages, Ordering::Relaxed);

@@ -75,24 +75,24 @@ pub fn bind_interdomain(
         let state = PortState::Interdomain { remote: remote_id, port: far };
         let near = pair.own.insert(Port { state, vcpu: VcpuId(0) })?;
         pair.far().get_mut(far)?.state = PortState::Interdomain { remote: domain.id(), port: near };
+        raise(domain, &pair.own, Peer { port: near, vcpu: VcpuId(0) });
         near
     };
-    raise(domain, Peer { port: near, vcpu: VcpuId(0) });
     Ok(near)
 }
 
-/// Makes a port for a virtual interrupt of `vcpu`.
+/// Makes a port for a virtual interrupt: one of `vcpu`'s, or one of the domain's, which is first told to vCPU 0. Those
+/// of the host domain can be bound, as on Xen, and never come.
 ///
 /// # Errors
-/// −EINVAL for an interrupt that there is not, −EPERM for one of the host domain's, −ENOENT for a vCPU that there
+/// −EINVAL for an interrupt that there is not, or one of the domain's on another vCPU, −ENOENT for a vCPU that there
 /// is not, −EEXIST where it is bound, −ENOSPC.
 pub fn bind_virq(domain: &Domain, virq: Virq, vcpu: VcpuId) -> Result<EventPort, Refusal> {
-    match virq {
-        Virq::TIMER | Virq::DEBUG | Virq::XENPMU | Virq::ARGO => {}
-        Virq(number) if number < Virq::COUNT => {
-            return Err(Refusal::new(Errno::EPERM, "a virtual interrupt of the host domain"));
-        }
-        Virq(_) => return Err(Refusal::new(Errno::EINVAL, "no such virtual interrupt")),
+    if virq.0 >= Virq::COUNT {
+        return Err(Refusal::new(Errno::EINVAL, "no such virtual interrupt"));
+    }
+    if virq.is_global() && vcpu != VcpuId(0) {
+        return Err(Refusal::new(Errno::EINVAL, "an interrupt of the domain is bound to its first vCPU"));
     }
     let vcpu = known_vcpu(domain, vcpu)?;
     let mut table = domain.ports().lock();
@@ -119,7 +119,12 @@ pub fn bind_vcpu(domain: &Domain, port: EventPort, vcpu: VcpuId) -> Result<(), R
     let vcpu = known_vcpu(domain, vcpu)?;
     let mut table = domain.ports().lock();
     let entry = table.get_mut(checked_port(port)?)?;
-    if matches!(entry.state, PortState::Virq(_) | PortState::Ipi) {
+    let belongs_to_one = match entry.state {
+        PortState::Virq(virq) => !virq.is_global(),
+        PortState::Ipi => true,
+        PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Host(_) => false,
+    };
+    if belongs_to_one {
         return Err(Refusal::new(Errno::EINVAL, "the port belongs to one vCPU"));
     }
     entry.vcpu = vcpu;

@@ -93,8 +93,8 @@ impl HostChannel {
     /// Sends an event to the guest. False where it has closed its end, or is gone.
     pub fn notify(&self) -> bool {
         let Some(domain) = self.domain.upgrade() else { return false };
-        let peer = self.peer(&domain.ports().lock());
-        peer.map(|peer| raise(&domain, peer)).is_some()
+        let table = domain.ports().lock();
+        self.peer(&table).map(|peer| raise(&domain, &table, peer)).is_some()
     }
 }
 

@@ -8,6 +8,8 @@
 //!   (`an_event_to_a_closed_port_goes_nowhere`);
 //! - a port that is pending already notifies nothing, a masked one latches, unmasking a pending one notifies
 //!   (`pending_ports_latch`);
+//! - a port is made pending under the lock of its table: a dying domain's ports are closed before its frames are given
+//!   back, so nothing is written into them afterwards ([`raise`] asks for the table);
 //! - the upcall is marked before the vCPU is woken, and a vCPU that blocks looks once more after it can be woken:
 //!   no wake-up is lost (`run_loop`'s `a_wake_up_between_look_and_sleep_is_not_lost`).
 
@@ -36,8 +38,8 @@ pub struct Peer {
     pub vcpu: VcpuId,
 }
 
-/// Makes a port pending, and tells its vCPU where that is news.
-pub fn raise(domain: &Domain, peer: Peer) {
+/// Makes a port of `domain` pending, and tells its vCPU where that is news. The table is the domain's, locked.
+pub fn raise(domain: &Domain, _table: &PortTable, peer: Peer) {
     if !domain.shared().set_pending(peer.port) {
         tell(domain, peer);
     }
@@ -58,8 +60,8 @@ fn tell(domain: &Domain, peer: Peer) {
 enum Target {
     Domain(DomId, EventPort),
     Host(HostEnd),
-    Own(Peer),
-    Nowhere,
+    /// Nowhere, or it has arrived.
+    Done,
 }
 
 fn target(domain: &Domain, port: EventPort) -> Result<Target, Refusal> {
@@ -68,8 +70,11 @@ fn target(domain: &Domain, port: EventPort) -> Result<Target, Refusal> {
     Ok(match &entry.state {
         PortState::Interdomain { remote, port } => Target::Domain(*remote, *port),
         PortState::Host(end) => Target::Host(end.clone()),
-        PortState::Ipi => Target::Own(Peer { port, vcpu: entry.vcpu }),
-        PortState::Unbound { .. } => Target::Nowhere,
+        PortState::Ipi => {
+            raise(domain, &table, Peer { port, vcpu: entry.vcpu });
+            Target::Done
+        }
+        PortState::Unbound { .. } => Target::Done,
         PortState::Virq(_) => {
             return Err(Refusal::new(Errno::EINVAL, "nobody can send to a virtual interrupt's port"));
         }
@@ -83,36 +88,31 @@ fn target(domain: &Domain, port: EventPort) -> Result<Target, Refusal> {
 pub fn send(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), Refusal> {
     match target(domain, port)? {
         Target::Domain(remote, far) => {
-            if let Some(remote) = domains.get(remote)
-                && let Some(peer) = peer_of(&remote, far, domain.id(), port)
-            {
-                raise(&remote, peer);
+            if let Some(remote) = domains.get(remote) {
+                raise_peer(&remote, far, domain.id(), port);
             }
         }
         Target::Host(end) => end.port.notified(),
-        Target::Own(peer) => raise(domain, peer),
-        Target::Nowhere => {}
+        Target::Done => {}
     }
     Ok(())
 }
 
-/// `far` of `remote`, if it is connected to `port` of `id`.
-fn peer_of(remote: &Domain, far: EventPort, id: DomId, port: EventPort) -> Option<Peer> {
+/// Makes `far` of `remote` pending, if it is connected to `port` of `id`.
+fn raise_peer(remote: &Domain, far: EventPort, id: DomId, port: EventPort) {
     let table = remote.ports().lock();
-    let entry = table.get(far).ok()?;
-    match entry.state {
-        PortState::Interdomain { remote, port: near } if remote == id && near == port => {
-            Some(Peer { port: far, vcpu: entry.vcpu })
-        }
-        _ => None,
+    if let Ok(entry) = table.get(far)
+        && matches!(entry.state, PortState::Interdomain { remote, port: near } if remote == id && near == port)
+    {
+        raise(remote, &table, Peer { port: far, vcpu: entry.vcpu });
     }
 }
 
 /// Raises a virtual interrupt of a vCPU, where its guest has bound it.
 pub fn raise_virq(domain: &Domain, virq: Virq, vcpu: VcpuId) {
-    let bound = domain.ports().lock().virq(virq, vcpu);
-    if let Some(port) = bound {
-        raise(domain, Peer { port, vcpu });
+    let table = domain.ports().lock();
+    if let Some((port, vcpu)) = table.virq(virq, vcpu) {
+        raise(domain, &table, Peer { port, vcpu });
     }
 }
 
@@ -121,7 +121,8 @@ pub fn raise_virq(domain: &Domain, virq: Virq, vcpu: VcpuId) {
 /// # Errors
 /// −EINVAL where it is closed.
 pub fn unmask(domain: &Domain, port: EventPort) -> Result<(), Refusal> {
-    let vcpu = domain.ports().lock().get(checked_port(port)?)?.vcpu;
+    let table = domain.ports().lock();
+    let vcpu = table.get(checked_port(port)?)?.vcpu;
     if domain.shared().clear_mask(port) && domain.shared().is_pending(port) {
         tell(domain, Peer { port, vcpu });
     }

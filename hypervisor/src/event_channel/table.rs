@@ -68,7 +68,9 @@ impl PortTable {
         if self.closed_for_good {
             return Err(Refusal::new(Errno::ESRCH, "the domain is dying"));
         }
-        let free = (1..PORTS).map(EventPort).find(|number| !self.ports.contains_key(number));
+        // Ports come in order: those before the first gap are numbered without one.
+        let before_gap = self.ports.keys().zip(1..).take_while(|(port, number)| port.0 == *number).count();
+        let free = (1..PORTS).nth(before_gap).map(EventPort);
         let number = free.ok_or(Refusal::new(Errno::ENOSPC, "all event ports are in use"))?;
         self.ports.insert(number, port);
         Ok(number)
@@ -98,10 +100,14 @@ impl PortTable {
         self.ports.remove(&number).ok_or(BAD_PORT)
     }
 
-    /// The port that a virtual interrupt of a vCPU is bound to.
-    pub fn virq(&self, virq: Virq, vcpu: VcpuId) -> Option<EventPort> {
-        let bound = |port: &Port| matches!(port.state, PortState::Virq(other) if other == virq);
-        self.ports.iter().find(|(_, port)| port.vcpu == vcpu && bound(port)).map(|(&number, _)| number)
+    /// The port that a virtual interrupt is bound to, and the vCPU that it notifies: `vcpu`, unless the interrupt is
+    /// one of the domain's.
+    pub fn virq(&self, virq: Virq, vcpu: VcpuId) -> Option<(EventPort, VcpuId)> {
+        let bound = |port: &Port| {
+            let same = matches!(port.state, PortState::Virq(other) if other == virq);
+            same && (port.vcpu == vcpu || virq.is_global())
+        };
+        self.ports.iter().find(|(_, port)| bound(port)).map(|(&number, port)| (number, port.vcpu))
     }
 
     /// The lowest port in use, for whoever closes all.
@@ -174,7 +180,7 @@ mod tests {
         let mut table = PortTable::default();
         let port = Port { state: PortState::Virq(Virq::TIMER), vcpu: VcpuId(1) };
         let number = table.insert(port).unwrap();
-        assert_eq!(table.virq(Virq::TIMER, VcpuId(1)), Some(number));
+        assert_eq!(table.virq(Virq::TIMER, VcpuId(1)), Some((number, VcpuId(1))));
         assert_eq!(table.virq(Virq::TIMER, VcpuId(0)), None);
         assert_eq!(table.virq(Virq::DEBUG, VcpuId(1)), None);
     }

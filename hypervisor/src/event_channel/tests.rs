@@ -91,7 +91,8 @@ fn an_event_to_a_closed_port_goes_nowhere() {
     assert_eq!(other, far, "the number is used again");
     send(domains, &a.domain, near).unwrap();
     assert!(!b.domain.shared().is_pending(other));
-    assert_eq!(peer_of(&b.domain, far, a.domain.id(), near), None);
+    raise_peer(&b.domain, far, a.domain.id(), near);
+    assert!(!b.domain.shared().is_pending(other), "also where it was on its way meanwhile");
 }
 
 #[test]
@@ -134,8 +135,16 @@ fn virtual_interrupts_and_interrupts_between_vcpus() {
     let timer = bind_virq(domain, Virq::TIMER, VcpuId(0)).unwrap();
     assert_eq!(bind_virq(domain, Virq::TIMER, VcpuId(0)).unwrap_err().errno, Errno::EEXIST);
     assert_eq!(bind_virq(domain, Virq(24), VcpuId(0)).unwrap_err().errno, Errno::EINVAL);
-    assert_eq!(bind_virq(domain, Virq::CONSOLE, VcpuId(0)).unwrap_err().errno, Errno::EPERM);
-    assert_eq!(bind_virq(domain, Virq::DEBUG, VcpuId(1)).unwrap_err().errno, Errno::ENOENT);
+    assert_eq!(bind_virq(domain, Virq::CONSOLE, VcpuId(1)).unwrap_err().errno, Errno::EINVAL);
+    let console = bind_virq(domain, Virq::CONSOLE, VcpuId(0)).unwrap();
+    bind_vcpu(domain, console, VcpuId(1)).unwrap();
+    assert_eq!(bind_virq(domain, Virq::CONSOLE, VcpuId(0)).unwrap_err().errno, Errno::EEXIST);
+    assert_eq!(
+        bind_vcpu(domain, timer, VcpuId(1)).unwrap_err().errno,
+        Errno::EINVAL,
+        "each vCPU has its own"
+    );
+    assert_eq!(bind_virq(domain, Virq::DEBUG, VcpuId(4)).unwrap_err().errno, Errno::ENOENT);
     raise_virq(domain, Virq::DEBUG, VcpuId(0));
     assert!(!info(&guest).pending(), "nobody bound it");
     raise_virq(domain, Virq::TIMER, VcpuId(0));
@@ -147,7 +156,7 @@ fn virtual_interrupts_and_interrupts_between_vcpus() {
     assert_eq!((state(&guest, timer), state(&guest, ipi)), (PortStatus::VIRQ, PortStatus::IPI));
     let own = alloc_unbound(domain, DomId::HOST).unwrap();
     bind_vcpu(domain, own, VcpuId(0)).unwrap();
-    assert_eq!(bind_vcpu(domain, own, VcpuId(1)).unwrap_err().errno, Errno::ENOENT);
+    assert_eq!(bind_vcpu(domain, own, VcpuId(4)).unwrap_err().errno, Errno::ENOENT);
     assert_eq!(bind_vcpu(domain, ipi, VcpuId(0)).unwrap_err().errno, Errno::EINVAL);
 }
 

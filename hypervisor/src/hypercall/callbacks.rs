@@ -48,10 +48,17 @@ fn register(call: &mut Call<'_>, entry: CallbackRegister) -> Reply {
     done()
 }
 
-/// `set_callbacks(event, failsafe, syscall)`: addresses.
+/// `set_callbacks(event, failsafe, syscall)`: addresses. As on Xen it never fails, and leaves out what is no address.
 pub fn set_callbacks(call: &mut Call<'_>, [event, failsafe, syscall, ..]: Arguments) -> Reply {
-    let [event, failsafe, syscall] =
-        [callback(event, true)?, callback(failsafe, false)?, callback(syscall, false)?];
-    call.vcpu.callbacks = crate::vcpu::Callbacks { event, failsafe, syscall };
+    let callbacks = &mut call.vcpu.callbacks;
+    for (place, address, masks_events) in [
+        (&mut callbacks.event, event, true),
+        (&mut callbacks.failsafe, failsafe, false),
+        (&mut callbacks.syscall, syscall, false),
+    ] {
+        if let Ok(callback) = callback(address, masks_events) {
+            *place = callback;
+        }
+    }
     done()
 }

@@ -1,5 +1,6 @@
-//! `memory_op`: what memory there is. Changing the reservation is not offered.
+//! `memory_op`: what memory there is. Changes of it are in [`super::reservation`].
 
+use super::reservation::{decrease, exchange, increase};
 use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
 use pv_abi::memory::{COMMAND_MASK, E820Entry, MachphysMapping, MemoryDomain, MemoryMap, MemoryOp};
 use pv_abi::{Errno, PAGE_SHIFT};
@@ -7,6 +8,11 @@ use pv_abi::{Errno, PAGE_SHIFT};
 /// `memory_op(op, argument)`.
 pub fn memory_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
     match MemoryOp(op & COMMAND_MASK) {
+        MemoryOp::INCREASE_RESERVATION => increase(call, at, false),
+        MemoryOp::POPULATE_PHYSMAP => increase(call, at, true),
+        MemoryOp::DECREASE_RESERVATION => decrease(call, at),
+        MemoryOp::EXCHANGE => exchange(call, at),
+        MemoryOp::MAXIMUM_RAM_PAGE => Ok(Outcome::Done(call.services.mmu.layout().frames)),
         MemoryOp::CURRENT_RESERVATION => reservation(call, at, call.domain.current_pages()),
         MemoryOp::MAXIMUM_RESERVATION => reservation(call, at, call.domain.maximum_pages()),
         MemoryOp::MEMORY_MAP => memory_map(call, at),

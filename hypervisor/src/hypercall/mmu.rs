@@ -10,9 +10,6 @@ use pv_abi::page_table::Pte;
 use pv_abi::{DomId, Errno};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Elements of a batch between two looks at events and at the time.
-const ELEMENTS_PER_RUN: u64 = 1024;
-
 /// How far a batch has come in one run.
 pub(super) type Ran = Result<Progress, Failure>;
 
@@ -25,11 +22,11 @@ pub(super) fn run_batch<T: FromBytes + IntoBytes + Immutable>(
     let [array, count, _, domain, ..] = arguments;
     check_domain(call, domain)?;
     let array = GuestArray::new(array, u64::from(count as u32))?;
-    let stop = call.progress.elements.saturating_add(ELEMENTS_PER_RUN);
     while call.progress.elements < array.len() {
-        if call.progress.elements >= stop || call.budget.is_exhausted() {
+        if call.must_pause() {
             return Ok(Progress::Preempted);
         }
+        call.spend(1);
         let element = array.get(&call.space(), call.progress.elements)?;
         if each(call, element)? == Progress::Preempted {
             return Ok(Progress::Preempted);

@@ -8,6 +8,8 @@ use pv_abi::mmu::{MmuExtCommand as C, MmuExtOp};
 use pv_abi::page_table::Level;
 use pv_abi::{Errno, Mfn};
 
+const COST_OF_FLUSH: u32 = 16;
+
 /// `mmuext_op(operations, count, done, domain)`.
 pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
     let ran = run_batch(call, arguments, operation);
@@ -34,7 +36,8 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
         }
         C::TLB_FLUSH_LOCAL | C::INVLPG_LOCAL | C::TLB_FLUSH_ALL | C::INVLPG_ALL => flush(call),
         C::TLB_FLUSH_MULTI | C::INVLPG_MULTI => {
-            check_mask(call, op.arg2)?;
+            // Here a mask that cannot be read is −EINVAL, where it is −EFAULT with update_va_mapping.
+            check_mask(call, op.arg2).map_err(|_| Refusal::new(Errno::EINVAL, "the mask cannot be read"))?;
             flush(call)
         }
         C::SET_LDT if op.arg2 as u32 == 0 => Ok(Progress::Done),
@@ -52,8 +55,9 @@ fn pin(call: &mut Call<'_>, op: MmuExtOp, level: Level) -> Ran {
     call.services.mmu.pin(call.domain.id(), Mfn(op.arg1), level, &mut call.budget)
 }
 
-/// A flush is one of everything, everywhere: more than any of these asks for.
-fn flush(call: &Call<'_>) -> Ran {
+/// A flush is one of everything, everywhere: more than any of these asks for. Each pcpu may have to be kicked.
+fn flush(call: &mut Call<'_>) -> Ran {
+    call.spend(COST_OF_FLUSH);
     call.services.mmu.flush()?;
     Ok(Progress::Done)
 }

@@ -1,29 +1,87 @@
-//! `vcpu_op`: operations on the domain's own vCPUs. There is one that is up from the start.
+//! `vcpu_op`: the domain's own vCPUs.
 
 use super::timer::set_single_shot;
 use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
-use pv_abi::vcpu::{SetSingleshotTimer, SingleshotFlags, VcpuOp};
+use crate::domain::End;
+use crate::error::{Failure, Refusal};
+use crate::paging::Progress;
+use crate::vcpu::{VcpuHandle, initialise};
+use pv_abi::guest_context::{GuestContext, GuestContextFlags};
+use pv_abi::sched::ShutdownReason;
+use pv_abi::vcpu::{RegisterVcpuInfo, SetSingleshotTimer, SingleshotFlags, VcpuOp};
 use pv_abi::{Errno, VcpuId};
+use std::sync::Arc;
 
 /// `vcpu_op(op, vcpu, argument)`.
 pub fn vcpu_op(call: &mut Call<'_>, [op, vcpu, at, ..]: Arguments) -> Reply {
-    let id = u32::try_from(vcpu).map(VcpuId);
-    let Some(id) = id.ok().filter(|&id| call.domain.vcpu(id).is_some()) else {
-        return refuse(Errno::ENOENT, "no such vCPU");
-    };
-    let is_self = id == call.vcpu.id;
+    let domain = Arc::clone(call.domain);
+    let target = u32::try_from(vcpu).ok().and_then(|id| domain.vcpu(VcpuId(id)));
+    // Guests count their vCPUs by asking until there is none.
+    let Some(target) = target else { return refuse(Errno::ENOENT, "no such vCPU") };
+    let is_self = target.key() == call.handle.key();
     match VcpuOp(op) {
-        VcpuOp::INITIALISE if is_self => refuse(Errno::EEXIST, "the vCPU is initialised"),
-        VcpuOp::UP if is_self => done(),
-        VcpuOp::IS_UP => Ok(Outcome::Done(u64::from(is_self))),
+        VcpuOp::INITIALISE => initialise_from(call, target, at),
+        VcpuOp::UP if !target.is_initialised() => refuse(Errno::EINVAL, "the vCPU is not initialised"),
+        VcpuOp::UP => {
+            call.services.scheduler.up(&domain, target.key());
+            done()
+        }
+        VcpuOp::DOWN => down(call, target),
+        VcpuOp::IS_UP => Ok(Outcome::Done(u64::from(is_up(call, target)))),
         VcpuOp::STOP_PERIODIC_TIMER => done(),
         VcpuOp::SET_SINGLESHOT_TIMER | VcpuOp::STOP_SINGLESHOT_TIMER if !is_self => {
             refuse(Errno::EINVAL, "only a vCPU itself sets its timer")
         }
         VcpuOp::SET_SINGLESHOT_TIMER => single_shot(call, at),
         VcpuOp::STOP_SINGLESHOT_TIMER => set_single_shot(call, None),
+        VcpuOp::REGISTER_VCPU_INFO => register_info(call, target, at),
+        VcpuOp::GET_PHYSID => refuse(Errno::EINVAL, "the vCPU is pinned to no physical one"),
         _ => no_such_operation(),
     }
+}
+
+fn is_up(call: &Call<'_>, target: &VcpuHandle) -> bool {
+    call.services.scheduler.is_up(target.key())
+}
+
+fn initialise_from(call: &mut Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
+    let first: Box<GuestContext> = Box::new(call.read(at)?);
+    let claim = target.claim()?;
+    let mut vcpu = claim.state()?;
+    if initialise(&mut vcpu, &call.services.mmu, &first, &mut call.budget)? == Progress::Preempted {
+        return Ok(Outcome::Preempted);
+    }
+    drop(vcpu);
+    claim.keep();
+    if GuestContextFlags::from_bits_retain(first.flags).contains(GuestContextFlags::ONLINE) {
+        call.services.scheduler.up(call.domain, target.key());
+    }
+    done()
+}
+
+/// The last vCPU that stops takes its domain with it.
+fn down(call: &Call<'_>, target: &VcpuHandle) -> Reply {
+    let scheduler = &call.services.scheduler;
+    if scheduler.is_up(target.key()) && !scheduler.down(target.key()) {
+        call.domain.life().end(End::Shutdown(ShutdownReason::POWEROFF));
+        return Ok(Outcome::Ended);
+    }
+    done()
+}
+
+fn register_info(call: &Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
+    let RegisterVcpuInfo { mfn, offset, .. } = call.read(at)?;
+    if target.key() != call.handle.key() && is_up(call, target) {
+        return refuse(Errno::EINVAL, "the vCPU is up, and another one");
+    }
+    let mmu = &call.services.mmu;
+    let unusable = |_| Refusal::new(Errno::EINVAL, "the frame is not the domain's, or cannot be writable");
+    let frame = mmu.hold(call.domain.id(), mfn, true).map_err(unusable)?;
+    target.move_info(frame, offset).map_err(|(refusal, frame)| -> Failure {
+        mmu.release(frame);
+        refusal.into()
+    })?;
+    done()
 }
 
 fn single_shot(call: &Call<'_>, at: u64) -> Reply {

@@ -2,6 +2,7 @@
 
 use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
 use pv_abi::Errno;
+use std::sync::atomic::Ordering;
 
 const ENABLE: u64 = 0;
 const DISABLE: u64 = 1;
@@ -17,9 +18,9 @@ pub fn vm_assist(call: &mut Call<'_>, [command, kind, ..]: Arguments) -> Reply {
         return refuse(Errno::EINVAL, "this assist is not offered");
     }
     match command {
-        ENABLE => call.vcpu.assists |= bit,
-        DISABLE => call.vcpu.assists &= !bit,
+        ENABLE => call.vcpu.assists.fetch_or(bit, Ordering::Relaxed),
+        DISABLE => call.vcpu.assists.fetch_and(!bit, Ordering::Relaxed),
         _ => return no_such_operation(),
-    }
+    };
     done()
 }

@@ -2,12 +2,14 @@
 //!
 //! States of a vCPU:
 //! ```text
-//!   offline ──start──▶ ready ──next──▶ running ──block──▶ blocked
+//!   unknown ──start──▶ ready ──next──▶ running ──block──▶ blocked
 //!      ▲                 ▲               │ │                 │
 //!      │                 ├──── yield ────┘ │                 │
 //!      │                 └──────────────────────── wake ─────┘
 //!      └────────────────────── its domain ends ──────────────
 //! ```
+//! A vCPU can be stopped in each of them, and started again: it then stays what it is, and gets no pcpu meanwhile.
+//!
 //! Invariants, with the tests that guard them (`sched::tests` where nothing else is said):
 //! - a vCPU is on at most one pcpu; the one that ran it last holds it `loaded`, and no other may enter it before it
 //!   is saved (`a_loaded_vcpu_runs_nowhere_else`);
@@ -20,6 +22,8 @@
 //!   events are stored before `in_guest` is read (`a_pcpu_in_the_hypervisor_is_not_kicked`);
 //! - one thread sleeps until the alarm: the next timer, or the end of a slice for which somebody waits
 //!   (`a_turn_ends_with_its_slice_only_where_somebody_waits`);
+//! - a vCPU that was stopped runs nowhere once it has left its pcpu, and misses no wake-up
+//!   (`a_vcpu_that_was_stopped_gets_no_pcpu`); the last of a domain is not stopped (`the_last_vcpu_is_not_stopped`);
 //! - a pcpu that the machine failed runs nothing any more, and takes only those with it whose state it holds
 //!   (`a_failed_pcpu_takes_only_its_own_with_it`).
 
@@ -134,10 +138,45 @@ impl Scheduler {
     pub fn start(&self, domain: &Arc<Domain>) {
         let mut state = self.state.lock();
         if let Some(vcpu) = domain.vcpus().first() {
-            let entry = Entry { domain: domain.clone(), activity: Activity::Blocked, loaded: None };
-            state.vcpus.insert(vcpu.key(), entry);
+            state.vcpus.insert(vcpu.key(), Entry::new(domain.clone()));
             self.make_ready(&mut state, vcpu.key());
         }
+    }
+
+    /// Starts a vCPU of a running domain, or lets one go on that was stopped.
+    pub fn up(&self, domain: &Arc<Domain>, vcpu: VcpuKey) {
+        let mut state = self.state.lock();
+        if domain.life().has_ended() {
+            return; // the reaper may have looked already who is to be evicted
+        }
+        if state.vcpus.contains_key(&vcpu) {
+            let pcpu = state.set_online(vcpu, true);
+            self.wake_pcpu(pcpu);
+            self.settle(&state);
+        } else {
+            state.vcpus.insert(vcpu, Entry::new(domain.clone()));
+            self.make_ready(&mut state, vcpu);
+        }
+    }
+
+    /// Stops a vCPU: it soon leaves its pcpu, and gets none. False, and it goes on, where no other of its domain is
+    /// online.
+    pub fn down(&self, vcpu: VcpuKey) -> bool {
+        let mut state = self.state.lock();
+        let others = state.of(vcpu.domain).into_iter().filter(|&other| other != vcpu);
+        if !others.into_iter().any(|other| state.is_online(other)) {
+            return false;
+        }
+        state.set_online(vcpu, false);
+        if let Some(Activity::Running(pcpu)) = state.activity(vcpu) {
+            self.kick(pcpu);
+        }
+        true
+    }
+
+    /// Whether a vCPU has been started, and not stopped since.
+    pub fn is_up(&self, vcpu: VcpuKey) -> bool {
+        self.state.lock().is_online(vcpu)
     }
 
     /// Sees to it that the vCPUs of an ended domain leave their pcpus.
@@ -145,6 +184,8 @@ impl Scheduler {
         let mut state = self.state.lock();
         let nobody_runs = state.seats.iter().all(|seat| seat.failed);
         for key in state.of(id) {
+            let pcpu = state.set_online(key, true);
+            self.wake_pcpu(pcpu);
             match state.activity(key) {
                 _ if nobody_runs => {
                     state.vcpus.remove(&key);
@@ -182,7 +223,7 @@ impl Scheduler {
         let mut others_may = false;
         if let Some(entry) = state.vcpus.get_mut(&vcpu) {
             entry.loaded = None;
-            others_may = entry.activity == Activity::Ready;
+            others_may = entry.online && entry.activity == Activity::Ready;
         }
         if others_may {
             let idle = state.claim_idle(None);
@@ -191,12 +232,14 @@ impl Scheduler {
     }
 
     /// Whether the turn of the vCPU on `pcpu` is over: its slice ended and somebody waits, its clock is to be
-    /// refreshed, or the machine stops.
+    /// refreshed, it was stopped, or the machine stops.
     pub fn turn_is_over(&self, pcpu: usize) -> bool {
         let state = self.state.lock();
         let now = self.clock.now();
-        let over_at = state.seats.get(pcpu).and_then(|seat| seat.over_at(state.others_wait()));
-        state.stopping || over_at.is_some_and(|at| at <= now)
+        let seat = state.seats.get(pcpu);
+        let over_at = seat.and_then(|seat| seat.over_at(state.others_wait()));
+        let stopped = seat.and_then(|seat| seat.turn).is_some_and(|turn| !state.is_online(turn.vcpu));
+        state.stopping || stopped || over_at.is_some_and(|at| at <= now)
     }
 
     /// The vCPU leaves `pcpu`.
@@ -248,19 +291,19 @@ impl Scheduler {
         }
     }
 
-    /// The machine failed `pcpu`: it runs nothing any more. The domains that cannot go on without it: those whose
-    /// state it holds, and all where it was the last.
-    pub fn fail(&self, pcpu: usize) -> Vec<Arc<Domain>> {
+    /// The machine failed `pcpu`: it runs nothing any more. The vCPUs that cannot go on without it, each with its
+    /// domain: those whose state it holds, and all where it was the last.
+    pub fn fail(&self, pcpu: usize) -> Vec<(Arc<Domain>, VcpuKey)> {
         let mut state = self.state.lock();
         if let Some(seat) = state.seats.get_mut(pcpu) {
             seat.failed = true;
         }
         let was_last = state.seats.iter().all(|seat| seat.failed);
         let mut lost = Vec::new();
-        state.vcpus.retain(|_, entry| {
+        state.vcpus.retain(|&key, entry| {
             let goes_on = !was_last && entry.loaded != Some(pcpu);
             if !goes_on {
-                lost.push(entry.domain.clone());
+                lost.push((entry.domain.clone(), key));
             }
             goes_on
         });

@@ -16,19 +16,31 @@ pub(super) enum Activity {
     Blocked,
 }
 
-/// A vCPU that is not offline.
+/// A vCPU that has been started.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub domain: Arc<Domain>,
     pub activity: Activity,
+    /// It was not stopped since. One that was keeps its activity, and gets no pcpu.
+    pub online: bool,
     /// The pcpu that holds what was not saved of it.
     pub loaded: Option<usize>,
 }
 
 impl Entry {
+    /// One that has just been started, and sleeps.
+    pub fn new(domain: Arc<Domain>) -> Self {
+        Self { domain, activity: Activity::Blocked, online: true, loaded: None }
+    }
+
     /// Whether `pcpu` may enter it.
     fn fits(&self, pcpu: usize) -> bool {
-        self.loaded.is_none_or(|holder| holder == pcpu)
+        self.online && self.loaded.is_none_or(|holder| holder == pcpu)
+    }
+
+    /// Whether it waits for a pcpu.
+    fn waits(&self) -> bool {
+        self.online && self.activity == Activity::Ready
     }
 }
 
@@ -62,7 +74,7 @@ pub(super) struct State {
     pub stopping: bool,
     /// What the alarm thread sleeps until; 0 while it does not sleep.
     pub alarm_at: u64,
-    /// vCPUs that are ready.
+    /// vCPUs that are online and ready.
     ready: usize,
 }
 
@@ -84,12 +96,12 @@ impl State {
         self.ready > 0
     }
 
-    /// What a vCPU does; nothing where it is offline.
+    /// What a vCPU does; nothing where it was never started.
     pub fn activity(&self, vcpu: VcpuKey) -> Option<Activity> {
         self.vcpus.get(&vcpu).map(|entry| entry.activity)
     }
 
-    /// A domain's vCPUs that are not offline.
+    /// A domain's vCPUs that have been started.
     pub fn of(&self, domain: DomId) -> Vec<VcpuKey> {
         self.vcpus.keys().filter(|key| key.domain == domain).copied().collect()
     }
@@ -104,9 +116,12 @@ impl State {
     pub fn make_ready(&mut self, vcpu: VcpuKey, now: u64) -> Option<usize> {
         let entry = self.vcpus.get_mut(&vcpu).filter(|entry| entry.activity != Activity::Ready)?;
         entry.activity = Activity::Ready;
-        let loaded = entry.loaded;
-        self.ready += 1;
+        let (loaded, online) = (entry.loaded, entry.online);
         self.policy.ready(vcpu, now);
+        if !online {
+            return None;
+        }
+        self.ready += 1;
         self.claim_idle(loaded)
     }
 
@@ -118,6 +133,20 @@ impl State {
         let (pcpu, seat) = seats.find(|(pcpu, seat)| seat.idle && fits(*pcpu))?;
         seat.idle = false;
         Some(pcpu)
+    }
+
+    /// Sets whether a vCPU that has been started may have a pcpu. The idle one that should look, where there is one.
+    pub fn set_online(&mut self, vcpu: VcpuKey, online: bool) -> Option<usize> {
+        let entry = self.vcpus.get_mut(&vcpu)?;
+        entry.online = online;
+        let (waits, loaded) = (entry.waits(), entry.loaded);
+        self.count_ready();
+        if waits { self.claim_idle(loaded) } else { None }
+    }
+
+    /// Whether a vCPU may have a pcpu.
+    pub fn is_online(&self, vcpu: VcpuKey) -> bool {
+        self.vcpus.get(&vcpu).is_some_and(|entry| entry.online)
     }
 
     /// The next turn on `pcpu`, and whose domain's it is.
@@ -132,14 +161,13 @@ impl State {
         Some((turn, entry.domain.clone()))
     }
 
-    /// Counts those who are ready, after vCPUs were taken away.
+    /// Counts those who wait, after vCPUs were taken away, started or stopped.
     pub fn count_ready(&mut self) {
-        self.ready = self.vcpus.values().filter(|entry| entry.activity == Activity::Ready).count();
+        self.ready = self.vcpus.values().filter(|entry| entry.waits()).count();
     }
 
     /// Whether there is something for `pcpu` to run.
     pub fn has_work_for(&self, pcpu: usize) -> bool {
-        self.others_wait()
-            && self.vcpus.values().any(|entry| entry.activity == Activity::Ready && entry.fits(pcpu))
+        self.others_wait() && self.vcpus.values().any(|entry| entry.waits() && entry.fits(pcpu))
     }
 }

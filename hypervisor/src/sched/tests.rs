@@ -118,7 +118,7 @@ fn a_failed_pcpu_takes_only_its_own_with_it() {
     picked(&scheduler, 0);
     picked(&scheduler, 1);
     let lost = scheduler.fail(0);
-    assert_eq!(lost.iter().map(|domain| domain.id()).collect::<Vec<_>>(), [guests[0].domain.id()]);
+    assert_eq!(lost.iter().map(|(_, key)| *key).collect::<Vec<_>>(), [key_of(&guests[0])]);
     assert!(matches!(scheduler.next(0), Next::Stop) && !scheduler.knows(guests[0].domain.id()));
     scheduler.leave(1, key_of(&guests[1]), &Leave::Ready);
     assert_eq!(picked(&scheduler, 1), Some(key_of(&guests[2])));
@@ -128,6 +128,55 @@ fn a_failed_pcpu_takes_only_its_own_with_it() {
     assert!(!scheduler.knows(guests[0].domain.id()), "a domain that is ended later is let go, too");
 }
 
+fn second_of(guest: &Guest) -> VcpuKey {
+    guest.domain.vcpus()[1].key()
+}
+
+#[test]
+fn a_vcpu_that_was_stopped_gets_no_pcpu() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, _, kicks) = scheduler(1);
+    let (first, second) = (key_of(&guest), second_of(&guest));
+    assert!(!scheduler.is_up(second));
+    scheduler.start(&guest.domain);
+    scheduler.up(&guest.domain, second);
+    assert_eq!((picked(&scheduler, 0), scheduler.is_up(second)), (Some(first), true));
+    assert!(scheduler.down(second));
+    scheduler.leave(0, first, &Leave::Blocked(&|| false));
+    assert_eq!(picked(&scheduler, 0), None, "it is ready, and stopped");
+    scheduler.up(&guest.domain, second);
+    assert_eq!(picked(&scheduler, 0), Some(second), "it was ready all the time");
+    scheduler.entering(0);
+    assert!(!scheduler.turn_is_over(0) && scheduler.down(second));
+    assert!(scheduler.turn_is_over(0) && kicks[0].kicks() == 1, "it leaves its pcpu");
+    scheduler.leave(0, second, &Leave::Blocked(&|| false));
+    scheduler.wake(second);
+    assert_eq!(picked(&scheduler, 0), None);
+    scheduler.up(&guest.domain, second);
+    assert_eq!(picked(&scheduler, 0), Some(second), "it was woken while it was stopped");
+    scheduler.leave(0, second, &Leave::Ready);
+    assert!(scheduler.down(second));
+    scheduler.evict(guest.domain.id());
+    assert!(picked(&scheduler, 0).is_some() && picked(&scheduler, 0).is_some(), "to be taken off");
+}
+
+#[test]
+fn the_last_vcpu_is_not_stopped() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, ..) = scheduler(1);
+    let (first, second) = (key_of(&guest), second_of(&guest));
+    scheduler.start(&guest.domain);
+    assert!(!scheduler.down(first));
+    scheduler.up(&guest.domain, second);
+    assert!(scheduler.down(first) && !scheduler.down(second));
+    assert!(!scheduler.is_up(first) && scheduler.is_up(second));
+    guest.domain.life().end(crate::domain::End::Destroyed);
+    scheduler.up(&guest.domain, first);
+    assert!(!scheduler.is_up(first), "an ended domain starts nothing");
+}
+
 #[test]
 fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     let world = World::new();
@@ -135,8 +184,7 @@ fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     let mut state = State::new(Box::new(RoundRobin::default()), 2);
     state.seats.iter_mut().for_each(|seat| seat.idle = true);
     let woken = guests.iter().map(|guest| {
-        let entry = Entry { domain: guest.domain.clone(), activity: Activity::Blocked, loaded: None };
-        state.vcpus.insert(key_of(guest), entry);
+        state.vcpus.insert(key_of(guest), Entry::new(guest.domain.clone()));
         state.make_ready(key_of(guest), 0)
     });
     assert_eq!(woken.collect::<Vec<_>>(), [Some(0), Some(1), None]);

@@ -1,9 +1,56 @@
 //! A vCPU as others than its pcpu's thread see it.
+//!
+//! A vCPU that the guest starts itself is initialised by another one of its domain, once
+//! (`hypercall::tests::vcpus`, `two_vcpus_initialise_a_third`):
+//! ```text
+//!   fresh ──claim──▶ claimed ──Claim::keep──▶ initialised
+//!     ▲                 │
+//!     └── Claim dropped ┘
+//! ```
+//! Whoever has the [`Claim`] is the only one that changes the private state: the vCPU is on no pcpu before it is
+//! initialised. The first vCPU is initialised by the domain's builder.
 
 use super::{InfoPage, Vcpu};
-use crate::lock::{Rank, Ranked};
-use pv_abi::{DomId, VcpuId};
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::error::Refusal;
+use crate::frame::Reference;
+use crate::lock::{Guard, Rank, Ranked};
+use crate::paging::Mmu;
+use pv_abi::{DomId, Errno, VcpuId};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const FRESH: u8 = 0;
+const CLAIMED: u8 = 1;
+const INITIALISED: u8 = 2;
+
+/// The right to initialise a vCPU; dropped, it is as before.
+#[derive(Debug)]
+#[must_use = "dropping it leaves the vCPU as it was"]
+pub struct Claim<'a>(&'a VcpuHandle);
+
+impl<'a> Claim<'a> {
+    /// The private state. Nobody holds it for long: no pcpu has the vCPU.
+    ///
+    /// # Errors
+    /// −EEXIST, which nobody should see.
+    pub fn state(&self) -> Result<Guard<'a, Vcpu>, Refusal> {
+        let state = self.0.state.try_lock();
+        state.ok_or(Refusal::new(Errno::EEXIST, "the vCPU is in use"))
+    }
+
+    /// It is initialised.
+    pub fn keep(self) {
+        self.0.stage.store(INITIALISED, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let (from, to) = (CLAIMED, FRESH);
+        // A claim that was kept has nothing to give back.
+        let _ = self.0.stage.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
 
 /// Names a vCPU within the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,18 +66,23 @@ pub struct VcpuKey {
 pub struct VcpuHandle {
     key: VcpuKey,
     info: InfoPage,
+    /// What keeps the frame that `info` has moved to.
+    info_frame: Mutex<Option<Reference>>,
+    stage: AtomicU8,
     polls: AtomicBool,
     descriptors_stale: AtomicBool,
     state: Ranked<Vcpu>,
 }
 
 impl VcpuHandle {
-    /// A vCPU that has not started; `info` is its `vcpu_info`, in which upcalls start masked.
-    pub fn new(key: VcpuKey, info: InfoPage) -> Self {
+    /// A vCPU that has not started; `info` is its `vcpu_info`, in which upcalls start masked, and `assists` is what
+    /// its domain has switched on by `vm_assist`.
+    pub fn new(key: VcpuKey, info: InfoPage, assists: Arc<AtomicU64>) -> Self {
         info.set_masked(true);
-        let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu));
+        let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu, assists));
         let (polls, descriptors_stale) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { key, info, polls, descriptors_stale, state }
+        let (info_frame, stage) = (Mutex::new(None), AtomicU8::new(FRESH));
+        Self { key, info, info_frame, stage, polls, descriptors_stale, state }
     }
 
     /// Its name.
@@ -46,6 +98,44 @@ impl VcpuHandle {
     /// Its private state. Locked for as long as the vCPU is on a pcpu.
     pub fn state(&self) -> &Ranked<Vcpu> {
         &self.state
+    }
+
+    /// Moves its `vcpu_info` to `offset` of a frame, which `frame` keeps writable and the domain's.
+    ///
+    /// # Errors
+    /// −EINVAL where it has moved before, −ENXIO where it does not fit there; the reference comes back.
+    pub fn move_info(&self, frame: Reference, offset: u32) -> Result<(), (Refusal, Reference)> {
+        let mut kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_some() {
+            return Err((Refusal::new(Errno::EINVAL, "vcpu_info has been moved before"), frame));
+        }
+        if self.info.relocate(frame.mfn(), offset as usize).is_err() {
+            return Err((Refusal::new(Errno::ENXIO, "vcpu_info cannot lie there"), frame));
+        }
+        *kept = Some(frame);
+        Ok(())
+    }
+
+    /// Gives up the frame that its `vcpu_info` has moved to: all event channels are closed, and nobody uses it any
+    /// more.
+    pub fn release_info(&self, mmu: &Mmu) {
+        let kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.into_iter().for_each(|frame| mmu.release(frame));
+    }
+
+    /// Whether it has a context to run.
+    pub fn is_initialised(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == INITIALISED
+    }
+
+    /// The right to initialise it.
+    ///
+    /// # Errors
+    /// −EEXIST where it is initialised, or somebody else is at it.
+    pub fn claim(&self) -> Result<Claim<'_>, Refusal> {
+        let taken = Refusal::new(Errno::EEXIST, "the vCPU is initialised");
+        let claimed = self.stage.compare_exchange(FRESH, CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
+        claimed.map(|_| Claim(self)).map_err(|_| taken)
     }
 
     /// Whether it is in `SCHEDOP_poll`, and to be woken by any port of its domain.

@@ -1,8 +1,12 @@
 //! A vCPU's `vcpu_info`: the few words that it shares with the hypervisor.
 //!
 //! The guest writes them at any time, so each access is one atomic access and nothing is believed twice. The
-//! frame belongs to the hypervisor for the domain's life; an access that fails all the same reads as "masked,
-//! nothing pending".
+//! frame is held for the domain's life; an access that fails all the same reads as "masked, nothing pending".
+//!
+//! They may move, once ([`InfoPage::relocate`]), while others make events pending. No event is lost
+//! (`an_event_that_met_the_old_place_is_told_at_the_new_one`): a sender sets the port's bit first and looks for the
+//! place then, the mover sets the place first and marks everything pending then. So a mark that meets the old place
+//! is of a port whose bit was set before the new place says "look everywhere".
 
 use crate::machine::{MachineMemory, NoSuchFrame};
 use crate::time;
@@ -11,13 +15,24 @@ use pv_abi::time::VcpuTimeInfo;
 use pv_abi::{Mfn, PAGE_SIZE};
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a vCPU's `vcpu_info` lies, and the accesses to it.
 #[derive(Debug)]
 pub struct InfoPage {
     memory: Arc<MachineMemory>,
-    frame: Mfn,
-    offset: usize,
+    /// Its machine address.
+    place: AtomicU64,
+}
+
+/// The machine address of a `vcpu_info`, where one can lie there.
+fn checked(memory: &MachineMemory, frame: Mfn, offset: usize) -> Result<u64, NoSuchFrame> {
+    let fits = offset.is_multiple_of(8)
+        && offset.checked_add(size_of::<VcpuInfo>()).is_some_and(|end| end <= PAGE_SIZE);
+    if !fits || frame.0 >= memory.frames() {
+        return Err(NoSuchFrame(frame));
+    }
+    Ok(frame.address() + offset as u64)
 }
 
 impl InfoPage {
@@ -26,20 +41,42 @@ impl InfoPage {
     /// # Errors
     /// [`NoSuchFrame`] where it is not wholly within a frame of the machine, or not aligned to 8 bytes.
     pub fn new(memory: Arc<MachineMemory>, frame: Mfn, offset: usize) -> Result<Self, NoSuchFrame> {
-        let fits = offset.is_multiple_of(8)
-            && offset.checked_add(size_of::<VcpuInfo>()).is_some_and(|e| e <= PAGE_SIZE);
-        if !fits || frame.0 >= memory.frames() {
-            return Err(NoSuchFrame(frame));
-        }
-        Ok(Self { memory, frame, offset })
+        let place = AtomicU64::new(checked(&memory, frame, offset)?);
+        Ok(Self { memory, place })
+    }
+
+    /// Moves them to `offset` of `frame`, contents and all, and marks everything as pending there. Nobody does so at
+    /// the same time, and the vCPU does not run meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and nothing has changed.
+    pub fn relocate(&self, frame: Mfn, offset: usize) -> Result<(), NoSuchFrame> {
+        let place = checked(&self.memory, frame, offset)?;
+        let mut contents = [0; size_of::<VcpuInfo>()];
+        let (old_frame, old_offset) = self.at(0);
+        self.memory.read(old_frame, old_offset, &mut contents)?;
+        self.memory.write(frame, offset, &contents)?;
+        self.place.store(place, Ordering::SeqCst);
+        let selector = offset + offset_of!(VcpuInfo, evtchn_pending_sel);
+        self.memory.fetch_or_u64(frame, selector, u64::MAX)?;
+        self.swap(offset_of!(VcpuInfo, evtchn_upcall_pending), 1);
+        Ok(())
+    }
+
+    /// The frame, and the offset there, of a field.
+    fn at(&self, field: usize) -> (Mfn, usize) {
+        let place = self.place.load(Ordering::SeqCst);
+        (Mfn::containing(place), place as usize % PAGE_SIZE + field)
     }
 
     fn byte(&self, field: usize) -> Option<u8> {
-        self.memory.load_u8(self.frame, self.offset + field).ok()
+        let (frame, offset) = self.at(field);
+        self.memory.load_u8(frame, offset).ok()
     }
 
     fn swap(&self, field: usize, value: u8) -> Option<u8> {
-        self.memory.swap_u8(self.frame, self.offset + field, value).ok()
+        let (frame, offset) = self.at(field);
+        self.memory.swap_u8(frame, offset, value).ok()
     }
 
     /// Whether the guest holds upcalls off.
@@ -64,19 +101,21 @@ impl InfoPage {
 
     /// Marks `word` of the pending ports as worth a look, and the upcall as pending.
     pub fn mark_pending(&self, word: u32) {
-        let selector = offset_of!(VcpuInfo, evtchn_pending_sel);
-        let _ = self.memory.fetch_or_u64(self.frame, self.offset + selector, 1 << (word % 64));
+        let (frame, selector) = self.at(offset_of!(VcpuInfo, evtchn_pending_sel));
+        let _ = self.memory.fetch_or_u64(frame, selector, 1 << (word % 64));
         self.swap(offset_of!(VcpuInfo, evtchn_upcall_pending), 1);
     }
 
     /// Tells the address of a page fault.
     pub fn set_cr2(&self, address: u64) {
-        let _ = self.memory.store_u64(self.frame, self.offset + offset_of!(VcpuInfo, cr2), address);
+        let (frame, offset) = self.at(offset_of!(VcpuInfo, cr2));
+        let _ = self.memory.store_u64(frame, offset, address);
     }
 
     /// Publishes the vCPU's clock.
     pub fn publish(&self, clock: &VcpuTimeInfo) {
-        let _ = time::publish(&self.memory, self.frame, self.offset, clock);
+        let (frame, offset) = self.at(0);
+        let _ = time::publish(&self.memory, frame, offset, clock);
     }
 }
 
@@ -91,6 +130,20 @@ mod tests {
             assert!(InfoPage::new(memory.clone(), Mfn(frame), offset).is_err(), "{frame} {offset}");
         }
         assert!(InfoPage::new(memory, Mfn(0), 4096 - 64).is_ok());
+    }
+
+    #[test]
+    fn an_event_that_met_the_old_place_is_told_at_the_new_one() {
+        let memory = Arc::new(MachineMemory::new(2).unwrap());
+        let info = InfoPage::new(memory.clone(), Mfn(0), 64).unwrap();
+        info.set_masked(true);
+        info.set_cr2(7);
+        assert!(info.relocate(Mfn(1), 4096 - 56).is_err() && info.relocate(Mfn(2), 0).is_err());
+        info.relocate(Mfn(1), 128).unwrap();
+        assert!(info.pending() && info.masked(), "the contents have moved, and everything is worth a look");
+        assert_eq!((memory.load_u64(Mfn(1), 136), memory.load_u64(Mfn(1), 144)), (Ok(u64::MAX), Ok(7)));
+        info.mark_pending(3);
+        assert_eq!(memory.load_u64(Mfn(0), 72), Ok(0), "the old place is left alone");
     }
 
     #[test]

@@ -12,9 +12,11 @@
 mod bounce;
 mod callbacks;
 mod continuation;
+mod debug;
 mod gdt;
 mod handle;
 mod info;
+mod initialise;
 mod iret;
 mod mode;
 pub mod resume;
@@ -26,9 +28,11 @@ pub(crate) mod tests;
 pub use bounce::{bounce_trap, bounce_user_syscall};
 pub use callbacks::{Callback, Callbacks};
 pub use continuation::{Continuation, Progress};
+pub use debug::DebugRegisters;
 pub use gdt::GuestGdt;
-pub use handle::{VcpuHandle, VcpuKey};
+pub use handle::{Claim, VcpuHandle, VcpuKey};
 pub use info::InfoPage;
+pub use initialise::initialise;
 pub use iret::iret;
 pub use mode::Mode;
 pub use trap_table::TrapTable;
@@ -39,6 +43,7 @@ use crate::machine::Context;
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
 use pv_abi::{DomId, Mfn, VcpuId};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a vCPU without a pcpu waits for.
@@ -90,10 +95,10 @@ pub struct Vcpu {
     pub gdt: GuestGdt,
     /// I/O privilege level that the kernel gave itself.
     pub iopl: u8,
-    /// Bits of `vm_assist` that are on.
-    pub assists: u64,
+    /// Bits of `vm_assist` that are on, for all vCPUs of the domain.
+    pub assists: Arc<AtomicU64>,
     /// Debug registers as the guest set them. No breakpoint is ever armed.
-    pub debug: [u64; 8],
+    pub debug: DebugRegisters,
     /// A hypercall that has to be finished before the guest runs again.
     pub continuation: Option<Continuation>,
     /// Its clock.
@@ -104,7 +109,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// A vCPU that has not started.
-    pub fn new(domain: DomId, id: VcpuId) -> Self {
+    pub fn new(domain: DomId, id: VcpuId, assists: Arc<AtomicU64>) -> Self {
         static IDENTITIES: AtomicU64 = AtomicU64::new(1);
         let identity = IDENTITIES.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -120,8 +125,8 @@ impl Vcpu {
             kernel_stack: 0,
             gdt: GuestGdt::default(),
             iopl: 0,
-            assists: 0,
-            debug: [0; 8],
+            assists,
+            debug: DebugRegisters::default(),
             continuation: None,
             clock: VcpuClock::default(),
             rest: None,
@@ -150,7 +155,7 @@ impl Vcpu {
 
     /// Whether the kernel asked to see its I/O privilege level in RFLAGS (`VMASST_TYPE_architectural_iopl`).
     pub fn shows_iopl(&self) -> bool {
-        self.assists & 1 << 4 != 0
+        self.assists.load(Ordering::Relaxed) & 1 << 4 != 0
     }
 
     /// Takes over descriptors that have changed.

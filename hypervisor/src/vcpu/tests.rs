@@ -210,7 +210,7 @@ fn the_virtual_io_privilege_is_shown_where_the_kernel_asked_for_it() {
     let guest = guest(&world);
     put_iret(&world, &guest, user_frame());
     world.on_vcpu(&guest, |handle, vcpu| {
-        vcpu.assists = 1 << 4;
+        vcpu.assists.store(1 << 4, Ordering::Relaxed);
         iret(vcpu, handle.info(), &world.services.mmu).unwrap();
         assert_eq!(vcpu.iopl, 3);
         assert_eq!(vcpu.context.registers.rflags & rflags::IOPL, 0, "the real one stays 0");

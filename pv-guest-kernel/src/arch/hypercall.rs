@@ -17,7 +17,7 @@ use pv_abi::segment::FLAT_RING3_SS64;
 use pv_abi::trap::TrapInfo;
 use pv_abi::vcpu::{SetSingleshotTimer, VcpuOp};
 use pv_abi::version::VersionOp;
-use pv_abi::{DomId, Errno, EventPort};
+use pv_abi::{DomId, Errno, EventPort, VcpuId};
 
 unsafe extern "C" {
     static hypercall_page: u8;
@@ -157,18 +157,27 @@ pub fn event_channel_op<T>(op: EventChannelOp, argument: &mut T) -> Result<u64, 
     with_structure(HypercallNumber::EVENT_CHANNEL_OP, op.0, argument)
 }
 
-/// An event at a system time, in nanoseconds; the past means now.
-pub fn set_singleshot_timer(timeout_abs_ns: u64) -> Result<u64, Errno> {
-    let mut timer = SetSingleshotTimer { timeout_abs_ns, flags: 0, padding: 0 };
-    let args = [VcpuOp::SET_SINGLESHOT_TIMER.0, 0, &raw mut timer as u64, 0, 0];
+/// An operation on a vCPU; `argument` is what `op` takes, or nothing.
+pub fn vcpu_op<T>(op: VcpuOp, vcpu: VcpuId, argument: Option<&T>) -> Result<u64, Errno> {
+    let at = argument.map_or(0, |argument| &raw const *argument as u64);
     // SAFETY: reads the structure.
-    unsafe { call(HypercallNumber::VCPU_OP, args) }
+    unsafe { call(HypercallNumber::VCPU_OP, [op.0, u64::from(vcpu.0), at, 0, 0]) }
+}
+
+/// An event for the vCPU that calls at a system time, in nanoseconds; the past means now.
+pub fn set_singleshot_timer_of(vcpu: VcpuId, timeout_abs_ns: u64) -> Result<u64, Errno> {
+    let timer = SetSingleshotTimer { timeout_abs_ns, flags: 0, padding: 0 };
+    vcpu_op(VcpuOp::SET_SINGLESHOT_TIMER, vcpu, Some(&timer))
+}
+
+/// The same for the first vCPU.
+pub fn set_singleshot_timer(timeout_abs_ns: u64) -> Result<u64, Errno> {
+    set_singleshot_timer_of(VcpuId(0), timeout_abs_ns)
 }
 
 /// Ends the timer events that nobody asked for.
 pub fn stop_periodic_timer() -> Result<u64, Errno> {
-    // SAFETY: no memory is involved.
-    unsafe { call(HypercallNumber::VCPU_OP, [VcpuOp::STOP_PERIODIC_TIMER.0, 0, 0, 0, 0]) }
+    vcpu_op::<()>(VcpuOp::STOP_PERIODIC_TIMER, VcpuId(0), None)
 }
 
 /// The older form of [`set_singleshot_timer`].

@@ -10,6 +10,8 @@ pub mod hypercall;
 mod memory_functions;
 #[allow(unsafe_code, reason = "instructions without a safe wrapper")]
 pub mod processor;
+#[allow(unsafe_code, reason = "a vCPU without the kernel's traps")]
+pub mod second;
 #[allow(unsafe_code, reason = "trap entry stubs")]
 pub mod trap;
 #[allow(unsafe_code, reason = "switches stacks")]

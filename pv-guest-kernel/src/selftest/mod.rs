@@ -2,6 +2,7 @@
 //!
 //! A check states one exact outcome: what Xen does in the same place, an error number included.
 
+mod answers;
 mod batches;
 mod calls;
 pub mod descriptors;
@@ -13,9 +14,11 @@ mod programs;
 pub mod report;
 mod returns;
 mod scheduling;
+mod second;
 mod tables;
 mod timers;
 mod traps;
+mod vcpus;
 
 use alloc::format;
 use alloc::string::String;
@@ -30,6 +33,7 @@ use report::Report;
 pub async fn run() -> Result<(), String> {
     let mut report = Report::default();
     calls::run(&mut report);
+    answers::run(&mut report);
     memory_calls::run(&mut report);
     mappings::run(&mut report);
     tables::run(&mut report);
@@ -40,6 +44,7 @@ pub async fn run() -> Result<(), String> {
     events::run(&mut report).await;
     timers::run(&mut report).await;
     scheduling::run(&mut report);
+    vcpus::run(&mut report);
     programs::run(&mut report).await;
     println!("selftest: {} passed, {} failed", report.passed, report.failed);
     match report.failed {

@@ -50,7 +50,11 @@ pub fn set_callbacks(world: &World, guest: &Guest) {
         assert_eq!(vcpu.callbacks.failsafe, Some(Callback { address: BASE + 2, masks_events: false }));
         assert_eq!(vcpu.callbacks.syscall, None);
     });
-    assert_eq!(world.call(guest, 4, &[BASE, WILD, 0]), Err(Errno::EINVAL));
+    assert_eq!(world.call(guest, 4, &[BASE + 3, WILD, 0]), Ok(0));
+    world.on_vcpu(guest, |_, vcpu| {
+        let entries = [vcpu.callbacks.event, vcpu.callbacks.failsafe].map(|entry| entry.map(|e| e.address));
+        assert_eq!(entries, [Some(BASE + 3), Some(BASE + 2)], "what is no address is left out");
+    });
 }
 
 pub fn callback_op(world: &World, guest: &Guest) {
@@ -78,14 +82,19 @@ pub fn fpu_taskswitch(world: &World, guest: &Guest) {
 }
 
 pub fn debug_registers(world: &World, guest: &Guest) {
-    for register in [0, 1, 2, 3, 6, 7] {
-        assert_eq!(world.call(guest, 8, &[register, 0x4400]), Ok(0));
-        assert_eq!(world.call(guest, 9, &[register]), Ok(0x4400));
+    let rows = [(0, 0), (1, 0), (2, 0), (3, 0), (6, 0xffff_0ff0), (7, 0x400)];
+    for (register, at_rest) in rows {
+        assert_eq!(world.call(guest, 9, &[register]), Ok(at_rest), "DR{register} at the start");
+        for (value, kept) in [(0x1_0000, 0x1_0000), (0, 0)] {
+            assert_eq!(world.call(guest, 8, &[register, value]), Ok(0));
+            assert_eq!(world.call(guest, 9, &[register]), Ok(at_rest | kept), "reserved bits stay");
+        }
     }
     for register in [4, 5, 8, u64::MAX] {
-        assert_eq!(world.call(guest, 8, &[register, 0]), Err(Errno::EINVAL));
-        assert_eq!(world.call(guest, 9, &[register]), Err(Errno::EINVAL));
+        assert_eq!(world.call(guest, 8, &[register, 0]), Err(Errno::ENODEV));
+        assert_eq!(world.call(guest, 9, &[register]), Err(Errno::ENODEV));
     }
+    assert_eq!(world.call(guest, 8, &[7, 1 << 13]), Err(Errno::EPERM), "general detect");
     assert_eq!(world.call(guest, 8, &[1, WILD]), Err(Errno::EPERM));
     assert_eq!(world.call(guest, 8, &[1, 0xffff_8000_0000_1000]), Err(Errno::EPERM), "the hypervisor's");
     assert_eq!(world.call(guest, 8, &[7, 0x401]), Err(Errno::EOPNOTSUPP));

@@ -4,7 +4,9 @@ mod families;
 mod fuzz;
 mod hostile;
 mod memory;
+mod reservation;
 mod scheduling;
+mod vcpus;
 
 use super::TABLE;
 use crate::testing::{Guest, World};

@@ -1,0 +1,103 @@
+//! Changes of a domain's memory: frames given back, and taken again. One page an extent; no contiguous ones.
+//!
+//! As on Xen, these calls return how many extents they did, and say nothing about why they stopped: a request that
+//! cannot even be read has done none. The domain cannot have more pages than it may.
+//!
+//! A frame that is given back is free once nothing refers to it: what is mapped, a table, pinned, or in a vCPU's use
+//! stays the domain's until that ends (guarded by `hypercall::tests::reservation`).
+
+use super::{Call, Outcome, Reply, refuse};
+use crate::error::{Failure, Refusal};
+use crate::guest_memory::GuestArray;
+use pv_abi::memory::{MemoryExchange, MemoryReservation};
+use pv_abi::{Errno, Mfn, Pfn};
+
+/// Extents between two looks at events and at the time.
+const EXTENTS_PER_RUN: u64 = 1024;
+/// As many as Xen takes: more do not fit into its continuation.
+const MOST_EXTENTS: u64 = u32::MAX as u64 >> 6;
+
+/// Goes through the extents, until `each` fails.
+fn run(call: &mut Call<'_>, at: u64, each: impl Fn(&Call<'_>, Extent) -> Result<(), Failure>) -> Reply {
+    let done = |call: &Call<'_>| Ok(Outcome::Done(call.progress.elements));
+    let Ok(request) = call.read::<MemoryReservation>(at) else { return done(call) };
+    call.check_self(request.domid)?;
+    let array = GuestArray::<u64>::new(request.extent_start, request.nr_extents);
+    let (Ok(array), true) = (array, request.extent_order == 0 && request.nr_extents <= MOST_EXTENTS) else {
+        return done(call);
+    };
+    let stop = call.progress.elements.saturating_add(EXTENTS_PER_RUN);
+    while call.progress.elements < array.len() {
+        if call.progress.elements >= stop {
+            return Ok(Outcome::Preempted);
+        }
+        match each(call, Extent { array, index: call.progress.elements }) {
+            Ok(()) => call.progress.elements += 1,
+            Err(Failure::Refused(_)) => break,
+            Err(failure) => return Err(failure),
+        }
+    }
+    done(call)
+}
+
+/// An element of the guest's array of extents.
+struct Extent {
+    array: GuestArray<u64>,
+    index: u64,
+}
+
+impl Extent {
+    fn get(&self, call: &Call<'_>) -> Result<u64, Failure> {
+        self.array.get(&call.space(), self.index)
+    }
+}
+
+/// `XENMEM_decrease_reservation`: the extents are frames.
+pub(super) fn decrease(call: &mut Call<'_>, at: u64) -> Reply {
+    run(call, at, |call, extent| {
+        call.services.mmu.deallocate(call.domain.id(), Mfn(extent.get(call)?))?;
+        call.domain.remove_page();
+        Ok(())
+    })
+}
+
+/// `XENMEM_increase_reservation`, or `XENMEM_populate_physmap`, where the extents say which pfns the new frames are.
+/// The frames are told in the extents.
+pub(super) fn increase(call: &mut Call<'_>, at: u64, populates: bool) -> Reply {
+    run(call, at, |call, extent| {
+        let pfn = if populates { Some(Pfn(extent.get(call)?)) } else { None };
+        if !call.domain.add_page() {
+            return Err(Refusal::new(Errno::ENOMEM, "the domain has all the pages that it may have").into());
+        }
+        let added = add(call, &extent, pfn);
+        if added.is_err() {
+            call.domain.remove_page();
+        }
+        added
+    })
+}
+
+fn add(call: &Call<'_>, extent: &Extent, pfn: Option<Pfn>) -> Result<(), Failure> {
+    let (mmu, domain) = (&call.services.mmu, call.domain.id());
+    let mfn = mmu.allocate(domain)?;
+    let told = extent.array.set(&call.space(), extent.index, &mfn.0);
+    if let Err(failure) = told {
+        mmu.deallocate(domain, mfn)?;
+        return Err(failure);
+    }
+    if let Some(pfn) = pfn {
+        mmu.set_pfn(mfn, pfn);
+    }
+    Ok(())
+}
+
+/// `XENMEM_exchange`: there are no contiguous frames to be had, and there is no other use for it.
+pub(super) fn exchange(call: &mut Call<'_>, at: u64) -> Reply {
+    let request: MemoryExchange = call.read(at)?;
+    call.check_self(request.input.domid)?;
+    call.check_self(request.output.domid)?;
+    if request.nr_exchanged > request.input.nr_extents {
+        return refuse(Errno::EINVAL, "more is exchanged than there is");
+    }
+    refuse(Errno::ENOMEM, "there are no contiguous frames")
+}

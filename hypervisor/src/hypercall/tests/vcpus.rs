@@ -1,0 +1,349 @@
+//! `vcpu_op` on other vCPUs: what starts one, what does not, and several of them at once.
+
+use crate::domain::{End, Stage};
+use crate::hypercall::{Outcome, Services, dispatch, resume};
+use crate::machine::Exit;
+use crate::testing::{BASE, Guest, World, page, syscall};
+use crate::vcpu::{Mode, Vcpu};
+use pv_abi::guest_context::{GuestContext, GuestContextFlags as F};
+use pv_abi::mmu::MmuUpdate;
+use pv_abi::page_table::{Level, Pte, PteFlags};
+use pv_abi::sched::ShutdownReason;
+use pv_abi::vcpu::{RegisterVcpuInfo, VcpuOp as Op};
+use pv_abi::{DomId, Errno, Mfn};
+use std::sync::Barrier;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Where contexts are put.
+const AT: u64 = page(8);
+const SELF: u64 = DomId::SELF.0 as u64;
+
+fn identity(guest: &Guest, vcpu: usize) -> u64 {
+    guest.domain.vcpus()[vcpu].state().lock().context.identity
+}
+
+/// A context that a vCPU can start with.
+fn context(guest: &Guest) -> Box<GuestContext> {
+    let mut first = GuestContext::new_box_zeroed().unwrap();
+    first.flags = F::IN_KERNEL.bits();
+    (first.user_regs.rip, first.user_regs.rsp) = (BASE + 0x40, page(12));
+    (first.user_regs.cs, first.user_regs.ss) = (0xe033, 0xe02b);
+    first.ctrlreg[3] = guest.root.address();
+    first
+}
+
+/// `vcpu_op`, by vCPU 0.
+fn op(world: &World, guest: &Guest, op: Op, vcpu: u64, at: u64) -> Result<u64, Errno> {
+    world.call(guest, 24, &[op.0, vcpu, at])
+}
+
+fn initialise(world: &World, guest: &Guest, vcpu: u64, first: &GuestContext) -> Result<u64, Errno> {
+    world.poke(guest, AT, first);
+    op(world, guest, Op::INITIALISE, vcpu, AT)
+}
+
+/// A hypercall by any vCPU that is on no pcpu, to its end.
+fn call_by(services: &Services, guest: &Guest, vcpu: usize, number: u64, arguments: &[u64]) -> u64 {
+    let handle = &guest.domain.vcpus()[vcpu];
+    let mut state = handle.state().lock();
+    syscall(&mut state.context, number, arguments);
+    let mut outcome = dispatch(services, &guest.domain, handle, &mut state, true).unwrap();
+    while outcome == Outcome::Preempted {
+        outcome = resume(services, &guest.domain, handle, &mut state).unwrap().unwrap();
+    }
+    state.context.registers.rax
+}
+
+fn on<R>(guest: &Guest, vcpu: usize, act: impl FnOnce(&mut Vcpu) -> R) -> R {
+    act(&mut guest.domain.vcpus()[vcpu].state().lock())
+}
+
+#[test]
+fn a_vcpu_starts_with_the_context_that_it_was_given() {
+    let world = World::new();
+    let guest = world.guest();
+    let mut first = context(&guest);
+    first.user_regs.rflags = 0x3000 | 1 << 17 | 1;
+    (first.user_regs.r15, first.user_regs.rdi) = (15, 7);
+    (first.fs_base, first.gs_base_kernel, first.gs_base_user) = (1, 2, 3);
+    (first.event_callback_eip, first.syscall_callback_eip) = (BASE + 1, BASE + 3);
+    first.flags |= F::SYSCALL_DISABLES_EVENTS.bits();
+    first.trap_ctxt[14].address = BASE + 14;
+    first.kernel_sp = page(13);
+    first.ctrlreg[1] = guest.user_root.address();
+    (first.debugreg[0], first.debugreg[7]) = (BASE, 1);
+    assert_eq!(initialise(&world, &guest, 1, &first), Ok(0));
+    on(&guest, 1, |vcpu| {
+        let context = &vcpu.context;
+        let registers = &context.registers;
+        assert_eq!(
+            (registers.rip, registers.rsp, registers.r15, registers.rdi),
+            (BASE + 0x40, page(12), 15, 7)
+        );
+        assert_eq!((registers.rflags, vcpu.iopl), (0x203, 3), "its I/O privilege is virtual");
+        assert_eq!((context.fs_base, context.gs_base, vcpu.other_gs_base), (1, 2, 3));
+        assert_eq!((vcpu.mode, context.root), (Mode::Kernel, guest.root));
+        assert_eq!((vcpu.roots.user(), vcpu.kernel_stack), (Some(guest.user_root), page(13)));
+        let callbacks = &vcpu.callbacks;
+        assert_eq!(callbacks.event.map(|entry| entry.address), Some(BASE + 1));
+        assert!(callbacks.failsafe.is_none() && callbacks.syscall.is_some_and(|entry| entry.masks_events));
+        assert_eq!((vcpu.traps.get(14).address, vcpu.traps.get(14).vector), (BASE + 14, 14));
+        assert_eq!((vcpu.debug.get(0), vcpu.debug.get(7)), (Ok(BASE), Ok(0x400)), "nothing is armed");
+    });
+    first.flags = 0;
+    assert_eq!(initialise(&world, &guest, 2, &first), Ok(0));
+    on(&guest, 2, |vcpu| {
+        assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root));
+        assert_eq!((vcpu.context.gs_base, vcpu.other_gs_base), (3, 2));
+    });
+    first.flags = (F::IN_KERNEL | F::ONLINE).bits();
+    assert_eq!(initialise(&world, &guest, 3, &first), Ok(0));
+    assert_eq!((op(&world, &guest, Op::IS_UP, 2, 0), op(&world, &guest, Op::IS_UP, 3, 0)), (Ok(0), Ok(1)));
+}
+
+#[test]
+fn a_vcpu_runs_while_it_is_up() {
+    let mut world = World::with_pcpus(2);
+    let guest = world.guest();
+    let scripts = world.scripts.clone();
+    let id = identity(&guest, 1);
+    scripts.forever(id, |context| syscall(context, 29, &[0]));
+    assert_eq!(op(&world, &guest, Op::UP, 1, 0), Err(Errno::EINVAL), "it has no context");
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0));
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Err(Errno::EEXIST));
+    assert_eq!((op(&world, &guest, Op::IS_UP, 1, 0), op(&world, &guest, Op::UP, 1, 0)), (Ok(0), Ok(0)));
+    assert_eq!((op(&world, &guest, Op::IS_UP, 1, 0), op(&world, &guest, Op::UP, 1, 0)), (Ok(1), Ok(0)));
+    scripts.push(id, |context| {
+        assert_eq!(context.registers.rip, BASE + 0x40);
+        Exit::Kicked
+    });
+    world.turns(0, 2);
+    assert_eq!(scripts.left(id), 0);
+    // On another pcpu, once the first has saved it.
+    scripts.push(id, |_| Exit::Kicked);
+    world.turns(0, 1);
+    world.turns(1, 1);
+    assert_eq!(scripts.left(id), 0);
+    assert_eq!((op(&world, &guest, Op::DOWN, 1, 0), op(&world, &guest, Op::IS_UP, 1, 0)), (Ok(0), Ok(0)));
+    scripts.push(id, |_| panic!("it was stopped"));
+    world.turns(0, 3);
+    world.turns(1, 3);
+    world.check_end(vec![guest]);
+}
+
+#[test]
+fn the_last_vcpu_that_stops_takes_the_domain_with_it() {
+    let mut world = World::new();
+    let guest = world.guest();
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0));
+    assert_eq!(op(&world, &guest, Op::UP, 1, 0), Ok(0));
+    assert_eq!(op(&world, &guest, Op::DOWN, 0, 0), Ok(0), "itself");
+    assert_eq!(call_by(&world.services, &guest, 1, 24, &[Op::IS_UP.0, 0]), 0);
+    let last = world.services.clone();
+    on(&guest, 1, |vcpu| {
+        syscall(&mut vcpu.context, 24, &[Op::DOWN.0, 1]);
+        let outcome = dispatch(&last, &guest.domain, &guest.domain.vcpus()[1], vcpu, true);
+        assert_eq!(outcome.unwrap(), Outcome::Ended);
+    });
+    let stage = guest.domain.life().stage();
+    assert!(matches!(stage, Stage::Ending(End::Shutdown(ShutdownReason::POWEROFF))), "{stage:?}");
+    world.check_end(vec![guest]);
+}
+
+/// What no vCPU can start with.
+const SPOILT: [fn(&mut GuestContext, &Guest); 18] = [
+    |first, _| first.user_regs.rip = 1 << 47,
+    |first, _| first.user_regs.rsp = 1 << 63,
+    |first, _| first.kernel_sp = 1 << 47,
+    |first, _| first.fs_base = 1 << 47,
+    |first, _| first.gs_base_kernel = 1 << 47,
+    |first, _| first.gs_base_user = 1 << 47,
+    |first, _| first.event_callback_eip = 1 << 47,
+    |first, _| first.failsafe_callback_eip = 1 << 47,
+    |first, _| first.syscall_callback_eip = 1 << 47,
+    |first, _| first.trap_ctxt[255].address = 1 << 47,
+    |first, _| first.ldt_ents = 1,
+    |first, _| first.gdt_ents = 7169,
+    |first, _| first.gdt_ents = 1 << 32,
+    |first, guest| (first.gdt_ents, first.gdt_frames[0]) = (1, guest.l1),
+    |first, _| first.flags = 0,
+    |first, guest| first.ctrlreg[3] = guest.pages[20].address(),
+    |first, _| first.ctrlreg[3] = u64::MAX,
+    |first, guest| first.ctrlreg[1] = guest.l1.address(),
+];
+
+#[test]
+fn a_context_that_no_vcpu_can_start_with_is_refused() {
+    let mut world = World::new();
+    let (guest, other) = (world.guest(), world.guest());
+    for (row, spoil) in SPOILT.iter().enumerate() {
+        let mut first = context(&guest);
+        spoil(&mut first, &guest);
+        assert!(initialise(&world, &guest, 1, &first).is_err(), "row {row}");
+        assert_eq!(op(&world, &guest, Op::UP, 1, 0), Err(Errno::EINVAL), "row {row}");
+    }
+    let mut first = context(&guest);
+    first.ctrlreg[3] = other.root.address();
+    assert!(initialise(&world, &guest, 1, &first).is_err(), "another domain's root");
+    assert_eq!(op(&world, &guest, Op::INITIALISE, 1, page(31) + 8), Err(Errno::EFAULT));
+    assert_eq!(op(&world, &guest, Op::INITIALISE, 1, BASE - 4096), Err(Errno::EFAULT));
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0), "and then it can be started");
+    for vcpu in [4, 31, 32, u64::from(u32::MAX), u64::MAX] {
+        for call in [Op::INITIALISE, Op::UP, Op::DOWN, Op::IS_UP, Op::REGISTER_VCPU_INFO, Op(99)] {
+            assert_eq!(op(&world, &guest, call, vcpu, AT), Err(Errno::ENOENT), "{call} of {vcpu}");
+        }
+    }
+    for call in [Op::SET_SINGLESHOT_TIMER, Op::STOP_SINGLESHOT_TIMER, Op::GET_PHYSID] {
+        assert_eq!(op(&world, &guest, call, 1, AT), Err(Errno::EINVAL), "{call} of another");
+    }
+    world.check_end(vec![guest, other]);
+}
+
+/// Numbers that look random.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 11 ^ self.0 << 40
+    }
+}
+
+#[test]
+fn a_wild_context_is_refused_or_made_harmless() {
+    let mut numbers = Numbers(7);
+    let mut started = 0;
+    for _ in 0..60 {
+        let mut world = World::new();
+        let guest = world.guest();
+        let mut first = context(&guest);
+        // A good one of which some words are anything: but for the first, half of them canonical.
+        for _ in 0..numbers.next() % 8 {
+            let at = 512 + numbers.next() as usize % (5168 - 512) / 8 * 8;
+            let value = numbers.next() >> (numbers.next() % 64);
+            first.as_mut_bytes()[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        if initialise(&world, &guest, 1, &first).is_ok() {
+            started += 1;
+            assert_eq!(op(&world, &guest, Op::UP, 1, 0), Ok(0));
+            world.scripts.forever(identity(&guest, 1), |context| {
+                assert_eq!((context.cs & 3, context.registers.rflags & 0x2_3200), (3, 0x200));
+                syscall(context, 29, &[0])
+            });
+            world.turns(0, 2);
+        }
+        world.check_end(vec![guest]);
+    }
+    assert!(started > 5, "only {started} could be started");
+}
+
+#[test]
+fn two_vcpus_initialise_a_third() {
+    let mut world = World::new();
+    let guest = world.guest();
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0));
+    let start = Barrier::new(2);
+    let results = std::thread::scope(|scope| {
+        let by = |vcpu| {
+            let (services, guest, start) = (&world.services, &guest, &start);
+            scope.spawn(move || {
+                start.wait();
+                call_by(services, guest, vcpu, 24, &[Op::INITIALISE.0, 2, AT])
+            })
+        };
+        [by(0), by(1)].map(|thread| thread.join().unwrap())
+    });
+    let eexist = Errno::EEXIST.to_return();
+    assert!(results == [0, eexist] || results == [eexist, 0], "{results:x?}");
+    world.check_end(vec![guest]);
+}
+
+fn register(world: &World, guest: &Guest, vcpu: u64, mfn: Mfn, offset: u32) -> Result<u64, Errno> {
+    world.poke(guest, page(1), &RegisterVcpuInfo { mfn, offset, reserved: 0 });
+    op(world, guest, Op::REGISTER_VCPU_INFO, vcpu, page(1))
+}
+
+#[test]
+fn vcpu_info_moves_once_to_a_writable_page_of_the_domains() {
+    let mut world = World::new();
+    let (guest, other) = (world.guest(), world.guest());
+    for table in [guest.l1, guest.root, other.pages[5], Mfn(1), Mfn(u64::MAX)] {
+        assert_eq!(register(&world, &guest, 0, table, 0), Err(Errno::EINVAL), "{table}");
+    }
+    for offset in [4096 - 56, 4, 4096, u32::MAX] {
+        assert_eq!(register(&world, &guest, 0, guest.pages[5], offset), Err(Errno::ENXIO), "{offset}");
+    }
+    assert_eq!(op(&world, &guest, Op::REGISTER_VCPU_INFO, 0, BASE - 4096), Err(Errno::EFAULT));
+    guest.domain.vcpus()[0].info().set_cr2(5);
+    assert_eq!(register(&world, &guest, 0, guest.pages[5], 4096 - 64), Ok(0));
+    let info: [u64; 8] = world.peek(&guest, page(6) - 64);
+    assert_eq!(
+        info[..3],
+        [0x0101, u64::MAX, 5],
+        "pending, masked, everything worth a look, and the contents"
+    );
+    assert_eq!(register(&world, &guest, 0, guest.pages[6], 0), Err(Errno::EINVAL), "once");
+    world.call(&guest, 14, &[page(5), 0, 2]).unwrap();
+    let pin = |mfn| {
+        world.services.mmu.pin(guest.domain.id(), mfn, Level::L1, &mut crate::paging::Budget::unlimited())
+    };
+    assert!(pin(guest.pages[5]).is_err(), "it stays writable, though nobody maps it");
+    // Another vCPU's, while that does not run.
+    assert_eq!(register(&world, &guest, 1, guest.pages[7], 64), Ok(0));
+    assert_eq!(initialise(&world, &guest, 2, &context(&guest)), Ok(0));
+    assert_eq!(op(&world, &guest, Op::UP, 2, 0), Ok(0));
+    assert_eq!(register(&world, &guest, 2, guest.pages[7], 128), Err(Errno::EINVAL), "it runs");
+    world.check_end(vec![guest, other]);
+}
+
+/// Two vCPUs change the same entries at once: mappings of the same pages, writable, read-only and none, pins, and
+/// roots. Afterwards the books must balance.
+#[test]
+fn two_vcpus_hammer_the_same_tables() {
+    let mut world = World::new();
+    let guest = world.guest();
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0));
+    let start = Barrier::new(2);
+    std::thread::scope(|scope| {
+        for vcpu in 0..2 {
+            let (services, guest, start) = (&world.services, &guest, &start);
+            scope.spawn(move || {
+                start.wait();
+                hammer(services, guest, vcpu);
+            });
+        }
+    });
+    assert_eq!(world.call(&guest, 26, &[page(1), 0, 0, SELF]), Ok(0), "what is left over is done");
+    world.check_end(vec![guest]);
+}
+
+fn hammer(services: &Services, guest: &Guest, vcpu: usize) {
+    let mut numbers = Numbers(vcpu as u64 + 1);
+    let requests = page(1 + vcpu as u64);
+    for _ in 0..400 {
+        let batch: Vec<MmuUpdate> = (0..16).map(|_| update(guest, &mut numbers)).collect();
+        let poked = services.mmu.copy_to_guest(guest.domain.id(), guest.root, requests, batch.as_bytes());
+        assert!(poked.is_ok());
+        call_by(services, guest, vcpu, 1, &[requests, 16, 0, SELF]);
+        let (frame, command) = (guest.pages[16 + numbers.next() as usize % 8], numbers.next() % 5);
+        let pin = [command, frame.0, 0];
+        assert!(services.mmu.copy_to_guest(guest.domain.id(), guest.root, requests, pin.as_bytes()).is_ok());
+        call_by(services, guest, vcpu, 26, &[requests, 1, 0, SELF]);
+    }
+}
+
+/// An update of an entry of pages 16 to 31, or of a frame among them that may be a table now.
+fn update(guest: &Guest, numbers: &mut Numbers) -> MmuUpdate {
+    let pick = |numbers: &mut Numbers| 16 + numbers.next() % 16;
+    let flags = match numbers.next() % 3 {
+        0 => PteFlags::empty(),
+        1 => PteFlags::PRESENT,
+        _ => PteFlags::PRESENT | PteFlags::WRITABLE,
+    };
+    let val = Pte::new(guest.pages[pick(numbers) as usize], flags).0;
+    let ptr = match numbers.next() % 4 {
+        0 => guest.pages[pick(numbers) as usize].address() + numbers.next() % 4 * 8,
+        _ => guest.l1.address() + Level::L1.index(page(pick(numbers))) as u64 * 8,
+    };
+    MmuUpdate { ptr, val }
+}
