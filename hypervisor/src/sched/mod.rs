@@ -42,12 +42,13 @@ use crate::clock::{Clock, SECOND};
 use crate::domain::{Domain, Wake};
 use crate::lock::{Guard, Rank, Ranked};
 use crate::machine::Kick;
+use crate::sync::Condvar;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::VcpuKey;
 use pv_abi::DomId;
 use state::{Activity, Entry, State};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 
 /// A vCPU that has a pcpu for itself is still interrupted this often, so that its clock is refreshed.
 const REFRESH: u64 = SECOND / 2;

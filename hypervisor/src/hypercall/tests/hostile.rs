@@ -37,17 +37,17 @@ const WILD: [u64; 26] = [
 ];
 
 /// A small generator (xorshift): the same calls in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
@@ -68,7 +68,7 @@ impl Random {
 }
 
 /// A vCPU that a mad guest may have left anywhere goes on in its kernel.
-fn recover(world: &World, guest: &Guest) {
+pub fn recover(world: &World, guest: &Guest) {
     world.on_vcpu(guest, |_, vcpu| {
         vcpu.continuation = None;
         if vcpu.mode == crate::vcpu::Mode::User {
