@@ -1,4 +1,4 @@
-//! Atomics under a name of our own. The few files that need no more of the crate than this are compiled once more by
-//! `tests/concurrency`, where the name stands for atomics whose every interleaving is tried.
+//! Atomics and condition variables under a name of our own. The files that `tests/concurrency` compiles once more name
+//! them so; there the name stands for ones whose every interleaving is tried.
 
-pub use std::sync::atomic;
+pub use std::sync::{Condvar, atomic};

@@ -13,7 +13,8 @@ use crate::paging::{Budget, Mmu, Progress};
 use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
 use pv_abi::page_table::{Level, Pte, PteFlags};
-use pv_abi::{Errno, Mfn};
+use pv_abi::{DomId, Errno, Mfn};
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -285,4 +286,32 @@ impl Threads {
         }
         panic!("it never happened");
     }
+}
+
+thread_local! {
+    /// Whose memory changes as soon as it was read, and the state of a generator.
+    static CHANGES: Cell<Option<(DomId, u64)>> = const { Cell::new(None) };
+}
+
+/// From now on (or, with nothing, no longer) some of what this thread reads of a guest is something else directly
+/// afterwards, as if another of its vCPUs had written there. The seed is not 0.
+pub fn change_what_is_read(guest: Option<(DomId, u64)>) {
+    CHANGES.set(guest);
+}
+
+/// `length` bytes at `address` were just read.
+pub fn was_read(mmu: &Mmu, domain: DomId, root: Mfn, address: u64, length: usize) {
+    let Some((_, mut seed)) = CHANGES.get().filter(|&(whose, _)| whose == domain) else { return };
+    CHANGES.set(None); // what is read here stays
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    if seed.is_multiple_of(3) && length >= 4 {
+        let at = address + (seed >> 8) % (length as u64 - 3);
+        // Nearly the same as before, or anything.
+        let old = mmu.read::<u32>(domain, root, at).unwrap_or_default();
+        let new = if seed & 1 << 40 == 0 { old ^ 1 << (seed >> 32 & 31) } else { (seed >> 20) as u32 };
+        let _ = mmu.write(domain, root, at, &new);
+    }
+    CHANGES.set(Some((domain, seed)));
 }

@@ -140,7 +140,9 @@ fn run_cell(loss: Loss, view: View, limits: (u64, Duration), sabotage: bool) -> 
     let mut outcome = Outcome { tries: 0, stale: 0, kind: machine.report.kvm };
     let end = Instant::now() + limits.1;
     for round in 0.. {
-        let enough = outcome.tries >= limits.0 || Instant::now() > end;
+        // Hardware hides what sabotage does here (see below): no need to look for long.
+        let hopeless = sabotage && outcome.kind == KvmKind::Hardware;
+        let enough = hopeless || outcome.tries >= limits.0 || Instant::now() > end;
         if (enough && round >= 8) || (sabotage && outcome.stale > 0) {
             break;
         }

@@ -21,6 +21,7 @@ mod symbols;
 mod tables;
 
 #[cfg(test)]
+#[path = "../../../tests/support/image_maker.rs"]
 mod image_maker;
 
 pub use build::{BuiltDomain, Identity, build};

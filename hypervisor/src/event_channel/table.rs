@@ -68,7 +68,9 @@ impl PortTable {
         if self.closed_for_good {
             return Err(Refusal::new(Errno::ESRCH, "the domain is dying"));
         }
-        let free = (1..PORTS).map(EventPort).find(|number| !self.ports.contains_key(number));
+        // Ports come in order: those before the first gap are numbered without one.
+        let before_gap = self.ports.keys().zip(1..).take_while(|(port, number)| port.0 == *number).count();
+        let free = (1..PORTS).nth(before_gap).map(EventPort);
         let number = free.ok_or(Refusal::new(Errno::ENOSPC, "all event ports are in use"))?;
         self.ports.insert(number, port);
         Ok(number)

@@ -6,8 +6,8 @@ use pv_abi::console_io::ConsoleIoOp;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 256;
-/// Bytes written between two looks at events and at the time.
-const BYTES_PER_RUN: u64 = 16 << 10;
+/// What it costs to write them.
+const COST_OF_CHUNK: u32 = 16;
 
 /// `console_io(op, count, buffer)`.
 pub fn console_io(call: &mut Call<'_>, [op, count, buffer, ..]: Arguments) -> Reply {
@@ -23,16 +23,19 @@ pub fn console_io(call: &mut Call<'_>, [op, count, buffer, ..]: Arguments) -> Re
 
 fn write(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {
     let mut bytes = [0; CHUNK];
-    let stop = count.min(call.progress.elements.saturating_add(BYTES_PER_RUN));
-    while call.progress.elements < stop {
-        let length = (stop - call.progress.elements).min(CHUNK as u64);
+    while call.progress.elements < count {
+        if call.must_pause() {
+            return Ok(Outcome::Preempted);
+        }
+        call.spend(COST_OF_CHUNK);
+        let length = (count - call.progress.elements).min(CHUNK as u64);
         let Some(chunk) = bytes.get_mut(..length as usize) else { break };
         let address = buffer.wrapping_add(call.progress.elements);
         call.space().read_bytes(address, chunk)?;
         call.domain.console().write(chunk);
         call.progress.elements += length;
     }
-    if stop < count { Ok(Outcome::Preempted) } else { done() }
+    done()
 }
 
 fn read(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {

@@ -10,9 +10,6 @@ use pv_abi::page_table::Pte;
 use pv_abi::{DomId, Errno};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-/// Elements of a batch between two looks at events and at the time.
-const ELEMENTS_PER_RUN: u64 = 1024;
-
 /// Updates read, and made under one lock, at a time: 1 KiB.
 const UPDATES_PER_READ: usize = 64;
 
@@ -29,13 +26,13 @@ pub(super) fn run_batch<T: FromBytes + IntoBytes + Immutable, const CHUNK: usize
     let [array, count, _, domain, ..] = arguments;
     check_domain(call, domain)?;
     let array = GuestArray::new(array, u64::from(count as u32))?;
-    let stop = call.progress.elements.saturating_add(ELEMENTS_PER_RUN);
     while call.progress.elements < array.len() {
-        if call.progress.elements >= stop || call.budget.is_exhausted() {
+        if call.must_pause() {
             return Ok(Progress::Preempted);
         }
         let mut chunk = <[T; CHUNK]>::new_zeroed();
         let read = array.get_some(&call.space(), call.progress.elements, &mut chunk)?;
+        call.spend(read.len() as u32);
         if some(call, read)? == Progress::Preempted {
             return Ok(Progress::Preempted);
         }

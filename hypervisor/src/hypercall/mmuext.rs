@@ -8,6 +8,8 @@ use pv_abi::mmu::{MmuExtCommand as C, MmuExtOp};
 use pv_abi::page_table::Level;
 use pv_abi::{Errno, Mfn};
 
+const COST_OF_FLUSH: u32 = 16;
+
 /// `mmuext_op(operations, count, done, domain)`.
 pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
     // One at a time: an operation may replace the root under which the next one is read.
@@ -62,8 +64,9 @@ fn pin(call: &mut Call<'_>, op: MmuExtOp, level: Level) -> Ran {
     call.services.mmu.pin(call.domain.id(), Mfn(op.arg1), level, &mut call.budget)
 }
 
-/// A flush is one of everything, everywhere: more than any of these asks for.
-fn flush(call: &Call<'_>) -> Ran {
+/// A flush is one of everything, everywhere: more than any of these asks for. Each pcpu may have to be kicked.
+fn flush(call: &mut Call<'_>) -> Ran {
+    call.spend(COST_OF_FLUSH);
     call.services.mmu.flush()?;
     Ok(Progress::Done)
 }

@@ -4,7 +4,8 @@
 //! waits, and never assumes a pcpu. What a guest passes is a number until it has been checked:
 //! - addresses are used through [`crate::guest_memory`] only, and each word of the guest's is read once;
 //! - a refusal changes nothing; where a result cannot be stored, what the call made is undone;
-//! - work is bounded by [`Call::budget`]: what is left over is [`Outcome::Preempted`], and the hypervisor goes on
+//! - work is bounded, of one call and of a multicall's together, by [`Call::budget`] for page tables and
+//!   [`Call::spend`] for the rest: what is left over is [`Outcome::Preempted`], and the hypervisor goes on
 //!   with it by [`Progress`] before the guest runs again, so that nothing of it is the guest's to change.
 //!
 //! Tests: `tests::every_row_is_exercised`, `tests::wild_arguments_are_refused`, and those of each family.
@@ -55,6 +56,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Steps of paging work between two looks at events and at the time: about a millisecond.
 const STEPS: u32 = 4096;
+/// Other work between the same, in units of about a microsecond: an element of a batch is one.
+const WORK: u32 = 1024;
 
 /// What handlers work with, the same for all domains.
 #[derive(Debug)]
@@ -125,6 +128,8 @@ pub struct Call<'a> {
     pub progress: Progress,
     /// What it may still do before it must let others run.
     pub budget: Budget,
+    /// What it may still do beside work on page tables.
+    work: u32,
 }
 
 impl<'a> Call<'a> {
@@ -136,7 +141,17 @@ impl<'a> Call<'a> {
         vcpu: &'a mut Vcpu,
         progress: Progress,
     ) -> Self {
-        Self { services, domain, handle, vcpu, progress, budget: Budget::new(STEPS) }
+        Self { services, domain, handle, vcpu, progress, budget: Budget::new(STEPS), work: WORK }
+    }
+
+    /// Notes that work was done, of about so many microseconds.
+    fn spend(&mut self, work: u32) {
+        self.work = self.work.saturating_sub(work);
+    }
+
+    /// Whether others must be let run before it does more. Never so before it has done anything.
+    fn must_pause(&self) -> bool {
+        self.work == 0 || self.budget.is_exhausted()
     }
 
     /// The caller's memory.

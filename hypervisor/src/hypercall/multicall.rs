@@ -7,19 +7,19 @@ use pv_abi::Errno;
 use pv_abi::hypercall::{HypercallNumber, MulticallEntry};
 use std::mem::offset_of;
 
-/// Calls between two looks at events and at the time.
-const CALLS_PER_RUN: u64 = 64;
+/// What a call costs beside what it does.
+const COST_OF_CALL: u32 = 16;
 
 /// `multicall(calls, count)`.
 pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
     let array = GuestArray::<MulticallEntry>::new(array, u64::from(count as u32))?;
-    let stop = call.progress.calls.saturating_add(CALLS_PER_RUN);
     while call.progress.calls < array.len() {
-        if call.progress.calls >= stop || call.budget.is_exhausted() {
+        if call.must_pause() {
             return Ok(Outcome::Preempted);
         }
         let index = call.progress.calls;
         let entry = array.get(&call.space(), index)?;
+        call.spend(COST_OF_CALL);
         let outcome = inner(call, &entry)?;
         let result = match &outcome {
             Outcome::Done(value) => *value,

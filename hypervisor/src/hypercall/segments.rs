@@ -15,6 +15,8 @@ pub fn set_gdt(call: &mut Call<'_>, [frames, entries, ..]: Arguments) -> Reply {
     let array = GuestArray::<Mfn>::new(frames, u64::from(entries.div_ceil(DESCRIPTORS_PER_FRAME)))?;
     let frames: Vec<Mfn> =
         (0..array.len()).map(|index| array.get(&call.space(), index)).collect::<Result<_, _>>()?;
+    // Each frame may have to be checked.
+    call.spend(entries);
     call.vcpu.gdt.replace(&call.services.mmu, call.domain.id(), &frames, entries)?;
     call.vcpu.reload_descriptors(&call.services.mmu);
     done()

@@ -13,6 +13,7 @@ pub fn set_trap_table(call: &mut Call<'_>, [table, ..]: Arguments) -> Reply {
         call.vcpu.traps.clear();
         return done();
     }
+    call.spend(VECTORS as u32);
     let entries = listed(call, table)?;
     entries.into_iter().for_each(|entry| call.vcpu.traps.set(entry));
     done()

@@ -47,6 +47,8 @@ impl Mmu {
         address: u64,
         into: &mut [u8],
     ) -> Result<(), BadAddress> {
+        #[cfg(test)]
+        let length = into.len();
         let mut at = address;
         let mut rest = into;
         while !rest.is_empty() {
@@ -58,6 +60,8 @@ impl Mmu {
             at = next_page(at, behind.is_empty())?;
             rest = behind;
         }
+        #[cfg(test)]
+        crate::testing::was_read(self, domain, root, address, length);
         Ok(())
     }
 

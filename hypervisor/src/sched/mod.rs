@@ -42,12 +42,13 @@ use crate::clock::{Clock, SECOND};
 use crate::domain::{Domain, Wake};
 use crate::lock::{Guard, Rank, Ranked};
 use crate::machine::Kick;
+use crate::sync::Condvar;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::VcpuKey;
 use pv_abi::DomId;
 use state::{Activity, Entry, State};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 
 /// A vCPU that has a pcpu for itself is still interrupted this often, so that its clock is refreshed.
 const REFRESH: u64 = SECOND / 2;
@@ -148,14 +149,14 @@ impl Scheduler {
         if domain.life().has_ended() {
             return; // the reaper may have looked already who is to be evicted
         }
-        if state.vcpus.contains_key(&vcpu) {
+        if state.activity(vcpu).is_some() {
             let pcpu = state.set_online(vcpu, true);
             self.wake_pcpu(pcpu);
             self.settle(&state);
-        } else {
-            state.vcpus.insert(vcpu, Entry::new(domain.clone()));
-            self.make_ready(&mut state, vcpu);
+            return;
         }
+        state.vcpus.insert(vcpu, Entry::new(domain.clone()));
+        self.make_ready(&mut state, vcpu);
     }
 
     /// Stops a vCPU: it soon leaves its pcpu, and gets none. False, and it goes on, where no other of its domain is

@@ -1,7 +1,7 @@
 //! The guest's part of a vCPU's GDT: frames of validated descriptors, of which the context holds a copy.
 
 use crate::error::Failure;
-use crate::frame::Reference;
+use crate::frame::{Reference, ReferenceKind};
 use crate::paging::Mmu;
 use pv_abi::segment::DESCRIPTORS_PER_FRAME;
 use pv_abi::{DomId, Mfn};
@@ -32,6 +32,11 @@ impl GuestGdt {
         std::mem::swap(self, &mut held);
         held.release(mmu);
         Ok(())
+    }
+
+    /// The references that it stands for, for [`Mmu::audit`].
+    pub fn held(&self) -> impl Iterator<Item = (Mfn, ReferenceKind)> + use<'_> {
+        self.frames.iter().map(|frame| (frame.mfn(), frame.kind()))
     }
 
     /// Gives the frames back.

@@ -1,6 +1,7 @@
 //! Every hypercall, as a guest makes it.
 
 mod families;
+mod fuzz;
 mod hostile;
 mod memory;
 mod reservation;

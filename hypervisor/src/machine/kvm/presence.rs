@@ -8,19 +8,14 @@
 
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 
-/// One pcpu's, seen by all threads.
-#[derive(Debug)]
+/// One pcpu's, seen by all threads. It starts outside, with nothing to forget.
+#[derive(Debug, Default)]
 pub struct Presence {
     in_guest: AtomicBool,
     flush_pending: AtomicBool,
 }
 
 impl Presence {
-    /// Outside, with nothing to forget.
-    pub fn new() -> Self {
-        Self { in_guest: AtomicBool::new(false), flush_pending: AtomicBool::new(false) }
-    }
-
     /// The pcpu goes into a guest. True where it must forget its translations first.
     pub fn enter(&self) -> bool {
         self.in_guest.store(true, SeqCst);

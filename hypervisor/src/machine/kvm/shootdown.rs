@@ -30,7 +30,7 @@ pub struct Shared {
 impl Shared {
     /// The shared part of the pcpu whose `kvm_run` is `mapping`.
     pub fn new(mapping: Arc<Mapping>) -> Self {
-        Self { mapping, presence: Presence::new(), thread: AtomicI32::new(0) }
+        Self { mapping, presence: Presence::default(), thread: AtomicI32::new(0) }
     }
 
     /// The calling thread goes into the guest. True where it must load the root first.

@@ -1,11 +1,8 @@
 //! A pcpu that goes in and out of guests, and others that change tables and kick it.
 
-#[path = "../../../hypervisor/src/machine/kvm/presence.rs"]
-mod presence;
-
-use crate::every_interleaving;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
-use presence::Presence;
+use concurrency_tests::every_interleaving;
+use concurrency_tests::presence::Presence;
+use concurrency_tests::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use shuttle::thread;
 use std::sync::Arc;
 
@@ -51,7 +48,7 @@ fn change(scene: &Scene, ask: impl Fn(&Presence) -> bool) {
 fn shootdown(interrupted: bool, ask: impl Fn(&Presence) -> bool + Clone + Send + Sync + 'static) {
     every_interleaving("shootdown", move || {
         let (entry, settled) = (AtomicU64::new(OLD), AtomicBool::new(false));
-        let scene = Arc::new(Scene { presence: Presence::new(), entry, settled });
+        let scene = Arc::new(Scene { presence: Presence::default(), entry, settled });
         let theirs = Arc::clone(&scene);
         let runs = thread::spawn(move || pcpu(&theirs, interrupted));
         change(&scene, ask.clone());
@@ -95,7 +92,7 @@ fn an_initiator_that_looks_before_it_asks_is_caught() {
 fn two_initiators_share_a_pcpu() {
     every_interleaving("two initiators", || {
         let (entry, settled) = (AtomicU64::new(OLD), AtomicBool::new(false));
-        let scene = Arc::new(Scene { presence: Presence::new(), entry, settled });
+        let scene = Arc::new(Scene { presence: Presence::default(), entry, settled });
         let (runner, second) = (Arc::clone(&scene), Arc::clone(&scene));
         let flusher = thread::spawn(move || second.presence.ask_to_flush());
         let runs = thread::spawn(move || {
@@ -116,7 +113,7 @@ fn two_initiators_share_a_pcpu() {
 #[test]
 fn no_kick_is_lost() {
     every_interleaving("kick", || {
-        let presence = Arc::new(Presence::new());
+        let presence = Arc::new(Presence::default());
         let (flag, signal) = (Arc::new(AtomicU8::new(0)), Arc::new(AtomicBool::new(false)));
         let (theirs, seen, pending) = (Arc::clone(&presence), Arc::clone(&flag), Arc::clone(&signal));
         let pcpu = thread::spawn(move || {

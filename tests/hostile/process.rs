@@ -1,33 +1,28 @@
-//! Guests that do harm, each a few instructions long: they are stopped or refused, the host process goes on, and its
-//! exit status says what happened. Boots a machine each.
+//! What the process makes of guests that do harm: they are stopped or refused, and its exit status says what
+//! happened.
 
-mod support;
-#[path = "support/tiny_guest.rs"]
-mod tiny_guest;
-
-use libtest_mimic::{Arguments, Trial};
+use crate::support::{Outcome, finish, needs_kvm, paravane, run};
+use crate::tiny_guest::{CODE, Random, TinyGuest};
+use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
-use std::time::Duration;
-use support::{Outcome, finish, needs_kvm, paravane, run};
-use tiny_guest::TinyGuest;
+use std::io::Read;
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 const FINE: i32 = 0;
 const CRASHED: i32 = 3;
 
-fn main() {
-    let arguments = Arguments::from_args();
-    libtest_mimic::run(&arguments, trials()).exit();
-}
-
-fn trials() -> Vec<Trial> {
+pub fn tests() -> Vec<Trial> {
     vec![
-        needs_kvm("a_tiny_guest_powers_off", tiny_guest_powers_off),
-        needs_kvm("garbage_crashes_its_domain", garbage),
-        needs_kvm("a_fault_without_handlers_crashes_its_domain", faults),
-        needs_kvm("a_wild_stack_crashes_its_domain", wild_stack),
-        needs_kvm("wild_pointers_to_every_hypercall_are_refused", wild_pointers),
-        needs_kvm("a_console_ring_that_lies_is_disconnected", lying_console),
-        needs_kvm("a_loop_with_events_masked_does_not_hold_the_host", endless_loop),
+        needs_kvm("process/a tiny guest powers off", tiny_guest_powers_off),
+        needs_kvm("process/garbage crashes its domain", garbage),
+        needs_kvm("process/a fault without handlers crashes its domain", faults),
+        needs_kvm("process/a wild stack crashes its domain", wild_stack),
+        needs_kvm("process/wild pointers to every hypercall are refused", wild_pointers),
+        needs_kvm("process/a console ring that lies is disconnected", lying_console),
+        needs_kvm("process/a loop with events masked ends by a signal", endless_loop),
+        needs_kvm("process/a flood of output that nobody reads ends by a signal", floods),
+        needs_kvm("process/a kernel that reboots for ever ends by a signal", endless_reboots),
     ]
 }
 
@@ -58,9 +53,10 @@ fn tiny_guest_powers_off() {
 }
 
 fn garbage() {
-    let rip = format!("rip {:#018x}", tiny_guest::CODE);
+    let rip = format!("rip {:#018x}", CODE);
     assert_ended(&boot(&[0x0f, 0x0b]), CRASHED, &["INVALID_OPCODE", &rip]); // ud2
     assert_ended(&boot(&[0xff; 64]), CRASHED, &["crashed"]);
+    assert_ended(&boot(&Random::new(1).bytes(4096)), CRASHED, &["crashed", "rip", "#0"]);
     assert_ended(&boot(&[0; 64]), CRASHED, &["crashed"]); // add [rax], al
 }
 
@@ -121,11 +117,69 @@ fn lying_console() {
     assert_ended(&boot(&code), FINE, &["console is disconnected", "produced 1000000", "powered off"]);
 }
 
-fn endless_loop() {
-    let guest = TinyGuest::new(&[0xeb, 0xfe]); // jmp $; upcalls are masked from the start
-    let child = paravane(&["--kernel", guest.name(), "--exec", ""]).spawn().expect("paravane starts");
+/// Starts a kernel that never ends, and sends SIGTERM once it has run for a while.
+fn terminate(code: &[u8]) -> (TinyGuest, Child) {
+    let guest = TinyGuest::new(code);
+    let mut child = paravane(&["--kernel", guest.name(), "--exec", ""]).spawn().expect("paravane starts");
+    let (mut seen, mut byte) = (Vec::new(), [0]);
+    let stderr = child.stderr.as_mut().expect("a pipe");
+    while !seen.ends_with(b"hypercalls by") {
+        stderr.read_exact(&mut byte).expect("its title");
+        seen.extend(byte);
+    }
     std::thread::sleep(Duration::from_millis(500));
     let pid = Pid::from_raw(child.id() as i32).expect("a process");
     kill_process(pid, Signal::TERM).expect("it still runs");
+    (guest, child)
+}
+
+fn endless_loop() {
+    let (_guest, child) = terminate(&[0xeb, 0xfe]); // jmp $; upcalls are masked from the start
     assert_ended(&finish(child), 128 + 15, &[]);
+}
+
+/// Ends it by a signal while nobody reads what it writes.
+#[track_caller]
+fn end_unread(code: &[u8]) {
+    let (_guest, mut child) = terminate(code);
+    let start = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if start.elapsed() > Duration::from_secs(20) {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("it does not end while its output is not read");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_ended(&finish(child), 128 + 15, &[]);
+}
+
+/// By the emergency console, and by the console's ring.
+fn floods() {
+    // mov rdx, CODE; xor edi, edi; mov esi, 4096; mov eax, 18; syscall; jmp to the start
+    let mut code = vec![0x48, 0xba];
+    code.extend(CODE.to_le_bytes());
+    code.extend([0x31, 0xff, 0xbe, 0, 16, 0, 0, 0xb8, 18, 0, 0, 0, 0x0f, 0x05, 0xeb, 0]);
+    let end = code.len();
+    code[end - 1] = (256 - end) as u8;
+    end_unread(&code);
+    // mov rbp, rsi: start_info; and then, for ever: mov eax, [rbp + out_cons]; add eax, 2048; mov [rbp + out_prod], eax
+    let mut code = vec![0x48, 0x89, 0xf5];
+    let start = code.len();
+    code.extend([0x8b, 0x85]);
+    code.extend((2 * 4096 + 3080u32).to_le_bytes());
+    code.extend([0x05, 0, 8, 0, 0, 0x89, 0x85]);
+    code.extend((2 * 4096 + 3084u32).to_le_bytes());
+    // mov eax, [rbp + console_evtchn]; push rax; event_channel_op(send, rsp); pop rax; jmp
+    code.extend([
+        0x8b, 0x45, 80, 0x50, 0xb8, 32, 0, 0, 0, 0xbf, 4, 0, 0, 0, 0x48, 0x89, 0xe6, 0x0f, 0x05, 0x58,
+    ]);
+    code.extend([0xeb, 0]);
+    let end = code.len();
+    code[end - 1] = (256 - (end - start)) as u8;
+    end_unread(&code);
+}
+
+fn endless_reboots() {
+    end_unread(&shutdown(1));
 }

@@ -1,0 +1,132 @@
+//! The scheduler, and events that come while a vCPU goes to sleep, or into the guest, or while its pcpu does.
+
+use concurrency_tests::every_interleaving;
+use concurrency_tests::sched::{Leave, Next, RoundRobin, Scheduler};
+use concurrency_tests::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use hypervisor::clock::FakeClock;
+use hypervisor::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
+use hypervisor::machine::{Kick, MachineMemory};
+use hypervisor::vcpu::{VcpuHandle, VcpuKey};
+use pv_abi::{DomId, Mfn, VcpuId};
+use shuttle::thread;
+use std::sync::Arc;
+
+const KEY: VcpuKey = VcpuKey { domain: DomId(1), vcpu: VcpuId(0) };
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self, _: VcpuKey) {}
+}
+
+/// A domain that is only known by its name here.
+fn domain() -> Arc<Domain> {
+    let memory = Arc::new(MachineMemory::new(1).unwrap());
+    let shared = SharedPage::new(memory, Mfn(0)).unwrap();
+    let vcpus = vec![VcpuHandle::new(KEY, shared.vcpu_info(KEY.vcpu).unwrap())];
+    let (console, wake) = (Arc::new(NoConsole), Arc::new(Nobody));
+    let name = String::new();
+    Arc::new(Domain::new(Parts { id: KEY.domain, name, shared, vcpus, maximum_pages: 0, console, wake }))
+}
+
+/// Whether the pcpu was kicked.
+struct Kicked(AtomicBool);
+
+impl Kick for Kicked {
+    fn kick(&self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+struct Scene {
+    scheduler: Scheduler,
+    /// Pending and not masked.
+    event: AtomicBool,
+    kicked: Arc<Kicked>,
+}
+
+fn scene() -> Arc<Scene> {
+    let kicked = Arc::new(Kicked(AtomicBool::new(false)));
+    let kicks = vec![Arc::clone(&kicked) as Arc<dyn Kick>];
+    let scheduler = Scheduler::new(Arc::new(FakeClock::default()), Box::new(RoundRobin::default()), kicks);
+    Arc::new(Scene { scheduler, event: AtomicBool::new(false), kicked })
+}
+
+/// Who raises an event stores it first, and wakes then.
+fn raise(scene: &Scene) {
+    scene.event.store(true, SeqCst);
+    scene.scheduler.wake(KEY);
+}
+
+fn runs(scheduler: &Scheduler) -> bool {
+    matches!(scheduler.next(0), Next::Run { .. })
+}
+
+/// Pending and mask against block: what comes while a vCPU goes to sleep wakes it.
+#[test]
+fn no_event_is_slept_through() {
+    let domain = domain();
+    every_interleaving("block", move || {
+        let scene = scene();
+        scene.scheduler.start(&domain);
+        assert!(runs(&scene.scheduler));
+        let theirs = Arc::clone(&scene);
+        let sender = thread::spawn(move || raise(&theirs));
+        scene.scheduler.leave(0, KEY, &Leave::Blocked(&|| scene.event.load(SeqCst)));
+        sender.join().unwrap();
+        assert!(runs(&scene.scheduler), "it sleeps, and its event is there");
+    });
+}
+
+/// Upcall against entry: the vCPU sees the event before it goes in, or is kicked out.
+#[test]
+fn no_event_waits_for_a_guest_to_come_back_by_itself() {
+    let domain = domain();
+    every_interleaving("entry", move || {
+        let scene = scene();
+        scene.scheduler.start(&domain);
+        assert!(runs(&scene.scheduler));
+        let theirs = Arc::clone(&scene);
+        let sender = thread::spawn(move || raise(&theirs));
+        scene.scheduler.entering(0);
+        let seen = scene.event.load(SeqCst);
+        sender.join().unwrap();
+        assert!(seen || scene.kicked.0.load(SeqCst), "in the guest, and nobody told it");
+    });
+}
+
+/// The test above can fail: a pcpu that looks before it says that it goes in is caught.
+#[test]
+#[should_panic(expected = "nobody told it")]
+fn looking_before_entering_is_caught() {
+    let domain = domain();
+    every_interleaving("entry, the wrong way round", move || {
+        let scene = scene();
+        scene.scheduler.start(&domain);
+        assert!(runs(&scene.scheduler));
+        let theirs = Arc::clone(&scene);
+        let sender = thread::spawn(move || raise(&theirs));
+        let seen = scene.event.load(SeqCst);
+        scene.scheduler.entering(0);
+        sender.join().unwrap();
+        assert!(seen || scene.kicked.0.load(SeqCst), "in the guest, and nobody told it");
+    });
+}
+
+/// A pcpu that goes to sleep while a vCPU becomes ready runs it: otherwise it would sleep for ever, a deadlock.
+#[test]
+fn a_pcpu_does_not_sleep_while_there_is_work() {
+    let domain = domain();
+    every_interleaving("idle", move || {
+        let scene = scene();
+        let theirs = Arc::clone(&scene);
+        let pcpu = thread::spawn(move || {
+            while !runs(&theirs.scheduler) {
+                theirs.scheduler.idle(0);
+            }
+        });
+        scene.scheduler.start(&domain);
+        pcpu.join().unwrap();
+    });
+}

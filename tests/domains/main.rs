@@ -1,0 +1,19 @@
+//! Domains beside each other on one pcpu: their clocks, their share of the time, their timers, and what is left when
+//! they end.
+
+mod clock;
+mod ends;
+mod share;
+#[path = "../support/mod.rs"]
+mod support;
+mod timers;
+#[path = "../support/tiny_guest/mod.rs"]
+mod tiny_guest;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // One at a time: threads and descriptors are counted, and time is measured.
+    let tests = [clock::tests(), share::tests(), timers::tests(), ends::tests()];
+    support::main_one_at_a_time(tests.into_iter().flatten().collect())
+}

@@ -1,0 +1,180 @@
+//! Kernels that are no kernels: random bytes, and instructions that mean something to a hypervisor.
+
+use crate::support::{check, kvm_test};
+use crate::tiny_guest::{CODE, Code, Condition, Host, NONE, Random, Reg, SCRATCH, Via, check_power_off};
+use libtest_mimic::{Failed, Trial};
+use pv_abi::hypercall::HypercallNumber as N;
+use pv_abi::segment::FLAT_RING3_CS64;
+use pv_abi::trap::TrapInfo;
+use std::time::Duration;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        kvm_test("garbage/random bytes", random_bytes),
+        kvm_test("garbage/instructions for hypervisors", instructions_for_hypervisors),
+        kvm_test("garbage/of others in the registers", registers_of_others),
+        kvm_test("garbage/debug registers", debug_registers),
+        kvm_test("garbage/single steps through everything", single_steps),
+    ]
+}
+
+/// Most seeds crash within microseconds; those that loop are ended. Half of them have handlers for their faults,
+/// which go on in the garbage.
+fn random_bytes() -> Result<(), Failed> {
+    let host = Host::new()?;
+    for seed in 0..24 {
+        let mut random = Random::new(seed);
+        let mut code = Code::default();
+        if seed % 2 == 1 {
+            code.catch_faults();
+            let garbage = code.here() + 64;
+            code.resume_at(garbage);
+        }
+        let length = 0x7000;
+        code.raw(&random.bytes(length));
+        let guest = host.build(&code)?;
+        guest.start()?;
+        guest.wait_or_destroy(Duration::from_millis(30))?;
+        host.canary_goes_on().map_err(|error| format!("seed {seed}: {error:?}"))?;
+    }
+    host.finish()
+}
+
+/// `vmcall` and its kin do nothing, or raise an exception; none of them ends anything.
+fn instructions_for_hypervisors() -> Result<(), Failed> {
+    let instructions: [(&str, &[u8]); 14] = [
+        ("vmcall", &[0x0f, 0x01, 0xc1]),
+        ("vmmcall", &[0x0f, 0x01, 0xd9]),
+        ("vmlaunch", &[0x0f, 0x01, 0xc2]),
+        ("vmxoff", &[0x0f, 0x01, 0xc4]),
+        ("vmrun", &[0x0f, 0x01, 0xd8]),
+        ("vmload", &[0x0f, 0x01, 0xda]),
+        ("stgi", &[0x0f, 0x01, 0xdc]),
+        ("vmread rax, rax", &[0x0f, 0x78, 0xc0]),
+        ("rsm", &[0x0f, 0xaa]),
+        ("monitor", &[0x0f, 0x01, 0xc8]),
+        ("mwait", &[0x0f, 0x01, 0xc9]),
+        ("sysenter", &[0x0f, 0x34]),
+        ("hlt", &[0xf4]),
+        ("mov rax, cr3", &[0x0f, 0x20, 0xd8]),
+    ];
+    let mut code = Code::default();
+    code.catch_faults();
+    for (_, instruction) in instructions {
+        for rax in [0, u64::MAX, CODE] {
+            code.attempt(rax, instruction);
+        }
+    }
+    code.power_off();
+    let host = Host::new()?;
+    let (end, guest) = host.run(&code)?;
+    check_power_off(&end)?;
+    let said = guest.said();
+    check(said.len() == 3 * instructions.len(), || format!("not all were tried: {said:x?}"))?;
+    for ((name, _), arrived) in instructions.iter().zip(said.chunks(3)) {
+        let harmless = name.starts_with("vm") && name.ends_with("call");
+        let refused = |vector: &u64| matches!(vector, 6 | 13) || harmless && *vector == NONE;
+        check(arrived.iter().all(refused), || format!("{name}: {arrived:x?}"))?;
+    }
+    host.finish()
+}
+
+/// No breakpoint is ever armed: one at the hypervisor's addresses would fire at CPL0.
+fn debug_registers() -> Result<(), Failed> {
+    const EPERM: i64 = -1;
+    const EOPNOTSUPP: i64 = -95;
+    let cases = [
+        (0, 0xffff_8080_0000_1000, EPERM),
+        (3, 0x8000_0000_0000, EPERM),
+        (7, 0x2400, EPERM),
+        (7, 0x0000_0401, EOPNOTSUPP),
+        (7, 0xffff_ffff_ffff_dfff, EOPNOTSUPP),
+        (0, SCRATCH, 0),
+        (7, 0, 0),
+    ];
+    let mut code = Code::default();
+    code.catch_faults();
+    for (register, value, _) in cases {
+        code.hypercall(N::SET_DEBUGREG, &[register, value]).say();
+    }
+    // mov dr0, rax; mov dr7, rax; mov rax, dr7
+    for instruction in [[0x0f, 0x23, 0xc0], [0x0f, 0x23, 0xf8], [0x0f, 0x21, 0xf8]] {
+        code.attempt(u64::MAX, &instruction);
+    }
+    code.power_off();
+    let host = Host::new()?;
+    let (end, guest) = host.run(&code)?;
+    check_power_off(&end)?;
+    let said = guest.said();
+    let expected = cases.iter().map(|case| case.2 as u64).chain([13; 3]);
+    check(said.iter().copied().eq(expected), || {
+        format!("{:?}", said.iter().map(|&w| w as i64).collect::<Vec<_>>())
+    })?;
+    host.finish()
+}
+
+/// A kernel that traps after every instruction, hypercalls by both gates and faults among them: it gets as far as
+/// any other, and each step arrives in its own handler and nowhere else.
+fn single_steps() -> Result<(), Failed> {
+    const STEPS: u64 = SCRATCH;
+    let mut code = Code::default();
+    // The handler comes first: its address must be known.
+    let skip = code.here();
+    code.jump(Condition::Always, skip + 5 + 29);
+    let handler = code.here();
+    code.increment(STEPS);
+    // The frame has RCX and R11 on top, and an iret frame wants RAX, R11, RCX and flags there:
+    // pop rcx; pop r11; push 0; push rcx; push r11; push rax; mov eax, 23; syscall
+    code.raw(&[0x59, 0x41, 0x5b, 0x6a, 0, 0x51, 0x41, 0x53, 0x50, 0xb8, 23, 0, 0, 0, 0x0f, 0x05]);
+    code.raw(&[0x90; 5]);
+    assert_eq!(code.here(), handler + 29);
+    code.catch_faults();
+    let debug = TrapInfo { vector: 1, flags: 0, cs: FLAT_RING3_CS64, padding: 0, address: handler };
+    let debug = code.data([debug, TrapInfo::default()].as_slice());
+    code.hypercall(N::SET_TRAP_TABLE, &[debug]);
+    // push 0x302; popfq
+    code.raw(&[0x68, 0x02, 0x03, 0, 0, 0x9d]);
+    for _ in 0..10 {
+        code.raw(&[0x90, 0x8c, 0xd0, 0x8e, 0xd0, 0x31, 0xc9]); // nop; mov eax, ss; mov ss, eax; xor ecx, ecx
+        for gate in [Via::Syscall, Via::Doorbell] {
+            code.hypercall_via(gate, N::XEN_VERSION.0, &[0, 0]);
+        }
+        code.raw(&[0x31, 0xc0, 0x0f, 0xa2]); // xor eax, eax; cpuid
+    }
+    code.raw(&[0x6a, 0x02, 0x9d]); // push 2; popfq
+    code.load(Reg::Rax, STEPS).say().power_off();
+    let host = Host::new()?;
+    let (end, guest) = host.run(&code)?;
+    check_power_off(&end)?;
+    let said = guest.said();
+    check(said.len() == 1 && (100..200).contains(&said[0]), || format!("steps: {said:?}"))?;
+    host.finish()
+}
+
+/// A domain starts with nothing in its registers but what the ABI puts there, though the canary has just filled them.
+fn registers_of_others() -> Result<(), Failed> {
+    const SAVED: u64 = SCRATCH + 0x800;
+    use Reg::{R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx};
+    let registers = [Rax, Rcx, Rdx, Rbx, Rbp, Rdi, R8, R9, R10, R11, R12, R13, R14, R15];
+    let mut code = Code::default();
+    for (index, register) in (0..).zip(registers) {
+        code.store(SAVED + 8 * index, register);
+    }
+    let vectors = SAVED + 8 * registers.len() as u64;
+    for number in 0..16u8 {
+        let at = vectors as u32 + 16 * u32::from(number);
+        // movups [at], xmm
+        code.raw(&[0x40 | number >> 3 << 2, 0x0f, 0x11, 0x04 | (number & 7) << 3, 0x25])
+            .raw(&at.to_le_bytes());
+    }
+    code.park();
+    let host = Host::new()?;
+    let guest = host.build(&code)?;
+    guest.start()?;
+    guest.wait_until_parked()?;
+    let words: Vec<u64> =
+        (0..registers.len() as u64 + 32).map(|index| guest.peek(SAVED + 8 * index)).collect();
+    check(words.iter().all(|&word| word == 0), || format!("{words:x?}"))?;
+    guest.destroy()?;
+    host.finish()
+}

@@ -1,0 +1,35 @@
+//! Guests that do harm, each a few instructions long, on real KVM. Each attack is refused, or ends its own domain;
+//! beside it, on the same pcpu, a canary goes on counting and keeps its registers and its memory, and when both are
+//! gone every frame is free and every count right.
+
+mod addresses;
+mod events;
+mod garbage;
+mod hypercalls;
+mod loops;
+mod process;
+mod roots;
+mod selectors;
+#[path = "../support/mod.rs"]
+mod support;
+mod tables;
+#[path = "../support/tiny_guest/mod.rs"]
+mod tiny_guest;
+
+use libtest_mimic::Arguments;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let tests = [
+        loops::tests(),
+        garbage::tests(),
+        addresses::tests(),
+        selectors::tests(),
+        hypercalls::tests(),
+        tables::tests(),
+        roots::tests(),
+        events::tests(),
+        process::tests(),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests.into_iter().flatten().collect()).exit_code()
+}

@@ -1,0 +1,105 @@
+//! A machine, mostly with one pcpu, a canary on it, and whoever comes beside it.
+
+use super::canary;
+use super::code::Code;
+use super::guest::{Guest, failed};
+use hypervisor::assemble::{assemble, machine};
+use hypervisor::control::Hypervisor;
+use hypervisor::domain::{Console, End};
+use libtest_mimic::Failed;
+use std::sync::Arc;
+
+/// Frames of a machine: for itself, and for a few guests.
+const FRAMES: u64 = 8192;
+
+/// A machine, and a canary that runs on it.
+pub struct Host {
+    /// The hypervisor.
+    pub hypervisor: Arc<Hypervisor>,
+    canary: Option<Guest>,
+    free: u64,
+}
+
+impl Host {
+    /// One pcpu, and a canary on it that has begun to count.
+    pub fn new() -> Result<Self, Failed> {
+        Self::with_pcpus(1)
+    }
+
+    /// So many pcpus, and a canary that has begun to count.
+    pub fn with_pcpus(pcpus: u32) -> Result<Self, Failed> {
+        let mut host = Self::bare_with_pcpus(pcpus)?;
+        let mut canary = host.build(&canary::code())?;
+        canary.original = canary.contents();
+        canary.start()?;
+        host.canary = Some(canary);
+        host.canary_goes_on()?;
+        Ok(host)
+    }
+
+    /// One pcpu with nobody on it.
+    pub fn bare() -> Result<Self, Failed> {
+        Self::bare_with_pcpus(1)
+    }
+
+    /// So many pcpus with nobody on them.
+    pub fn bare_with_pcpus(pcpus: u32) -> Result<Self, Failed> {
+        let machine = machine(FRAMES, pcpus).map_err(failed)?;
+        let hypervisor = Arc::new(assemble(machine).map_err(failed)?);
+        let free = hypervisor.services().mmu.free_frames();
+        Ok(Self { hypervisor, canary: None, free })
+    }
+
+    /// A guest that is ready to start.
+    pub fn build(&self, code: &Code) -> Result<Guest, Failed> {
+        Guest::build(&self.hypervisor, code, None)
+    }
+
+    /// A guest that is ready to start, and says everything to `console`.
+    pub fn build_with(&self, code: &Code, console: Arc<dyn Console>) -> Result<Guest, Failed> {
+        Guest::build(&self.hypervisor, code, Some(console))
+    }
+
+    /// Runs a guest to its end.
+    pub fn run(&self, code: &Code) -> Result<(End, Guest), Failed> {
+        let guest = self.build(code)?;
+        guest.start()?;
+        Ok((guest.wait()?, guest))
+    }
+
+    /// The canary.
+    pub fn canary(&self) -> &Guest {
+        self.canary.as_ref().expect("a host with a canary")
+    }
+
+    /// Waits until the canary has counted on. It must not have ended.
+    pub fn canary_goes_on(&self) -> Result<(), Failed> {
+        let canary = self.canary();
+        let before = canary.peek(canary::COUNTER);
+        let done = canary.wait_for(|| canary.peek(canary::COUNTER) >= before + 1000);
+        done.map_err(|error| format!("the canary: {error:?}").into())
+    }
+
+    /// Frames that nobody has.
+    pub fn free_frames(&self) -> u64 {
+        self.hypervisor.services().mmu.free_frames()
+    }
+
+    /// The canary is well and its memory as it was; without it, everything is free and every count right.
+    pub fn finish(mut self) -> Result<(), Failed> {
+        if let Some(canary) = self.canary.take() {
+            let before = canary.peek(canary::COUNTER);
+            canary.wait_for(|| canary.peek(canary::COUNTER) >= before + 1000)?;
+            canary.check_memory(&[canary::COUNTER])?;
+            canary.destroy()?;
+        }
+        let audit = self.hypervisor.services().mmu.audit(&[]);
+        if !audit.is_empty() {
+            return Err(format!("the books are wrong: {audit:?}").into());
+        }
+        match self.free_frames() {
+            free if free == self.free => Ok(()),
+            free => Err(format!("{free} frames are free, and were {}", self.free).into()),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! PV kernels of a few instructions, put together by hand, and a machine to run them on.
+//!
+//! [`Code`] makes the kernel, [`Host`] runs it beside a [canary](canary): a domain on the same pcpu that counts, and
+//! notices when a register or a byte of its memory is not as it left it. A test ends with [`Host::finish`], which
+//! looks after the canary, the frames and the books.
+#![allow(dead_code, unused_imports)] // no test program uses all of it
+
+mod canary;
+mod code;
+mod file;
+mod guest;
+mod host;
+#[path = "../image_maker.rs"]
+mod image_maker;
+mod random;
+
+pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, trap};
+pub use file::TinyGuest;
+pub use guest::{Guest, check_crash, check_power_off};
+pub use host::Host;
+pub use random::Random;
