@@ -149,7 +149,8 @@ impl Scheduler {
         if domain.life().has_ended() {
             return; // the reaper may have looked already who is to be evicted
         }
-        if state.vcpus.contains_key(&vcpu) {
+        let was_started = state.vcpus.contains_key(&vcpu);
+        if was_started {
             let pcpu = state.set_online(vcpu, true);
             self.wake_pcpu(pcpu);
             self.settle(&state);
