@@ -57,7 +57,7 @@ bitflags! {
     /// Flags of a [`GuestContext`] (`VGCF_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct GuestContextFlags: u64 {
-        /// `floating_point` holds a state; otherwise it starts as after reset.
+        /// The context holds a state of the FPU, which otherwise starts as after reset (`VGCF_I387_VALID`).
         const FPU_VALID = 1 << 0;
         /// The vCPU starts in kernel mode.
         const IN_KERNEL = 1 << 2;
@@ -74,7 +74,7 @@ bitflags! {
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GuestContext {
-    /// The FPU's state, as `fxsave` lays it out.
+    /// `fpu_ctxt`: the FPU's state, as `fxsave` lays it out.
     pub floating_point: [u8; 512],
     /// [`GuestContextFlags`].
     pub flags: u64,

@@ -114,9 +114,9 @@ layout!(MemoryReservation: 32, nr_extents @ 8, extent_order @ 16, mem_flags @ 20
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemoryExchange {
-    /// What is given.
+    /// `in`: what is given.
     pub input: MemoryReservation,
-    /// What is wanted for it.
+    /// `out`: what is wanted for it.
     pub output: MemoryReservation,
     /// Extents of `input` that are exchanged.
     pub nr_exchanged: u64,

@@ -68,7 +68,7 @@ pub struct RegisterVcpuInfo {
     pub mfn: Mfn,
     /// Where in it.
     pub offset: u32,
-    /// Ignored.
+    /// `rsvd`: ignored.
     pub reserved: u32,
 }
 layout!(RegisterVcpuInfo: 16, offset @ 8);

@@ -165,7 +165,7 @@ impl PcpuLoop {
 
     /// What cannot go on without this pcpu ends with it.
     fn give_up(&mut self) {
-        let why = Failure::Crash(format!("the machine failed pcpu {}", self.index));
+        let why = Failure::Crash(format!("pcpu {} failed", self.index));
         for (domain, key) in self.services.scheduler.fail(self.index) {
             if let Some(vcpu) = domain.vcpu(key.vcpu) {
                 crash(&self.services, &domain, &vcpu.state().lock(), &why);

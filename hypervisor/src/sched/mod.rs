@@ -149,15 +149,14 @@ impl Scheduler {
         if domain.life().has_ended() {
             return; // the reaper may have looked already who is to be evicted
         }
-        let was_started = state.vcpus.contains_key(&vcpu);
-        if was_started {
+        if state.activity(vcpu).is_some() {
             let pcpu = state.set_online(vcpu, true);
             self.wake_pcpu(pcpu);
             self.settle(&state);
-        } else {
-            state.vcpus.insert(vcpu, Entry::new(domain.clone()));
-            self.make_ready(&mut state, vcpu);
+            return;
         }
+        state.vcpus.insert(vcpu, Entry::new(domain.clone()));
+        self.make_ready(&mut state, vcpu);
     }
 
     /// Stops a vCPU: it soon leaves its pcpu, and gets none. False, and it goes on, where no other of its domain is

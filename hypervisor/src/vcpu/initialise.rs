@@ -4,6 +4,9 @@
 //! descriptors, root tables) goes to the vCPU's private state at once, so that it is given back with the vCPU
 //! whatever happens next. What needs no check here passes [`super::resume::prepare`] before each entry: selectors,
 //! flags, and that RIP is the guest's own.
+//!
+//! Two things are not as on Xen: a local descriptor table is refused, and the FPU starts as after reset, also where the
+//! context holds a state for it.
 
 use super::{Callback, Callbacks, Mode, Vcpu};
 use crate::error::{Failure, Refusal};

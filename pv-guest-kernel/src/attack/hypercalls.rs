@@ -189,9 +189,6 @@ fn privileges(report: &mut Report) {
     let mut alloc = AllocUnbound { dom: DomId::HOST, remote_dom: DomId::SELF, port: EventPort(0) };
     let result = event_channel_op(EventChannelOp::ALLOC_UNBOUND, &mut alloc);
     report.refusal("a port in the host domain", result);
-    let mut virq = BindVirq { virq: Virq::CONSOLE, vcpu: VcpuId(0), port: EventPort(0) };
-    let result = event_channel_op(EventChannelOp::BIND_VIRQ, &mut virq);
-    report.refusal("the host domain's console interrupt", result);
     let mut status = Status {
         dom: DomId::HOST,
         padding: 0,

@@ -150,8 +150,11 @@ fn start(checks: &mut Checks<'_>) {
     });
 }
 
+/// A context made useless, and how.
+type Spoilt = (&'static str, fn(&mut GuestContext));
+
 /// What no vCPU can start with.
-const SPOILT: [(&str, fn(&mut GuestContext)); 5] = [
+const SPOILT: [Spoilt; 5] = [
     ("a context whose RIP is not canonical", |context| context.user_regs.rip = 1 << 63),
     ("a context with a handler that is not canonical", |context| context.trap_ctxt[3].address = 1 << 63),
     ("a context with too long a descriptor table", |context| context.gdt_ents = 9000),
