@@ -63,6 +63,8 @@ fn usage_errors() {
         (&["run", "one.toml", "--ramdisk", "r"], "--ramdisk"),
         (&["run", "one.toml", "--cmdline", "quiet"], "--cmdline"),
         (&["kernel"], "--output"),
+        (&["bench", "cpu"], "no suite cpu; there are: core"),
+        (&["bench", "--pairs", "3"], "--pairs"),
     ] {
         assert_refused(&run(arguments), USAGE, &[word]);
     }
@@ -71,7 +73,7 @@ fn usage_errors() {
 fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!((help.status, help.stderr.as_str()), (Some(0), ""));
-    for word in ["run", "check", "kernel", "--exec", "Exit status", "PARAVANE_LOG"] {
+    for word in ["run", "check", "kernel", "bench", "--exec", "Exit status", "PARAVANE_LOG"] {
         assert!(help.stdout.contains(word), "{word} is missing from {}", help.stdout);
     }
     let version = run(&["--version"]);

@@ -151,6 +151,27 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestArray<T> {
         space.read(self.address_of(index)?)
     }
 
+    /// Copies elements in, from `index` on: as many as there are and `into` has room for, or only the first where
+    /// the guest could not read them all.
+    ///
+    /// # Errors
+    /// As [`Self::get`], for the first.
+    pub fn get_some<'t>(
+        &self,
+        space: &GuestSpace<'_>,
+        index: u64,
+        into: &'t mut [T],
+    ) -> Result<&'t [T], Failure> {
+        let address = self.address_of(index)?;
+        let count = into.len().min(usize::try_from(self.length - index).unwrap_or(usize::MAX));
+        let mut some = into.get_mut(..count).unwrap_or_default();
+        if space.read_bytes(address, some.as_mut_bytes()).is_err() {
+            some = some.get_mut(..1).unwrap_or_default();
+            space.read_bytes(address, some.as_mut_bytes())?;
+        }
+        Ok(some)
+    }
+
     /// Copies an element out.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
 
 pub mod assemble;
+pub mod bench;
 pub mod builder;
 pub mod clock;
 pub mod control;

@@ -77,12 +77,9 @@ fn take_memory(mmu: &Mmu, domain: DomId, pages: u64) -> Result<Vec<Mfn>, BuildEr
     if free < pages {
         return Err(BuildError::MachineTooSmall { needs: Amount(pages), has: Amount(free) });
     }
-    let take = |pfn| {
-        let mfn = mmu.allocate(domain)?;
-        mmu.set_pfn(mfn, Pfn(pfn));
-        Ok(mfn)
-    };
-    (0..pages).map(take).collect()
+    let frames = mmu.allocate_many(domain, pages)?;
+    frames.iter().zip(0..).for_each(|(mfn, pfn)| mmu.set_pfn(*mfn, Pfn(pfn)));
+    Ok(frames)
 }
 
 /// A domain while it is built.

@@ -42,6 +42,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Write the bundled guest kernel to a file
     Kernel(KernelArgs),
+    /// Measure what things cost here, next to the least that they could cost
+    Bench(BenchArgs),
 }
 
 /// `run`.
@@ -128,6 +130,20 @@ pub struct KernelArgs {
     /// Where to write it; - is stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+}
+
+/// `bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// What to measure [default: core]
+    #[arg(value_name = "SUITE")]
+    pub suites: Vec<String>,
+    /// As JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Pairs of measurements that make a row
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(30..))]
+    pub pairs: u32,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Messages of the hypervisor go to stderr, output of the guest to stdout. Every error is one line.
 
 mod args;
+mod bench;
 mod check;
 mod command_line;
 mod company;
@@ -59,6 +60,7 @@ fn dispatch(command: Command) -> Result<Status, Failure> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Kernel(args) => kernel::kernel(&args),
+        Command::Bench(args) => bench::bench(&args),
     }
 }
 

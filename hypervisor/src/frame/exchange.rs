@@ -11,10 +11,23 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 ///
 /// # Errors
 /// As [`step`] refuses it; the word is as it was.
+#[inline] // see `step`
 pub fn exchange(word: &AtomicU64, operation: Operation) -> Result<Effect, Refusal> {
+    change(word, |word| step(word, operation))
+}
+
+/// The same for what is made of several [`step`]s: nobody sees one without the others.
+///
+/// # Errors
+/// As `steps` refuses it; the word is as it was.
+#[inline]
+pub fn change(
+    word: &AtomicU64,
+    steps: impl Fn(Word) -> Result<(Word, Effect), Refusal>,
+) -> Result<Effect, Refusal> {
     let mut seen = word.load(Ordering::SeqCst);
     loop {
-        let (next, effect) = step(Word::unpack(seen), operation)?;
+        let (next, effect) = steps(Word::unpack(seen))?;
         match word.compare_exchange_weak(seen, next.pack(), Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => return Ok(effect),
             Err(now) => seen = now,

@@ -73,6 +73,7 @@ const fn refused<T>(errno: Errno, why: &'static str) -> Result<T, Refusal> {
 /// # Errors
 /// The reason; nothing has happened then. Where it is an operation that gives something back, the reason is a
 /// defect of the hypervisor and not of a guest.
+#[inline] // its callers name the operation: what remains of it there is a few instructions
 pub fn step(word: Word, operation: Operation) -> Result<(Word, Effect), Refusal> {
     match operation {
         Operation::Allocate => allocate(word),

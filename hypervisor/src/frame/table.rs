@@ -11,9 +11,9 @@
 //! Locks: the free list's, a leaf. Words are atomics because frames cross domains; whatever needs more than one
 //! word is under the lock of the owner's page tables, see [`crate::paging`].
 
-use super::exchange::exchange;
+use super::exchange::{change, exchange};
 use super::free_list::{FreeFrame, FreeList};
-use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word};
+use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word, step};
 use crate::error::Refusal;
 use crate::lock::{Rank, Ranked};
 use crate::machine::{Layout, MachineMemory};
@@ -184,21 +184,43 @@ impl FrameTable {
         }
     }
 
+    /// [`Self::get`] and [`Self::into_writable`] in one: what every writable mapping takes.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn get_writable(&self, owner: DomId, mfn: Mfn) -> Result<Reference, Refusal> {
+        // A type that a frame of somebody else's got from here, for however short, would be in its owner's way.
+        if self.owner(mfn) == Some(owner) {
+            change(&self.record(mfn)?.word, |word| {
+                let (referred, _) = step(word, Operation::Get)?;
+                step(referred, Operation::AcquireType(FrameType::Writable))
+            })?;
+            let reference = Reference::recall(mfn, ReferenceKind::Typed(FrameType::Writable));
+            if self.owner(mfn) == Some(owner) {
+                return Ok(reference);
+            }
+            self.give_back(reference); // it has changed hands in between
+        }
+        self.get(owner, mfn).and_then(|general| self.into_writable(general))
+    }
+
     /// Gives a reference back. Where it was the last that kept a table, the table's mfn comes back: its entries
     /// have to be given back now, and the reference is that work's.
     pub fn give_back(&self, reference: Reference) -> Option<Mfn> {
         let mfn = reference.mfn();
-        if let ReferenceKind::Typed(kind) = reference.kind() {
-            match self.apply(mfn, Operation::ReleaseType(kind)) {
-                Ok(Effect::Devalidate) => return Some(mfn),
-                Ok(_) => {}
-                Err(refusal) => {
-                    self.report_defect(mfn, refusal);
-                    return None;
-                }
+        let steps = |word| {
+            let ReferenceKind::Typed(kind) = reference.kind() else { return step(word, Operation::Put) };
+            match step(word, Operation::ReleaseType(kind))? {
+                (released, Effect::Nothing) => step(released, Operation::Put),
+                (released, effect) => Ok((released, effect)),
             }
+        };
+        match self.record(mfn).and_then(|record| change(&record.word, steps)) {
+            Ok(Effect::Devalidate) => return Some(mfn),
+            Ok(Effect::Freed) => self.free(mfn),
+            Ok(_) => {}
+            Err(refusal) => self.report_defect(mfn, refusal),
         }
-        self.put(Reference::recall(mfn, ReferenceKind::General));
         None
     }
 
@@ -229,20 +251,21 @@ impl FrameTable {
     /// One operation on one frame.
     ///
     /// # Errors
-    /// As [`super::step`] refuses it, or there is no such frame.
+    /// As [`step`] refuses it, or there is no such frame.
+    #[inline] // see `step`
     pub(crate) fn apply(&self, mfn: Mfn, operation: Operation) -> Result<Effect, Refusal> {
         exchange(&self.record(mfn)?.word, operation)
     }
 
     /// Entries of a table that hold references while it is not valid.
     pub(crate) fn progress(&self, mfn: Mfn) -> usize {
-        self.record(mfn).map_or(0, |record| record.progress.load(Ordering::SeqCst).into())
+        self.record(mfn).map_or(0, |record| record.progress.load(Ordering::Relaxed).into())
     }
 
-    /// See [`Self::progress`]; under the owner's paging lock.
+    /// See [`Self::progress`]; under the owner's paging lock, which is what orders it.
     pub(crate) fn set_progress(&self, mfn: Mfn, entries: usize) {
         if let (Ok(record), Ok(entries)) = (self.record(mfn), u16::try_from(entries)) {
-            record.progress.store(entries, Ordering::SeqCst);
+            record.progress.store(entries, Ordering::Relaxed);
         }
     }
 

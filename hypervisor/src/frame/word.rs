@@ -109,6 +109,7 @@ impl Word {
     };
 
     /// As it stands in the frame table.
+    #[inline]
     pub const fn pack(self) -> u64 {
         let phase = match self.phase {
             Phase::Valid => 0,
@@ -125,6 +126,7 @@ impl Word {
     }
 
     /// Reads what [`Self::pack`] wrote.
+    #[inline]
     pub const fn unpack(bits: u64) -> Self {
         let kind = match bits >> KIND_SHIFT & 7 {
             1 => Table(Level::L1),

@@ -5,19 +5,23 @@ use super::{Arguments, Call, Outcome, Reply, done};
 use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestArray;
 use crate::paging::{Batch, Progress};
-use pv_abi::mmu::{MmuUpdate, UpdateVaMappingFlags};
+use pv_abi::mmu::UpdateVaMappingFlags;
 use pv_abi::page_table::Pte;
 use pv_abi::{DomId, Errno};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+/// Updates read, and made under one lock, at a time: 1 KiB.
+const UPDATES_PER_READ: usize = 64;
 
 /// How far a batch has come in one run.
 pub(super) type Ran = Result<Progress, Failure>;
 
-/// Goes through a batch, `[array, count, done, domain]`, from where it stopped before. The first failure ends it.
-pub(super) fn run_batch<T: FromBytes + IntoBytes + Immutable>(
+/// Goes through a batch, `[array, count, done, domain]`, from where it stopped before. `CHUNK` elements are read at
+/// a time; `some` goes through them and counts those that it has done. The first failure ends it.
+pub(super) fn run_batch<T: FromBytes + IntoBytes + Immutable, const CHUNK: usize>(
     call: &mut Call<'_>,
     arguments: Arguments,
-    mut each: impl FnMut(&mut Call<'_>, T) -> Ran,
+    mut some: impl FnMut(&mut Call<'_>, &[T]) -> Ran,
 ) -> Ran {
     let [array, count, _, domain, ..] = arguments;
     check_domain(call, domain)?;
@@ -26,12 +30,12 @@ pub(super) fn run_batch<T: FromBytes + IntoBytes + Immutable>(
         if call.must_pause() {
             return Ok(Progress::Preempted);
         }
-        call.spend(1);
-        let element = array.get(&call.space(), call.progress.elements)?;
-        if each(call, element)? == Progress::Preempted {
+        let mut chunk = <[T; CHUNK]>::new_zeroed();
+        let read = array.get_some(&call.space(), call.progress.elements, &mut chunk)?;
+        call.spend(read.len() as u32);
+        if some(call, read)? == Progress::Preempted {
             return Ok(Progress::Preempted);
         }
-        call.progress.elements += 1;
     }
     Ok(Progress::Done)
 }
@@ -65,8 +69,9 @@ fn check_domain(call: &Call<'_>, word: u64) -> Result<(), Refusal> {
 pub fn mmu_update(call: &mut Call<'_>, arguments: Arguments) -> Reply {
     let mmu = &call.services.mmu;
     let mut batch = Batch::new(call.domain.id(), call.budget);
-    let ran = run_batch(call, arguments, |call, request: MmuUpdate| {
-        let progress = mmu.mmu_update(request, &mut batch);
+    let ran = run_batch::<_, UPDATES_PER_READ>(call, arguments, |call, requests| {
+        let (done, progress) = mmu.mmu_updates(requests, &mut batch);
+        call.progress.elements += done as u64;
         call.budget = *batch.budget();
         progress
     });

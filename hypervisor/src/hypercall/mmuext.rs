@@ -12,7 +12,16 @@ const COST_OF_FLUSH: u32 = 16;
 
 /// `mmuext_op(operations, count, done, domain)`.
 pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
-    let ran = run_batch(call, arguments, operation);
+    // One at a time: an operation may replace the root under which the next one is read.
+    let ran = run_batch::<_, 1>(call, arguments, |call, operations| {
+        for &each in operations {
+            if operation(call, each)? == Progress::Preempted {
+                return Ok(Progress::Preempted);
+            }
+            call.progress.elements += 1;
+        }
+        Ok(Progress::Done)
+    });
     end_batch(call, arguments, ran)
 }
 

@@ -6,7 +6,7 @@
 //! - [`Context`] and [`Exit`] with [`Pcpu::enter`]: run a vCPU until something happens;
 //! - [`Layout`], what the hypervisor itself keeps in machine memory and in every address space.
 //!
-//! All `unsafe` code of the project lives below this module.
+//! All `unsafe` blocks of the project are below this module.
 
 mod context;
 mod layout;

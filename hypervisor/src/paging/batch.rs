@@ -22,12 +22,16 @@ pub struct Batch {
     /// What the old entries held, and a reference to every table with a change, so that the table is one until
     /// the change is settled.
     held: Vec<Reference>,
+    /// The table among them that was taken last: batches mostly stay within one.
+    table: Option<(Mfn, Level)>,
+    /// Entries updated, and not yet counted.
+    pub(super) updated: u64,
 }
 
 impl Batch {
     /// An empty one, whose updates may take `budget` together.
     pub const fn new(domain: DomId, budget: Budget) -> Self {
-        Self { domain, budget, changes: Vec::new(), held: Vec::new() }
+        Self { domain, budget, changes: Vec::new(), held: Vec::new(), table: None, updated: 0 }
     }
 
     /// Whose it is.
@@ -49,8 +53,14 @@ impl Batch {
         self.held.push(reference);
     }
 
+    /// The level of a table which the batch is known to hold, so that it is one of that level.
+    pub(super) fn level_of(&self, table: Mfn) -> Option<Level> {
+        self.table.filter(|(held, _)| *held == table).map(|(_, level)| level)
+    }
+
     /// Gives nothing back, ever: the frames stay as they are for the machine's life.
     fn forget(&mut self) {
+        self.table = None;
         self.changes.clear();
         mem::take(&mut self.held).into_iter().for_each(Reference::into_entry);
     }
@@ -92,6 +102,7 @@ impl Mmu {
     pub(super) fn settle(&self, space: &mut Space, batch: &mut Batch) -> Result<(), Failure> {
         let changes = mem::take(&mut batch.changes);
         let held = mem::take(&mut batch.held);
+        batch.table = None;
         if !changes.is_empty() {
             // On failure the references are forgotten: their frames are nobody's for the machine's life.
             self.translations.settle(&changes)?;
@@ -104,7 +115,7 @@ impl Mmu {
     /// Keeps a table one until the batch is settled: a change in it must not outlive it.
     pub(super) fn hold_table(&self, batch: &mut Batch, table: Mfn, level: Level) -> Result<(), Failure> {
         let kind = FrameType::Table(level);
-        if batch.changes.last().is_some_and(|last| last.table == table) {
+        if batch.level_of(table) == Some(level) {
             return Ok(());
         }
         let general = self.frames.get(batch.domain, table)?;
@@ -114,6 +125,7 @@ impl Mmu {
         }
         general.into_entry();
         batch.hold(Reference::recall(table, ReferenceKind::Typed(kind)));
+        batch.table = Some((table, level));
         Ok(())
     }
 }

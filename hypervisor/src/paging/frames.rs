@@ -18,6 +18,18 @@ impl Mmu {
         .map_err(to_refusal)
     }
 
+    /// Gives a domain so many frames of zeros.
+    ///
+    /// # Errors
+    /// As [`Self::allocate`]; what was given stays the domain's.
+    pub fn allocate_many(&self, owner: DomId, count: u64) -> Result<Vec<Mfn>, Refusal> {
+        self.with_space(owner, |space| {
+            space.check_alive()?;
+            (0..count).map(|_| Ok(self.frames.allocate(owner)?)).collect()
+        })
+        .map_err(to_refusal)
+    }
+
     /// Gives a domain a frame that the hypervisor, or a back-end, writes: it stays writable for the domain's life,
     /// so it can never become a table.
     ///
@@ -87,8 +99,7 @@ impl Mmu {
     }
 
     fn reference(&self, domain: DomId, mfn: Mfn, writable: bool) -> Result<Reference, Refusal> {
-        let general = self.frames.get(domain, mfn)?;
-        if writable { self.frames.into_writable(general) } else { Ok(general) }
+        if writable { self.frames.get_writable(domain, mfn) } else { self.frames.get(domain, mfn) }
     }
 
     /// One more reference to a frame that an entry refers to, whoever owns it; under the lock that keeps the entry.

@@ -33,13 +33,47 @@ impl Mmu {
     /// # Errors
     /// The guest's fault, and nothing has changed; or the machine's, and the domain is lost.
     pub fn mmu_update(&self, request: MmuUpdate, batch: &mut Batch) -> Result<Progress, Failure> {
-        self.update(batch, |space, batch| match request.kind() {
+        self.mmu_updates(&[request], batch).1
+    }
+
+    /// Updates one after the other, under one lock: how many are done, and how it ended. The budget may end
+    /// between two of them.
+    pub fn mmu_updates(
+        &self,
+        requests: &[MmuUpdate],
+        batch: &mut Batch,
+    ) -> (usize, Result<Progress, Failure>) {
+        let mut done = 0;
+        let outcome = self.update(batch, |space, batch| {
+            for &request in requests {
+                let made =
+                    self.attempt(space, batch, |space, batch| self.update_as_asked(space, request, batch));
+                if made? == Progress::Preempted {
+                    return Ok(Progress::Preempted);
+                }
+                done += 1;
+                if batch.budget().is_exhausted() && done < requests.len() {
+                    return Ok(Progress::Preempted);
+                }
+            }
+            Ok(Progress::Done)
+        });
+        (done, outcome)
+    }
+
+    fn update_as_asked(
+        &self,
+        space: &mut Space,
+        request: MmuUpdate,
+        batch: &mut Batch,
+    ) -> Result<Progress, Failure> {
+        match request.kind() {
             MmuUpdateKind::MACHPHYS_UPDATE => self.update_m2p(space, request),
             MmuUpdateKind::PT_UPDATE_PRESERVE_AD => {
                 self.update_at(space, request, KEEP_ACCESSED_DIRTY, batch)
             }
             _ => self.update_at(space, request, KEEP_NOTHING, batch),
-        })
+        }
     }
 
     /// Sets the L1 entry which maps `address` in the tree of `root`, a root table in use.
@@ -53,35 +87,48 @@ impl Mmu {
         value: Pte,
         batch: &mut Batch,
     ) -> Result<Progress, Failure> {
-        self.update(batch, |space, batch| {
+        let set = |space: &mut Space, batch: &mut Batch| {
             let table = self
                 .table_for(space, root, address, Level::L1)
                 .ok_or(Refusal::new(Errno::EINVAL, "no page table maps the address"))?;
             let place = Place { table, level: Level::L1, index: Level::L1.index(address) };
             self.write_entry(space, place, value, KEEP_NOTHING, batch)
-        })
+        };
+        self.update(batch, |space, batch| self.attempt(space, batch, set))
     }
 
-    /// An operation of a batch. What it is refused because of the batch's own unsettled changes succeeds once they
-    /// are settled: a frame may be unmapped and become a table within one batch.
+    /// Operations of a batch, under the lock of the domain's page tables.
     fn update(
         &self,
         batch: &mut Batch,
-        action: impl Fn(&mut Space, &mut Batch) -> Result<Progress, Failure>,
+        action: impl FnOnce(&mut Space, &mut Batch) -> Result<Progress, Failure>,
     ) -> Result<Progress, Failure> {
         let mut whole = *batch.budget();
-        self.operate(batch.domain(), &mut whole, |space, left| {
+        let outcome = self.operate(batch.domain(), &mut whole, |space, left| {
             *batch.budget() = *left;
-            let outcome = action(space, batch);
-            if batch.is_empty() || !matches!(outcome, Err(Failure::Refused(_))) {
-                return outcome;
-            }
-            self.settle(space, batch)?;
-            match self.drain_space(space, batch.budget())? {
-                Progress::Done => action(space, batch),
-                Progress::Preempted => Ok(Progress::Preempted),
-            }
-        })
+            action(space, batch)
+        });
+        count(&self.counters.entries_updated, std::mem::take(&mut batch.updated));
+        outcome
+    }
+
+    /// One of them. What it is refused because of the batch's own unsettled changes succeeds once they are settled:
+    /// a frame may be unmapped and become a table within one batch.
+    fn attempt(
+        &self,
+        space: &mut Space,
+        batch: &mut Batch,
+        action: impl Fn(&mut Space, &mut Batch) -> Result<Progress, Failure>,
+    ) -> Result<Progress, Failure> {
+        let outcome = action(space, batch);
+        if batch.is_empty() || !matches!(outcome, Err(Failure::Refused(_))) {
+            return outcome;
+        }
+        self.settle(space, batch)?;
+        match self.drain_space(space, batch.budget())? {
+            Progress::Done => action(space, batch),
+            Progress::Preempted => Ok(Progress::Preempted),
+        }
     }
 
     fn update_m2p(&self, space: &mut Space, request: MmuUpdate) -> Result<Progress, Failure> {
@@ -104,6 +151,10 @@ impl Mmu {
         if !offset.is_multiple_of(8) {
             return Err(Refusal::new(Errno::EINVAL, "the address of an entry is not a multiple of 8").into());
         }
+        if let Some(level) = batch.level_of(mfn) {
+            let place = Place { table: mfn, level, index: offset / 8 };
+            return self.write_entry(space, place, Pte(request.val), keep, batch);
+        }
         let frame = self.frames.get(space.domain, mfn)?;
         let word = self.frames.word(mfn);
         let outcome = match (word.kind, word.phase) {
@@ -125,8 +176,7 @@ impl Mmu {
 
     /// A table that is none yet is an ordinary page, and its owner may write it by this call, too.
     fn write_word(&self, space: &Space, mfn: Mfn, offset: usize, value: u64) -> Result<Progress, Failure> {
-        let general = self.frames.get(space.domain, mfn)?;
-        let writable = self.frames.into_writable(general)?;
+        let writable = self.frames.get_writable(space.domain, mfn)?;
         let stored = self.memory.store_u64(mfn, offset, value);
         self.frames.give_back(writable);
         stored.map_err(|_| Refusal::new(Errno::EINVAL, "the address is not in the frame"))?;
@@ -182,7 +232,7 @@ impl Mmu {
         if needs_settling(old, Pte(new.0 & !keep | old.0 & keep)) {
             batch.record(Change { table, index: index as u16, level, old });
         }
-        count(&self.counters.entries_updated, 1);
+        batch.updated += 1;
         Ok(Progress::Done)
     }
 }

@@ -36,10 +36,9 @@ impl Mmu {
             let taken = self.take_table(space, mfn, below, budget)?;
             return Ok(taken.map_or(Taken::Preempted, Taken::Reference));
         }
-        let general = self.frames.get(space.domain, mfn)?;
         Ok(Taken::Reference(match kind {
-            ReferenceKind::General => general,
-            ReferenceKind::Typed(_) => self.frames.into_writable(general)?,
+            ReferenceKind::General => self.frames.get(space.domain, mfn)?,
+            ReferenceKind::Typed(_) => self.frames.get_writable(space.domain, mfn)?,
         }))
     }
 
@@ -86,7 +85,26 @@ impl Mmu {
         level: Level,
         budget: &mut Budget,
     ) -> Result<Progress, Failure> {
-        for index in self.frames.progress(table)..self.layout.entries {
+        let start = self.frames.progress(table);
+        let checked = self.validate_from(space, table, level, start, budget);
+        count(&self.counters.entries_validated, self.frames.progress(table).saturating_sub(start) as u64);
+        if checked? == Progress::Done {
+            self.frames.apply(table, Operation::Validated)?;
+            count(&self.counters.tables_validated, 1);
+            return Ok(Progress::Done);
+        }
+        Ok(Progress::Preempted)
+    }
+
+    fn validate_from(
+        &self,
+        space: &mut Space,
+        table: Mfn,
+        level: Level,
+        start: usize,
+        budget: &mut Budget,
+    ) -> Result<Progress, Failure> {
+        for index in start..self.layout.entries {
             if budget.is_exhausted() {
                 return Ok(Progress::Preempted);
             }
@@ -94,11 +112,8 @@ impl Mmu {
                 return Ok(Progress::Preempted);
             }
             self.frames.set_progress(table, index + 1);
-            count(&self.counters.entries_validated, 1);
             budget.spend();
         }
-        self.frames.apply(table, Operation::Validated)?;
-        count(&self.counters.tables_validated, 1);
         Ok(Progress::Done)
     }
 

@@ -56,6 +56,28 @@ fn a_frame_given_back_stays_its_owners_until_the_last_reference_goes() {
 }
 
 #[test]
+fn a_writable_reference_is_the_owners_only_and_leaves_no_trace_where_it_is_refused() {
+    let (frames, _machine) = table();
+    let mfn = frames.allocate(A).unwrap();
+    let untouched = frames.word(mfn);
+    assert_eq!(frames.get_writable(B, mfn).unwrap_err().errno, Errno::EPERM);
+    let table = frames.get(A, mfn).unwrap();
+    frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors)).unwrap();
+    let refused = frames.word(mfn);
+    assert_eq!(frames.get_writable(A, mfn).unwrap_err().errno, Errno::EBUSY);
+    assert_eq!(frames.word(mfn), refused);
+    frames.apply(mfn, Operation::Validated).unwrap();
+    frames.apply(mfn, Operation::ReleaseType(FrameType::Descriptors)).unwrap();
+    frames.put(table);
+    let writable = frames.get_writable(A, mfn).unwrap();
+    let held = Word { general: 2, uses: 1, kind: FrameType::Writable, ..untouched };
+    assert_eq!(frames.word(mfn), held);
+    frames.deallocate(A, mfn).unwrap();
+    assert_eq!(frames.give_back(writable), None);
+    assert_eq!(frames.owner(mfn), None, "the last reference frees it");
+}
+
+#[test]
 fn frames_are_conserved_and_run_out() {
     let (frames, machine) = table();
     let start = frames.conservation();

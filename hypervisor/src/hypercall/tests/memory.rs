@@ -53,6 +53,22 @@ pub fn mmu_update(world: &World, guest: &Guest) {
     assert_eq!(world.call(guest, 1, &[page(1), 1, UNMAPPED, SELF]), Err(Errno::EFAULT));
 }
 
+/// Requests are read many at a time; what can be read of a list is still carried out, as if they were read singly.
+#[test]
+fn a_list_that_ends_in_an_unmapped_page_is_carried_out_up_to_there() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let set =
+        |to: u64| MmuUpdate { ptr: entry_of(&guest, 30), val: Pte::new(guest.pages[to as usize], RO).0 };
+    let end = page(PAGES); // the first address that is not mapped
+    world.poke(&guest, end - 48, [set(20), set(21), set(22)].as_slice());
+    assert_eq!(world.call(&guest, 1, &[end - 48, 5, page(2), SELF]), Err(Errno::EFAULT));
+    assert_eq!(done(&world, &guest), 3);
+    world.poke(&guest, page(22), &5_u64);
+    assert_eq!(world.peek::<u64>(&guest, page(30)), 5, "the third was carried out");
+    world.check_end(vec![guest]);
+}
+
 #[test]
 fn a_long_batch_is_interrupted_and_goes_on() {
     let mut world = World::new();

@@ -17,6 +17,7 @@
 //! 9. All host writes to guest memory go through one door: [`super::MachineMemory`].
 
 mod area;
+pub mod bare;
 mod cpuid;
 mod descriptors;
 mod fpu;
@@ -29,6 +30,7 @@ mod run;
 mod sanitise;
 mod scribe;
 mod shootdown;
+pub mod smallest;
 mod stub;
 mod translations;
 mod vm;

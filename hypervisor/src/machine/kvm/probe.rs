@@ -303,7 +303,7 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// [`HostError::Probe`] where a gate does not arrive.
     pub fn gates(&mut self, pcpu: &mut KvmPcpu) -> Result<Vec<GateCost>, HostError> {
-        const ROUNDS: usize = 33;
+        const ROUNDS: usize = 9; // each costs as much as a guest's hypercall, before the first guest can start
         let gates =
             [(Gate::Syscall, SYSCALL_AT, Exit::Syscall), (Gate::Doorbell, DOORBELL_AT, Exit::Doorbell)];
         let mut samples: [Vec<u64>; 2] = Default::default();
@@ -343,7 +343,7 @@ impl<'a> Probe<'a> {
     /// The host's.
     pub fn tsc_offset(&mut self, pcpu: &mut KvmPcpu) -> Result<u64, MachineError> {
         let mut best = (u64::MAX, 0u64);
-        for _ in 0..16 {
+        for _ in 0..8 {
             self.start_at(TSC_AT);
             let before = host_tsc();
             let exit = self.enter(pcpu)?;

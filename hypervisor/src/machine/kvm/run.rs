@@ -91,10 +91,15 @@ impl Run {
             ));
         }
         let mapping = Arc::new(Mapping { page: page.cast(), length });
-        let valid = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS);
-        // SAFETY: the mapping was just made and nobody else uses it yet.
-        unsafe { (*mapping.page).kvm_valid_regs = valid };
-        Ok(Self { vcpu, mapping })
+        let mut this = Self { vcpu, mapping };
+        this.synchronise(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS);
+        Ok(this)
+    }
+
+    /// Chooses what KVM reports at each exit; all there is, unless told otherwise.
+    pub fn synchronise(&mut self, parts: u32) {
+        // SAFETY: the owner writes between two KVM_RUN.
+        unsafe { (*self.mapping.page).kvm_valid_regs = parts.into() };
     }
 
     /// The vCPU, for everything but running it.

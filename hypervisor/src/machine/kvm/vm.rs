@@ -75,7 +75,7 @@ pub struct Vm {
     cpuid: CpuidPolicy,
 }
 
-fn open_error(error: kvm_ioctls::Error) -> HostError {
+pub(super) fn open_error(error: kvm_ioctls::Error) -> HostError {
     match error.errno() {
         libc::ENOENT | libc::ENXIO | libc::ENODEV => HostError::Missing,
         libc::EACCES | libc::EPERM => HostError::NotPermitted,
@@ -84,7 +84,7 @@ fn open_error(error: kvm_ioctls::Error) -> HostError {
     }
 }
 
-fn failed(what: &str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+pub(super) fn failed(what: &str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
     let what = what.to_owned();
     move |error| MachineError::new(what, error)
 }

@@ -1,0 +1,83 @@
+//! What things cost, next to the least that they could cost here.
+//!
+//! Hosts are shared and noisy, so a figure by itself says little. Each row is measured in pairs: once through
+//! Paravane's ordinary path, once by its *floor*, the smallest program that does the same on this host, one after
+//! the other in the same run. A row's ratio is the median of the pairs' ratios. Floors are never stored.
+//!
+//! - [`statistics`] and [`row`]: what samples come to;
+//! - [`sampling`]: who is measured when;
+//! - [`image`], [`site`], [`guest`]: a tiny guest, the domain that it lives in, and how it is told what to do;
+//! - [`floor`], [`mock`]: the floors;
+//! - [`core`]: the rows of the suite `core`.
+//!
+//! `docs/measuring.md` says what each row means.
+
+mod core;
+mod floor;
+mod guest;
+mod image;
+mod mock;
+mod row;
+mod sampling;
+mod site;
+pub mod statistics;
+
+pub use row::{NANOSECONDS, Row};
+
+use crate::builder::{BuildError, ImageError, PlanError};
+use crate::error::{Failure, Refusal};
+use crate::machine::kvm::HostError;
+use crate::machine::{MachineError, NoSuchFrame};
+use crate::paging::BadAddress;
+
+/// Why a measurement came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message says it
+pub enum BenchError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    #[error("the domain cannot be built: {0}")]
+    Build(#[from] BuildError),
+    #[error("the guest's image: {0}")]
+    Image(#[from] ImageError),
+    #[error("the guest's plan: {0}")]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    #[error(transparent)]
+    Frame(#[from] NoSuchFrame),
+    #[error("{0}")]
+    Console(#[from] backends::Disconnect),
+    #[error("the guest {0}")]
+    Guest(String),
+}
+
+impl From<Refusal> for BenchError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Failure(refusal.into())
+    }
+}
+
+/// Takes rows as they are finished.
+pub type Sink<'a> = &'a mut dyn FnMut(Row);
+
+/// Rows that are measured together.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite {
+    /// What the command line calls it.
+    pub name: &'static str,
+    /// Measures its rows in so many pairs each.
+    pub run: fn(pairs: usize, sink: Sink<'_>) -> Result<(), BenchError>,
+}
+
+/// All suites. The first is measured where nobody says which.
+pub const SUITES: [Suite; 1] = [Suite { name: "core", run: core::run }];
+
+/// The suite of that name.
+pub fn suite(name: &str) -> Option<Suite> {
+    SUITES.into_iter().find(|suite| suite.name == name)
+}

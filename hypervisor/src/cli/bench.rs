@@ -1,0 +1,137 @@
+//! `paravane bench`.
+
+use super::args::BenchArgs;
+use super::status::{Failure, Status};
+use hypervisor::bench::{Row, SUITES, Suite, suite};
+use std::io::{self, Write};
+
+/// Measures what was asked for; without a word, the first suite.
+pub fn bench(args: &BenchArgs) -> Result<Status, Failure> {
+    let suites = chosen(&args.suites)?;
+    let mut rows = Vec::new();
+    if !args.json {
+        show(&heading());
+    }
+    for suite in suites {
+        let mut take = |row: Row| {
+            if !args.json {
+                show(&line(&row));
+            }
+            rows.push(row);
+        };
+        (suite.run)(args.pairs as usize, &mut take).map_err(|error| Failure::about(suite.name, error))?;
+    }
+    match args.json {
+        true => show(&(serde_json::to_string_pretty(&rows).map_err(Failure::new)? + "\n")),
+        false => show(&summary(&rows)),
+    }
+    Ok(Status::Fine)
+}
+
+/// Whoever reads no further has seen enough.
+fn show(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Suite>, Failure> {
+    if names.is_empty() {
+        return Ok(SUITES.first().copied().into_iter().collect());
+    }
+    names.iter().map(|name| suite(name).ok_or_else(|| unknown(name))).collect()
+}
+
+fn unknown(name: &str) -> Failure {
+    let names: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
+    let message = format!("there is no suite {name}; there are: {}", names.join(", "));
+    Failure { status: Status::Usage, message }
+}
+
+fn heading() -> String {
+    format!("{:<32}{:>10}{:>10}{:>8}  {:<15}{}\n", "", "ours", "floor", "ratio", "95 %", "aim, or added")
+}
+
+fn line(row: &Row) -> String {
+    let floor = row.floor.map(|floor| amount(floor, row.unit)).unwrap_or_default();
+    let ratio = row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+    let shown = |value: f64| match row.ratio {
+        Some(_) => format!("{value:.2}"),
+        None => amount(value, row.unit),
+    };
+    let interval = format!("{}–{}", shown(row.low), shown(row.high));
+    let aim = match (row.aim, row.meets_its_aim()) {
+        (Some(aim), Some(true)) => format!("≤ {}", shown(aim)),
+        (Some(aim), _) => format!("≤ {} missed", shown(aim)),
+        (None, _) => row.floor.map(|floor| added(row.value - floor, row.unit)).unwrap_or_default(),
+    };
+    let value = amount(row.value, row.unit);
+    format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<15}{aim}", row.name).trim_end().to_owned()
+        + "\n"
+}
+
+/// A value in a unit that people read easily.
+fn amount(value: f64, unit: &str) -> String {
+    match (unit, value) {
+        ("ns", 1e6..) => format!("{:.2} ms", value / 1e6),
+        ("ns", 1e3..) => format!("{:.2} µs", value / 1e3),
+        _ => format!("{value:.1} {unit}"),
+    }
+}
+
+/// What is added to the floor, in a row that has no aim.
+fn added(difference: f64, unit: &str) -> String {
+    let sign = if difference < 0.0 { '−' } else { '+' };
+    format!("{sign}{}", amount(difference.abs(), unit))
+}
+
+/// What it comes to, for somebody who sees it for the first time.
+fn summary(rows: &[Row]) -> String {
+    let nulls = rows.iter().filter(|row| row.name.starts_with("core/null/"));
+    let Some(best) = nulls.min_by(|a, b| a.value.total_cmp(&b.value)) else { return String::new() };
+    let (floor, ratio) = (best.floor.unwrap_or(best.value), best.ratio.unwrap_or(1.0));
+    format!(
+        "A hypercall takes {} here; {} of that is what any program on this host's KVM pays to leave a guest and come \
+         back, so Paravane adds {:.0} %.\n",
+        amount(best.value, best.unit),
+        amount(floor.min(best.value), best.unit),
+        (ratio - 1.0).max(0.0) * 100.0,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_ours_floor_and_ratio() {
+        let row = Row::paired("core/null/syscall", &[(30_000.0, 25_000.0); 30]).aiming_at(1.05);
+        let words: Vec<_> = line(&row).split_whitespace().map(str::to_owned).collect();
+        let wanted =
+            ["core/null/syscall", "30.00", "µs", "25.00", "µs", "1.20", "1.20–1.20", "≤", "1.05", "missed"];
+        assert_eq!(words, wanted);
+        let row = Row::alone("core/boot/prompt", &[40e6; 30]).aiming_at(50e6);
+        assert!(line(&row).contains("40.00 ms"), "{}", line(&row));
+        assert!(line(&row).ends_with("≤ 50.00 ms\n"), "{}", line(&row));
+        let row = Row::paired("core/event/self", &[(26_500.0, 25_000.0); 30]);
+        assert!(line(&row).ends_with("+1.50 µs\n"), "{}", line(&row));
+    }
+
+    #[test]
+    fn the_summary_names_the_cheapest_gate() {
+        let rows = [
+            Row::paired("core/null/syscall", &[(30_000.0, 25_000.0); 30]),
+            Row::paired("core/null/doorbell", &[(26_000.0, 25_000.0); 30]),
+        ];
+        let text = summary(&rows);
+        assert!(text.contains("26.00 µs") && text.contains("25.00 µs") && text.contains("4 %"), "{text}");
+        assert_eq!(summary(&[]), "");
+    }
+
+    #[test]
+    fn an_unknown_suite_is_a_usage_error_that_lists_them() {
+        let failure = chosen(&["core".into(), "cpu".into()]).unwrap_err();
+        assert_eq!(failure.status, Status::Usage);
+        assert!(failure.message.contains("cpu") && failure.message.contains("there are: core"));
+        assert_eq!(chosen(&[]).unwrap().len(), 1);
+    }
+}
