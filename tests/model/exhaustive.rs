@@ -37,9 +37,21 @@ const fn ro(frame: u8) -> Entry {
 const GET: Op = Op::Allocate;
 
 /// The machine gives frames in order: 0 first.
-pub const SCENES: [Scene; 6] = [
+pub const SCENES: [Scene; 7] = [
     Scene { name: "both domains have pages", depth: 3, start: &[(0, GET), (0, GET), (0, GET), (1, GET)] },
     Scene { name: "each domain has two pages", depth: 3, start: &[(0, GET), (0, GET), (1, GET), (1, GET)] },
+    Scene {
+        name: "a tree that is not used yet",
+        depth: 3,
+        start: &[
+            (0, GET),
+            (0, GET),
+            (0, GET),
+            (1, GET),
+            (0, Op::Write(0, 0, rw(1))),
+            (0, Op::Write(1, 0, rw(2))),
+        ],
+    },
     Scene {
         name: "a tree in use",
         depth: 3,

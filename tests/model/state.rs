@@ -241,7 +241,7 @@ impl State {
     }
 
     fn act(&mut self, domain: u8, op: Op, mut budget: u32, given: Option<u8>) -> Result<(), Stop> {
-        if !matches!(op, Op::Hold(_, Use::Read | Use::Write) | Op::Release(_) | Op::Die) {
+        if !matches!(op, Op::Release(_) | Op::Die) {
             self.alive(domain)?;
         }
         match op {

@@ -39,7 +39,7 @@ impl Mmu {
         self.with_space(owner, |space| {
             space.check_alive()?;
             let mfn = self.frames.allocate(owner)?;
-            let writable = self.hold(owner, mfn, true)?; // under the lock, so it is no table yet
+            let writable = self.reference(owner, mfn, true)?; // under the lock, so it is no table yet
             self.frames.apply(mfn, Operation::MakePermanent)?;
             writable.into_entry();
             Ok(mfn)
@@ -89,8 +89,16 @@ impl Mmu {
     /// table meanwhile. It goes back by [`Mmu::release`].
     ///
     /// # Errors
-    /// The frame is not the domain's, or a table.
+    /// The frame is not the domain's, or a table; or the domain is dying, and lends nothing any more.
     pub fn hold(&self, domain: DomId, mfn: Mfn, writable: bool) -> Result<Reference, Refusal> {
+        self.with_space(domain, |space| {
+            space.check_alive()?;
+            Ok(self.reference(domain, mfn, writable)?)
+        })
+        .map_err(to_refusal)
+    }
+
+    fn reference(&self, domain: DomId, mfn: Mfn, writable: bool) -> Result<Reference, Refusal> {
         if writable { self.frames.get_writable(domain, mfn) } else { self.frames.get(domain, mfn) }
     }
 

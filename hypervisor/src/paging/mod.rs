@@ -16,7 +16,10 @@
 //! 5. Work per call is bounded by its [`Budget`]. What is left over stays recorded in the frame table and in the
 //!    domain's list of deferred work, and every later call of the domain first goes on with that
 //!    (`tests::preemption`).
-//! 6. Contents of guest memory are read once into a local, and the local is checked.
+//! 6. Contents of guest memory are read once into a local, and the local is checked (`hypercall::tests::fuzz` changes
+//!    what was read directly afterwards).
+//!
+//! What all of this accepts and refuses is what the reference model in `tests/model` accepts and refuses.
 //!
 //! Locks ([`crate::lock`]): a domain's space, never two at a time; within it, the frame table's free list, and
 //! whatever [`Translations`] takes. Page-table entries of a domain, and the table types of its frames, change under

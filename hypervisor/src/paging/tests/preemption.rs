@@ -216,3 +216,21 @@ fn release_is_bounded_whatever_the_domain_has() {
     assert_eq!(world.mmu.owner(page), Some(A));
     world.end(A, &mut Roots::default());
 }
+
+/// XSA class "ownership transfer": whoever comes while a domain is dying comes too late, so its end is not put off.
+#[test]
+fn a_dying_domain_lends_nothing() {
+    let world = World::new();
+    let tree = world.tree(A, 2);
+    world.pin(A, tree.l4, Level::L4).unwrap();
+    let held = world.mmu.hold(A, tree.pages[0], false).unwrap();
+    assert_eq!(world.mmu.release_domain(A, &mut Budget::new(1)).unwrap(), Progress::Preempted);
+    for writable in [false, true] {
+        assert_eq!(world.mmu.hold(A, tree.pages[1], writable).unwrap_err().why, "the domain is dying");
+    }
+    done(world.mmu.release_domain(A, &mut Budget::unlimited())).unwrap();
+    assert_eq!(world.mmu.hold(A, tree.pages[0], false).unwrap_err().why, "the domain is dying", "dead, too");
+    world.mmu.release(held);
+    assert_eq!(world.mmu.frames_of(A), 0);
+    world.check(&[]);
+}
