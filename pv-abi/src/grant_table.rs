@@ -134,4 +134,4 @@ impl GrantEntry {
 }
 
 /// Entries in a frame of the table.
-pub const ENTRIES_PER_FRAME: u32 = 512;
+pub const ENTRIES_PER_FRAME: u32 = (crate::PAGE_SIZE / size_of::<GrantEntry>()) as u32;

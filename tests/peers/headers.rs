@@ -33,6 +33,7 @@ const NOT_XENS: &[(&str, &str)] = &[
     ("address::Pfn::INVALID", "in no public header"),
     ("elf_note::OWNER", "in a comment only"),
     ("extension", "Paravane's own"),
+    ("grant_table::ENTRIES_PER_FRAME", "a page over an entry's size"),
     ("hypercall::HYPERCALL_PAGE_ENTRY_SIZE", "in a comment only"),
     ("ids::DomId::HOST", "a convention"),
     ("ids::VcpuId", "a plain integer in C"),
