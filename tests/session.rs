@@ -4,6 +4,7 @@ mod support;
 
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
@@ -31,6 +32,7 @@ fn trials() -> Vec<Trial> {
         needs_kvm("a_pipe_is_typed_to_its_end", typed),
         needs_kvm("exec_leaves_stdin_alone", exec_leaves_stdin),
         needs_kvm("the_screen_and_the_last_line_are_on_stderr", screens),
+        needs_kvm("statistics_name_every_hypercall", statistics),
         needs_kvm("a_signal_ends_the_run_with_128_plus_its_number", signals),
         needs_kvm("a_reader_who_has_seen_enough_ends_the_run_cleanly", broken_pipe),
         needs_kvm("ctrl_bracket_leaves_and_the_terminal_is_as_before", leave),
@@ -123,6 +125,32 @@ fn screens() {
         assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
         assert!(!outcome.stdout.contains("booted in"), "{}", outcome.stdout);
     }
+}
+
+/// The numbers behind the names add up to the last line's, and a spawn makes the calls that docs/spawn.md tells of.
+fn statistics() {
+    let counts = |exec: &str| -> (BTreeMap<String, u64>, u64) {
+        let outcome = run(&["--statistics", "--exec", exec]);
+        let number = |text: &str| text.replace(',', "").parse::<u64>().expect("a number");
+        let of = |start: &str| {
+            let line = outcome.stderr.lines().find(|line| line.starts_with(start)).expect("the line");
+            line.to_owned()
+        };
+        let named = of("hypercalls: ")["hypercalls: ".len()..]
+            .split(", ")
+            .map(|entry| entry.rsplit_once(' ').expect("a name and a number"))
+            .map(|(name, times)| (name.to_owned(), number(times)))
+            .collect();
+        let last = of("powered off after");
+        let words: Vec<&str> = last.split(' ').collect();
+        let at = words.iter().position(|word| *word == "hypercalls,").expect("hypercalls");
+        (named, number(words[at - 1]))
+    };
+    let (idle, total) = counts("poweroff");
+    assert_eq!(idle.values().sum::<u64>(), total);
+    let (spawn, _) = counts("spawn hello; poweroff");
+    let more = |name: &str| spawn.get(name).unwrap_or(&0) - idle.get(name).unwrap_or(&0);
+    assert_eq!(["MMU_UPDATE", "MMUEXT_OP"].map(more), [2, 4]);
 }
 
 /// A run that goes on until something ends it, and has begun.

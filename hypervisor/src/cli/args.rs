@@ -92,6 +92,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     pub vcpus: u32,
+    /// Tell at the end how often each hypercall was made, and what the exits were
+    #[arg(long)]
+    pub statistics: bool,
     /// Record every exit, hypercall and event with its duration, for Perfetto
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

@@ -47,8 +47,13 @@ impl Console {
         Ok(Self { voices, desk, exit, stdin, _raw: raw })
     }
 
-    /// A session with each of the guests.
-    pub fn sessions<'a>(&self, guests: Vec<Guest<'a>>, hypervisor: &Arc<Hypervisor>) -> Vec<Session<'a>> {
+    /// A session with each of the guests, whose statistics are told at its end if `statistics` says so.
+    pub fn sessions<'a>(
+        &self,
+        guests: Vec<Guest<'a>>,
+        hypervisor: &Arc<Hypervisor>,
+        statistics: bool,
+    ) -> Vec<Session<'a>> {
         let session = |(index, (guest, voice)): (usize, (Guest<'a>, &Voice))| Session {
             index,
             hypervisor: Arc::clone(hypervisor),
@@ -56,6 +61,7 @@ impl Console {
             voice: voice.clone(),
             desk: Arc::clone(&self.desk),
             exit: Arc::clone(&self.exit),
+            statistics,
         };
         guests.into_iter().zip(&self.voices).enumerate().map(session).collect()
     }

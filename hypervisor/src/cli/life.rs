@@ -53,5 +53,8 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, left: bool) -> S
         validation: Validation { validated: statistics.validated, refused: statistics.refused },
     };
     screen::ended(&session.voice, &how, summary);
+    if session.statistics {
+        screen::statistics(&session.voice, statistics);
+    }
     status
 }

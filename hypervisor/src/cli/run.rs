@@ -32,7 +32,7 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     }
     let finish = tracing.as_ref().map(Tracing::finisher);
     let console = Console::open(&guests, &hypervisor, || finish.into_iter().for_each(|finish| finish()))?;
-    let sessions = console.sessions(guests, &hypervisor);
+    let sessions = console.sessions(guests, &hypervisor, options.statistics);
     let born = Instant::now();
     let status = live_together(&sessions, &plans, console.typed_to())?;
     if sessions.len() > 1 {

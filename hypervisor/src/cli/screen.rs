@@ -3,7 +3,10 @@
 use super::check::kind;
 use super::voice::Voice;
 use hypervisor::control::Hypervisor;
+use hypervisor::domain::StatisticsSnapshot;
 use hypervisor::machine::kvm::ProbeReport;
+use pv_abi::hypercall::HypercallNumber;
+use std::cmp::Reverse;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -88,6 +91,21 @@ pub fn ended(voice: &Voice, how: &str, summary: Summary) {
         true => voice.tell(&what),
         false => show(&format!("{what}, {}\n", validated(validation))),
     }
+}
+
+/// What a domain did, by name, the most frequent first.
+pub fn statistics(voice: &Voice, statistics: &StatisticsSnapshot) {
+    let exits = statistics.exits.iter().map(|(name, times)| ((*name).to_owned(), *times));
+    let hypercalls =
+        statistics.hypercalls.iter().map(|(number, times)| (HypercallNumber(*number).to_string(), *times));
+    voice.tell(&format!("exits: {}\nhypercalls: {}\n", ranking(exits), ranking(hypercalls)));
+}
+
+fn ranking(counts: impl Iterator<Item = (String, u64)>) -> String {
+    let mut counts: Vec<_> = counts.filter(|(_, times)| *times != 0).collect();
+    counts.sort_by_key(|(_, times)| Reverse(*times));
+    let texts: Vec<_> = counts.into_iter().map(|(name, times)| format!("{name} {}", count(times))).collect();
+    if texts.is_empty() { "none".into() } else { texts.join(", ") }
 }
 
 /// At the end of several domains.

@@ -36,6 +36,8 @@ pub struct Session<'a> {
     pub desk: Arc<Desk>,
     /// What ends the guests from outside.
     pub exit: Arc<Exit>,
+    /// Whether its statistics are told at its end.
+    pub statistics: bool,
 }
 
 /// One life of a guest: a domain that runs.
