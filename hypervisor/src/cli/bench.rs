@@ -48,7 +48,7 @@ fn unknown(name: &str) -> Failure {
 }
 
 fn heading() -> String {
-    format!("{:<32}{:>10}{:>10}{:>8}  {:<15}{}\n", "", "ours", "floor", "ratio", "95 %", "aim, or added")
+    format!("{:<32}{:>10}{:>10}{:>8}  {:<21}{}\n", "", "ours", "floor", "ratio", "95 %", "aim, or added")
 }
 
 fn line(row: &Row) -> String {
@@ -65,7 +65,7 @@ fn line(row: &Row) -> String {
         (None, _) => row.floor.map(|floor| added(row.value - floor, row.unit)).unwrap_or_default(),
     };
     let value = amount(row.value, row.unit);
-    format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<15}{aim}", row.name).trim_end().to_owned()
+    format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<21}{aim}", row.name).trim_end().to_owned()
         + "\n"
 }
 
