@@ -11,7 +11,7 @@
 //! In the stub on the way out, the exit is a few instructions away: it is waited for.
 
 use super::super::context::{Exit, Pcpu, Registers};
-use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
+use super::super::{Context, MachineError, MachineMemory};
 use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB};
 use super::descriptors::{self, STUB_CS};
 use super::fpu::Fpu;
@@ -20,7 +20,7 @@ use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
-use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{Vector, rflags};
@@ -46,8 +46,6 @@ pub struct KvmPcpu {
     descriptors: usize,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
-    /// The debug registers that the hardware holds.
-    debug: DebugRegisters,
     /// Whether the host lets the branch predictor be cleared.
     ibpb: bool,
     /// The root that no domain owns: where the stub is between two vCPUs.
@@ -82,7 +80,6 @@ impl KvmPcpu {
         let offsets = stub::offsets();
         let ibpb = barrier(&run);
         Ok(Self {
-            debug: DebugRegisters::default(),
             ibpb,
             run,
             fpu,
@@ -308,9 +305,6 @@ impl KvmPcpu {
         if rip == LSTAR && vector == Vector::GENERAL_PROTECTION.0 {
             return Ok(take_syscall(context, &regs, rsp));
         }
-        if vector == Vector::DEBUG.0 {
-            self.read_debug_status(context)?;
-        }
         Ok(Exit::Exception { vector, error_code: error_code & 0xffff_ffff, cr2: self.live.cr2 })
     }
 
@@ -335,23 +329,6 @@ impl KvmPcpu {
             context.root_replaced = true;
             self.loaded = Some(context.identity);
         }
-        if context.debug != self.debug {
-            self.debug = context.debug;
-            let DebugRegisters { addresses: db, status: dr6, control: dr7 } = self.debug;
-            let registers = kvm_debugregs { db, dr6, dr7, ..Default::default() };
-            let set = self.run.vcpu().set_debug_regs(&registers);
-            set.map_err(|error| MachineError::new("a vCPU's debug registers cannot be loaded", error))?;
-        }
-        Ok(())
-    }
-
-    /// After a #DB: what it was for.
-    fn read_debug_status(&mut self, context: &mut Context) -> Result<(), MachineError> {
-        let registers = self.run.vcpu().get_debug_regs();
-        let registers =
-            registers.map_err(|error| MachineError::new("a vCPU's debug registers cannot be read", error))?;
-        self.debug.status = registers.dr6;
-        context.debug.status = registers.dr6;
         Ok(())
     }
 }
