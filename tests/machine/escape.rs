@@ -2,10 +2,10 @@
 //! the machine must go on.
 
 use crate::guest::{CODE, Guest, STACK_TOP, enter, machine};
-use crate::support::{check, fail, kvm_test};
+use crate::support::{check, fail, kvm_test, skippable_kvm_test};
 use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu};
-use hypervisor::machine::{Exit, Pcpu};
-use libtest_mimic::{Failed, Trial};
+use hypervisor::machine::{DebugRegisters, Exit, Pcpu};
+use libtest_mimic::{Completion, Failed, Trial};
 use pv_abi::page_table::Level;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 
@@ -18,6 +18,8 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("escape/odd accesses to the doorbell", odd_accesses_to_the_doorbell),
         kvm_test("escape/doorbell left pending, then another vCPU", doorbell_then_another_vcpu),
         kvm_test("escape/single steps over the gates", single_steps_over_the_gates),
+        skippable_kvm_test("escape/breakpoints stay with their vCPU", breakpoints_stay_with_their_vcpu),
+        kvm_test("escape/breakpoints at the hypervisor's addresses", breakpoints_at_the_hypervisors),
         kvm_test("escape/random contexts", random_contexts),
         kvm_test("escape/a root that is gone", a_root_that_is_gone),
         kvm_test("escape/descriptors of the guest's own", descriptors_of_the_guests_own),
@@ -298,6 +300,49 @@ fn random_contexts() -> Result<(), Failed> {
         let contained = matches!(exit, Exit::Exception { .. } | Exit::Syscall | Exit::Unhandled { .. });
         check(contained, || format!("round {round}: {exit:?} {context:x?}"))?;
         setup.pcpu.save(&mut context)?;
+    }
+    setup.still_works()
+}
+
+/// One vCPU's breakpoint on an instruction stops that vCPU there, and no other. Software KVM ignores breakpoints at
+/// CPL3, and so does QEMU under its emulated SVM: there it counts as ignored.
+fn breakpoints_stay_with_their_vcpu() -> Result<Completion, Failed> {
+    let mut setup = Setup::new(&[])?;
+    setup.machine.memory.write(setup.guest.code(), 0, &[0x90, 0x90, 0x0f, 0x05])?;
+    let (mut watched, mut other) = (setup.guest.context(1), setup.guest.context(2));
+    (watched.debug.addresses[1], watched.debug.control) = (CODE + 1, 0x404);
+    for round in 0..10 {
+        (watched.registers.rip, other.registers.rip) = (CODE, CODE);
+        let exit = enter(&mut setup.pcpu, &mut watched)?;
+        if round == 0 && exit == Exit::Syscall {
+            return Ok(Completion::ignored_with("no breakpoint ever fires at CPL3 on this host"));
+        }
+        let stopped = is_fault(&exit, &[1]) && watched.registers.rip == CODE + 1;
+        check(stopped && watched.debug.status & 0xf == 2, || format!("{exit:?} {watched:x?}"))?;
+        watched.debug.status = DebugRegisters::STATUS_AT_REST;
+        setup.pcpu.save(&mut watched)?;
+        let exit = enter(&mut setup.pcpu, &mut other)?;
+        check(exit == Exit::Syscall, || format!("the other vCPU: {exit:?}"))?;
+        setup.pcpu.save(&mut other)?;
+    }
+    setup.still_works()?;
+    Ok(Completion::Completed)
+}
+
+/// Whatever got into the debug registers: CPL0 meets no breakpoint, and the machine goes on.
+fn breakpoints_at_the_hypervisors() -> Result<(), Failed> {
+    let mut setup = Setup::new(&[])?;
+    setup.machine.memory.write(setup.guest.code(), 0, &[0x0f, 0x05])?;
+    for address in [LSTAR, AREA, AREA + 0x82, AREA + 0x5fd8, 0x8000_0000_0000, u64::MAX] {
+        // On execution, on writes, on I/O, on reads and writes; with general detect and all reserved bits.
+        for control in [0x4ff, 0xd_ddd0_04ff, 0xaaaa_04ff, 0xffff_04ff, u64::MAX] {
+            let mut context = setup.guest.context(address ^ control);
+            (context.debug.addresses, context.debug.control) = ([address; 4], control);
+            context.debug.status = u64::MAX;
+            let exit = enter(&mut setup.pcpu, &mut context)?;
+            check(exit == Exit::Syscall, || format!("{address:#x} {control:#x}: {exit:?}"))?;
+            setup.pcpu.save(&mut context)?;
+        }
     }
     setup.still_works()
 }

@@ -15,8 +15,16 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// A test that needs `/dev/kvm`: where there is none, it counts as ignored, with the reason.
 pub fn kvm_test(name: &str, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
+    skippable_kvm_test(name, || run().map(|()| Completion::Completed))
+}
+
+/// The same for a test that finds out for itself whether it can be tried here.
+pub fn skippable_kvm_test(
+    name: &str,
+    run: impl FnOnce() -> Result<Completion, Failed> + Send + 'static,
+) -> Trial {
     Trial::ignorable_test(name, move || match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => run().map(|()| Completion::Completed),
+        Ok(_) => run(),
         Err(error) => Ok(Completion::ignored_with(format!("needs /dev/kvm: {error}"))),
     })
 }

@@ -1,18 +1,18 @@
-//! Debug registers and CR0.TS: state of the processor that a context does not carry. What would need it is
-//! refused, and what needs only an answer gets one.
+//! Debug registers and CR0.TS.
 
 use super::{Arguments, Call, Outcome, Reply, done, refuse};
+use crate::vcpu::debug;
 use pv_abi::Errno;
 
 /// `set_debugreg(register, value)`.
 pub fn set_debugreg(call: &mut Call<'_>, [register, value, ..]: Arguments) -> Reply {
-    call.vcpu.debug.set(register, value)?;
+    debug::set(&mut call.vcpu.context.debug, register, value)?;
     done()
 }
 
 /// `get_debugreg(register)`.
 pub fn get_debugreg(call: &mut Call<'_>, [register, ..]: Arguments) -> Reply {
-    Ok(Outcome::Done(call.vcpu.debug.get(register)?))
+    Ok(Outcome::Done(debug::get(&call.vcpu.context.debug, register)?))
 }
 
 /// `fpu_taskswitch(set)`. FPU state is switched eagerly and #NM never comes, so TS can be cleared only.

@@ -33,6 +33,30 @@ pub struct Registers {
 #[derive(Debug, Default)]
 pub struct FpuState(pub(crate) Option<Box<dyn Any + Send>>);
 
+/// Debug registers: what stands here is loaded, as far as [`Pcpu::enter`]'s own check lets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugRegisters {
+    /// DR0–3.
+    pub addresses: [u64; 4],
+    /// DR6; read back after a #DB.
+    pub status: u64,
+    /// DR7.
+    pub control: u64,
+}
+
+impl DebugRegisters {
+    /// DR6 with nothing to tell.
+    pub const STATUS_AT_REST: u64 = 0xffff_0ff0;
+    /// DR7 with nothing armed.
+    pub const CONTROL_AT_REST: u64 = 1 << 10;
+}
+
+impl Default for DebugRegisters {
+    fn default() -> Self {
+        Self { addresses: [0; 4], status: Self::STATUS_AT_REST, control: Self::CONTROL_AT_REST }
+    }
+}
+
 /// All of a vCPU that a pcpu loads.
 ///
 /// Selectors are what the guest asked for, not what the hardware shows: on some hosts the two differ.
@@ -63,6 +87,8 @@ pub struct Context {
     pub root_replaced: bool,
     /// The guest's part of the GDT: descriptors from entry 0 on, already validated.
     pub descriptors: Vec<u64>,
+    /// Debug registers.
+    pub debug: DebugRegisters,
     /// FPU state; valid while the vCPU is on no pcpu.
     pub fpu: FpuState,
     /// Identifies the vCPU to the pcpus, so that a pcpu knows whether it still has it loaded.
@@ -89,6 +115,7 @@ impl Context {
             root,
             root_replaced: false,
             descriptors: Vec::new(),
+            debug: DebugRegisters::default(),
             fpu: FpuState::default(),
             identity,
             segments_changed: true,

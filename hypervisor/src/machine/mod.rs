@@ -16,7 +16,7 @@ mod translations;
 pub mod fake;
 pub mod kvm;
 
-pub use context::{Context, Exit, FpuState, Kick, Pcpu, Registers};
+pub use context::{Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers};
 pub use layout::Layout;
 pub use memory::{MachineMemory, NoSuchFrame};
 pub use translations::{Change, Translations};

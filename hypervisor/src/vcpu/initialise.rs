@@ -8,6 +8,7 @@
 //! Two things are not as on Xen: a local descriptor table is refused, and the FPU starts as after reset, also where the
 //! context holds a state for it.
 
+use super::debug;
 use super::{Callback, Callbacks, Mode, Vcpu};
 use crate::error::{Failure, Refusal};
 use crate::machine::Registers;
@@ -112,7 +113,7 @@ fn set_context(vcpu: &mut Vcpu, first: &GuestContext) {
     vcpu.iopl = (regs.rflags >> 12 & 3) as u8;
     for (number, value) in (0..).zip(first.debugreg) {
         // As on Xen, what cannot be set is left out.
-        let _ = vcpu.debug.set(number, value);
+        let _ = debug::set(&mut vcpu.context.debug, number, value);
     }
     let context = &mut vcpu.context;
     context.registers = registers(regs);

@@ -12,7 +12,7 @@
 mod bounce;
 mod callbacks;
 mod continuation;
-mod debug;
+pub mod debug;
 mod gdt;
 mod handle;
 mod info;
@@ -28,7 +28,6 @@ pub(crate) mod tests;
 pub use bounce::{bounce_trap, bounce_user_syscall};
 pub use callbacks::{Callback, Callbacks};
 pub use continuation::{Continuation, Progress};
-pub use debug::DebugRegisters;
 pub use gdt::GuestGdt;
 pub use handle::{Claim, VcpuHandle, VcpuKey};
 pub use info::InfoPage;
@@ -97,8 +96,6 @@ pub struct Vcpu {
     pub iopl: u8,
     /// Bits of `vm_assist` that are on, for all vCPUs of the domain.
     pub assists: Arc<AtomicU64>,
-    /// Debug registers as the guest set them. No breakpoint is ever armed.
-    pub debug: DebugRegisters,
     /// A hypercall that has to be finished before the guest runs again.
     pub continuation: Option<Continuation>,
     /// Its clock.
@@ -126,7 +123,6 @@ impl Vcpu {
             gdt: GuestGdt::default(),
             iopl: 0,
             assists,
-            debug: DebugRegisters::default(),
             continuation: None,
             clock: VcpuClock::default(),
             rest: None,

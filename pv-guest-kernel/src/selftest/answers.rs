@@ -41,6 +41,9 @@ fn debug_registers(report: &mut Report) {
         report.done("setting a debug register to 0", set(register, 0));
         report.equal("its bits that are always set", get(register), Ok(at_rest));
     }
+    report.done("arming a breakpoint", set(7, 1));
+    report.equal("the control register", get(7), Ok(0x401));
+    report.done("disarming it", set(7, 0));
     let hypervisors = pv_abi::address::HYPERVISOR_VIRT_START;
     report.refused("a breakpoint in the hypervisor", set(0, hypervisors), Errno::EPERM);
     report.refused("general detect", set(7, 1 << 13), Errno::EPERM);

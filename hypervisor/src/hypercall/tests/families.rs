@@ -97,7 +97,10 @@ pub fn debug_registers(world: &World, guest: &Guest) {
     assert_eq!(world.call(guest, 8, &[7, 1 << 13]), Err(Errno::EPERM), "general detect");
     assert_eq!(world.call(guest, 8, &[1, WILD]), Err(Errno::EPERM));
     assert_eq!(world.call(guest, 8, &[1, 0xffff_8000_0000_1000]), Err(Errno::EPERM), "the hypervisor's");
-    assert_eq!(world.call(guest, 8, &[7, 0x401]), Err(Errno::EOPNOTSUPP));
+    assert_eq!(world.call(guest, 8, &[7, 0x0002_0401]), Err(Errno::EPERM), "a breakpoint on I/O");
+    assert_eq!(world.call(guest, 8, &[7, 0xffff_ffff_0000_d801]), Ok(0), "reserved bits are dropped");
+    assert_eq!(world.call(guest, 9, &[7]), Ok(0x401));
+    assert_eq!(world.call(guest, 8, &[7, 0]), Ok(0));
 }
 
 pub fn version(world: &World, guest: &Guest) {

@@ -88,7 +88,7 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
         assert_eq!(callbacks.event.map(|entry| entry.address), Some(BASE + 1));
         assert!(callbacks.failsafe.is_none() && callbacks.syscall.is_some_and(|entry| entry.masks_events));
         assert_eq!((vcpu.traps.get(14).address, vcpu.traps.get(14).vector), (BASE + 14, 14));
-        assert_eq!((vcpu.debug.get(0), vcpu.debug.get(7)), (Ok(BASE), Ok(0x400)), "nothing is armed");
+        assert_eq!((vcpu.context.debug.addresses[0], vcpu.context.debug.control), (BASE, 0x401));
     });
     first.flags = 0;
     assert_eq!(initialise(&world, &guest, 2, &first), Ok(0));

@@ -8,8 +8,9 @@
 //! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
 //!    was told is still in the context.
 //! 4. The LSTAR page runs at CPL0 on hardware with the guest's stack: IST stacks and FMASK ([`descriptors`],
-//!    [`vm`]), one sanitising function before every `iretq` ([`sanitise`]). Debug registers cannot be set by guests.
-//!    No test host can show all of this; it is kept by review.
+//!    [`vm`]), one sanitising function before every `iretq` ([`sanitise`]). Breakpoints
+//!    reach no address of the hypervisor's, and one that comes late is taken for what it interrupted
+//!    ([`exception`]). No test host can show all of this; it is kept by review.
 //! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
 //! 6. Shootdown: [`shootdown`].
 //! 7. Invalidation needs a shared, unmerged, unlocked, small-page mapping: [`super::MachineMemory`].
@@ -20,6 +21,7 @@ mod area;
 pub mod bare;
 mod cpuid;
 mod descriptors;
+mod exception;
 mod fpu;
 mod gate;
 mod pcpu;

@@ -11,23 +11,21 @@
 //! In the stub on the way out, the exit is a few instructions away: it is waited for.
 
 use super::super::context::{Exit, Pcpu, Registers};
-use super::super::{Context, MachineError, MachineMemory};
+use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
 use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB};
-use super::descriptors::{self, STUB_CS};
+use super::descriptors;
+use super::exception::{self, Frame, Origin};
 use super::fpu::Fpu;
 use super::registers::{from_kvm, to_kvm};
 use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{Vector, rflags};
 use std::sync::Arc;
-
-/// Bytes of the frame that `iretq` pops.
-const FRAME_SIZE: u64 = 40;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -46,6 +44,8 @@ pub struct KvmPcpu {
     descriptors: usize,
     /// The hardware's segments and control registers as of the last exit.
     live: kvm_sregs,
+    /// The debug registers that the hardware holds.
+    debug: DebugRegisters,
     /// Whether the host lets the branch predictor be cleared.
     ibpb: bool,
     /// The root that no domain owns: where the stub is between two vCPUs.
@@ -54,16 +54,20 @@ pub struct KvmPcpu {
 
 /// Where the hardware was when KVM_RUN returned.
 enum Stop {
-    /// The stub reported a vector; the frame lies at RSP.
-    Vector(u8),
-    /// The stub reported `syscall`.
-    Syscall,
+    /// The stub reported a vector whose frame is on none of its stacks.
+    Astray { vector: u8 },
+    /// An exception of the guest's.
+    Exception { vector: u8, error_code: u64, frame: Frame },
+    /// `syscall` on the LSTAR page, with the guest's stack pointer.
+    Syscall { rsp: u64 },
     /// A 4-byte store to the doorbell.
     Doorbell,
     /// A kick found the guest running.
     KickedInGuest,
-    /// A kick found the stub not yet done with entering the guest.
-    KickedInStub,
+    /// An exception of the guest's, whose place is not known any more.
+    Lost,
+    /// Something found the stub not yet done with entering the guest.
+    InStub,
     /// KVM cannot carry out what the guest did.
     Unhandled(String),
 }
@@ -80,6 +84,7 @@ impl KvmPcpu {
         let offsets = stub::offsets();
         let ibpb = barrier(&run);
         Ok(Self {
+            debug: DebugRegisters::default(),
             ibpb,
             run,
             fpu,
@@ -194,9 +199,9 @@ impl KvmPcpu {
         regs.rflags = rflags::RESERVED1;
         (regs.rip, regs.rsp) = if load_root {
             regs.rax = context.root.address();
-            (STUB + self.offsets.load_root, top - FRAME_SIZE - 8)
+            (STUB + self.offsets.load_root, top - Frame::SIZE - 8)
         } else {
-            (STUB + self.offsets.resume, top - FRAME_SIZE)
+            (STUB + self.offsets.resume, top - Frame::SIZE)
         };
         self.run.set_regs(&regs);
         Ok(())
@@ -210,9 +215,11 @@ impl KvmPcpu {
             let in_guest = self.live.ss.dpl == 3;
             match reason {
                 Reason::Out { port } if !in_guest && (PORT_VECTOR..PORT_VECTOR + VECTORS).contains(&port) => {
-                    return Ok(Stop::Vector((port - PORT_VECTOR) as u8));
+                    return self.reported((port - PORT_VECTOR) as u8);
                 }
-                Reason::Out { port: PORT_SYSCALL } if !in_guest => return Ok(Stop::Syscall),
+                Reason::Out { port: PORT_SYSCALL } if !in_guest => {
+                    return Ok(Stop::Syscall { rsp: self.run.regs().rsp });
+                }
                 Reason::Mmio { address: DOORBELL_MACHINE_ADDRESS, length: 4, is_write: true } if in_guest => {
                     // Single-stepping over a gate skips it, through this one as through `syscall`.
                     if self.run.has_pending_exception() {
@@ -257,53 +264,42 @@ impl KvmPcpu {
         } else if in_guest {
             Some(Stop::KickedInGuest)
         } else if entering.contains(&rip) {
-            Some(Stop::KickedInStub)
+            Some(Stop::InStub)
         } else {
             self.shared.forget_kicks();
             None
         }
     }
 
-    /// Reads the frame that the CPU pushed for `vector`, into `context`.
-    fn take_exception(&mut self, context: &mut Context, vector: u8) -> Result<Exit, MachineError> {
-        let regs = self.run.regs();
-        let has_error_code = Vector(vector).has_error_code();
-        let size = if has_error_code { FRAME_SIZE + 8 } else { FRAME_SIZE };
-        let top = regs.rsp.wrapping_add(size);
-        if !descriptors::stack_tops(&self.pages).contains(&top) {
-            return Err(self.broken(&format!("vector {vector} left its frame at an unknown place")));
-        }
-        let (frame, base) = if top == self.pages.stack().1 + PAGE_SIZE as u64 {
-            self.pages.stack()
-        } else {
-            self.pages.ist_stacks()
-        };
-        let mut bytes = [0; 48];
-        let bytes = &mut bytes[..size as usize];
-        self.memory
-            .read(frame, (regs.rsp - base) as usize, bytes)
-            .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))?;
-        let mut words =
-            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-        let error_code = if has_error_code { words.next().unwrap_or_default() } else { 0 };
-        let mut next = || words.next().unwrap_or_default();
-        let (rip, cs, flags, rsp, ss) = (next(), next() as u16, next(), next(), next() as u16);
+    /// What the stub's report of a vector stands for.
+    fn reported(&self, vector: u8) -> Result<Stop, MachineError> {
+        let origin = exception::origin(&self.memory, &self.pages, vector, self.run.regs().rsp);
+        Ok(match origin.map_err(|what| self.broken(&what))? {
+            Origin::Guest { vector, error_code, frame } => Stop::Exception { vector, error_code, frame },
+            Origin::Syscall { rsp } => Stop::Syscall { rsp },
+            Origin::Entry => Stop::InStub,
+            Origin::Lost => Stop::Lost,
+            Origin::Astray => Stop::Astray { vector },
+        })
+    }
 
-        if cs & 3 != 3 {
-            // The one instruction at CPL0 that a guest's debug registers or flags could trap: `syscall` landed.
-            if rip == LSTAR && cs == STUB_CS {
-                return Ok(take_syscall(context, &regs, rsp));
-            }
-            return Err(
-                self.broken(&format!("vector {vector} (error {error_code:#x}) in the stub at {rip:#x}"))
-            );
-        }
-        context.registers = Registers { rip, rflags: flags, rsp, ..from_kvm(&regs) };
+    fn take_exception(
+        &mut self,
+        context: &mut Context,
+        (vector, error_code): (u8, u64),
+        frame: Frame,
+    ) -> Result<Exit, MachineError> {
+        let regs = self.run.regs();
+        let Frame { rip, cs, rflags, rsp, ss } = frame;
+        context.registers = Registers { rip, rflags, rsp, ..from_kvm(&regs) };
         context.cs = visible_selector(cs);
         context.ss = visible_selector(ss);
         // `out` on the LSTAR page, where `syscall` leaves the CPU at CPL3.
         if rip == LSTAR && vector == Vector::GENERAL_PROTECTION.0 {
             return Ok(take_syscall(context, &regs, rsp));
+        }
+        if vector == Vector::DEBUG.0 {
+            self.read_debug_status(context)?;
         }
         Ok(Exit::Exception { vector, error_code: error_code & 0xffff_ffff, cr2: self.live.cr2 })
     }
@@ -327,8 +323,26 @@ impl KvmPcpu {
             context.segments_changed = true;
             // The vCPU before may be dead and its root anything: the stub must not run on that.
             context.root_replaced = true;
+            self.run.end_interrupt_shadow();
             self.loaded = Some(context.identity);
         }
+        if context.debug != self.debug {
+            self.debug = context.debug;
+            let DebugRegisters { addresses: db, status: dr6, control: dr7 } = self.debug;
+            let registers = kvm_debugregs { db, dr6, dr7, ..Default::default() };
+            let set = self.run.vcpu().set_debug_regs(&registers);
+            set.map_err(|error| MachineError::new("a vCPU's debug registers cannot be loaded", error))?;
+        }
+        Ok(())
+    }
+
+    /// After a #DB: what it was for.
+    fn read_debug_status(&mut self, context: &mut Context) -> Result<(), MachineError> {
+        let registers = self.run.vcpu().get_debug_regs();
+        let registers =
+            registers.map_err(|error| MachineError::new("a vCPU's debug registers cannot be read", error))?;
+        self.debug.status = registers.dr6;
+        context.debug.status = registers.dr6;
         Ok(())
     }
 }
@@ -346,7 +360,7 @@ impl KvmPcpu {
         let stop = self.prepare(context, true).and_then(|_| {
             loop {
                 match self.run() {
-                    Ok(Stop::KickedInGuest | Stop::KickedInStub) => self.shared.forget_kicks(),
+                    Ok(Stop::KickedInGuest | Stop::InStub) => self.shared.forget_kicks(),
                     stop => break stop,
                 }
             }
@@ -354,10 +368,8 @@ impl KvmPcpu {
         self.shared.is_out(true);
         match stop? {
             // The fetch at LSTAR faults. From CPL3 the CPU changes to the pcpu's stack, from CPL0 it does not.
-            Stop::Vector(vector) if vector == Vector::PAGE_FAULT.0 => {
-                let stack = self.pages.stack().1;
-                Ok((stack..stack + PAGE_SIZE as u64).contains(&self.run.regs().rsp))
-            }
+            Stop::Exception { vector, .. } if vector == Vector::PAGE_FAULT.0 => Ok(true),
+            Stop::Astray { vector } if vector == Vector::PAGE_FAULT.0 => Ok(false),
             _ => Err(self.broken("`syscall` to a page that is not mapped did not fault")),
         }
     }
@@ -372,14 +384,22 @@ impl Pcpu for KvmPcpu {
         let flush = self.shared.going_in();
         let prepared = self.prepare(context, flush);
         let stop = prepared.and_then(|_| self.run());
-        let never_ran = matches!(stop, Ok(Stop::KickedInStub) | Err(_));
+        let never_ran = matches!(stop, Ok(Stop::InStub) | Err(_));
         self.shared.is_out(!(flush && never_ran));
 
         let exit = match stop? {
-            Stop::Vector(vector) => self.take_exception(context, vector)?,
-            Stop::Syscall => {
-                let regs = self.run.regs();
-                take_syscall(context, &regs, regs.rsp)
+            Stop::Exception { vector, error_code, frame } => {
+                self.take_exception(context, (vector, error_code), frame)?
+            }
+            Stop::Syscall { rsp } => take_syscall(context, &self.run.regs(), rsp),
+            Stop::Astray { vector } => {
+                return Err(self.broken(&format!("vector {vector} left its frame at an unknown place")));
+            }
+            Stop::Lost => {
+                // Where the guest was last: its own doing, and its own #GP.
+                let Registers { rip, rflags, rsp, .. } = context.registers;
+                context.registers = Registers { rip, rflags, rsp, ..from_kvm(&self.run.regs()) };
+                Exit::Unhandled { what: "a breakpoint on a load of SS, with `int1` behind it".into() }
             }
             stop @ (Stop::Doorbell | Stop::KickedInGuest | Stop::Unhandled(_)) => {
                 context.registers = from_kvm(&self.run.regs());
@@ -389,7 +409,7 @@ impl Pcpu for KvmPcpu {
                     _ => self.kicked(),
                 }
             }
-            Stop::KickedInStub => {
+            Stop::InStub => {
                 // Nothing of the guest ran: the context stands, and the segments that are loaded are its own.
                 return Ok(self.kicked());
             }

@@ -210,6 +210,18 @@ impl Run {
         }
     }
 
+    /// Forgets that the last instruction was a load of SS, which would hold back a #DB until behind the next one.
+    pub fn end_interrupt_shadow(&mut self) {
+        // SAFETY: as for `set_regs`.
+        unsafe {
+            let events: *mut kvm_vcpu_events = &raw mut (*self.mapping.page).s.regs.events;
+            if (*events).interrupt.shadow != 0 {
+                (*events).interrupt.shadow = 0;
+                (*self.mapping.page).kvm_dirty_regs |= u64::from(KVM_SYNC_X86_EVENTS);
+            }
+        }
+    }
+
     /// Carries out what an exit left half-done, so that other state can be loaded: after an exit for I/O or MMIO,
     /// KVM finishes the instruction at the next KVM_RUN, whatever registers it finds then.
     ///

@@ -1,9 +1,9 @@
 //! What a guest may have chosen, made harmless. This file is a security boundary of its own: whatever stands in a
 //! [`Context`], what leaves here is a state of CPL3 that the CPU accepts (`tests/machine`, "random contexts").
 
-use super::super::Context;
+use super::super::{Context, DebugRegisters};
 use super::descriptors;
-use pv_abi::address::is_canonical;
+use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, is_canonical};
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::rflags;
 
@@ -25,7 +25,24 @@ pub fn sanitise(context: &mut Context) -> bool {
             *base = 0;
         }
     }
+    sanitise_breakpoints(&mut context.debug);
     is_canonical(context.registers.rip)
+}
+
+/// A breakpoint that code at CPL0 could meet would trap there: none is left in the hypervisor's addresses, none for
+/// I/O, and none on the debug registers themselves. What is left over in the upper bits would be refused by KVM.
+fn sanitise_breakpoints(debug: &mut DebugRegisters) {
+    const GENERAL_DETECT: u64 = 1 << 13;
+    debug.status &= 0xffff_ffff;
+    debug.control = debug.control & 0xffff_ffff & !GENERAL_DETECT | DebugRegisters::CONTROL_AT_REST;
+    for (n, address) in debug.addresses.iter_mut().enumerate() {
+        let for_io = debug.control >> (16 + 4 * n) & 3 == 2;
+        let hypervisors = (HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(address);
+        if for_io || hypervisors || !is_canonical(*address) {
+            *address = 0;
+            debug.control &= !(3 << (2 * n));
+        }
+    }
 }
 
 /// Software KVM shows the host's selectors at CPL3; these are the same segments.
