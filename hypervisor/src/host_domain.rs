@@ -1,18 +1,18 @@
 //! The host domain: back-ends as threads of this process, and what they may reach of a guest.
 //!
-//! A page of a guest is mapped by holding a writable reference to its frame: while a back-end has it, the guest can
-//! make no page table of it, and it stays the guest's after the guest's end.
+//! A page of a guest is mapped by holding what the guest grants: while a back-end has it, the guest can make no page
+//! table of it, and it stays the guest's after the guest's end.
 
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};
-use crate::frame::Reference;
+use crate::grant::{Access, HostGrant};
 use crate::machine::{MachineMemory, NoSuchFrame};
 use crate::paging::Mmu;
 use backends::Disconnect;
 use backends::bell::Bell;
 use backends::console::{Console, End, Input};
 use backends::host::{Host, HostError, Page};
-use pv_abi::{DomId, EventPort, GrantRef, Mfn};
+use pv_abi::{DomId, EventPort, GrantRef};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,16 +23,14 @@ use std::thread::JoinHandle;
 pub struct HostDomain {
     mmu: Arc<Mmu>,
     guest: Arc<Domain>,
-    /// The frame of the guest's console ring, as its builder set it aside: it stands for the grant of that page.
-    console: Mfn,
     /// The own ends of channels; port n is the one at n - 1.
     channels: Mutex<Vec<HostChannel>>,
 }
 
 impl HostDomain {
-    /// What there is of `guest`, whose console ring lies in `console`.
-    pub fn new(mmu: Arc<Mmu>, guest: Arc<Domain>, console: Mfn) -> Self {
-        Self { mmu, guest, console, channels: Mutex::default() }
+    /// What there is of `guest`.
+    pub fn new(mmu: Arc<Mmu>, guest: Arc<Domain>) -> Self {
+        Self { mmu, guest, channels: Mutex::default() }
     }
 
     fn check_guest(&self, domain: DomId) -> Result<(), HostError> {
@@ -48,12 +46,10 @@ impl Host for HostDomain {
 
     fn map_grant(&self, domain: DomId, reference: GrantRef) -> Result<HostPage, HostError> {
         self.check_guest(domain)?;
-        if reference != GrantRef::CONSOLE {
-            return Err(HostError::new(format!("{domain} grants nothing by {reference:?}")));
-        }
-        let held = self.mmu.hold(domain, self.console, true);
-        let held = held.map_err(|refusal| HostError::new(format!("{domain}'s console page: {refusal}")))?;
-        Ok(HostPage { mfn: held.mfn(), mmu: Arc::clone(&self.mmu), held: Some(held) })
+        let (mmu, guest) = (Arc::clone(&self.mmu), Arc::clone(&self.guest));
+        HostGrant::new(mmu, guest, reference, Access::ReadWrite)
+            .map(HostPage)
+            .map_err(|status| HostError::new(format!("{domain} grants no page by {reference:?}: {status}")))
     }
 
     fn bind_port(&self, domain: DomId, remote: EventPort, bell: Arc<Bell>) -> Result<EventPort, HostError> {
@@ -78,23 +74,11 @@ impl Host for HostDomain {
 
 /// A guest's page that a back-end has mapped.
 #[derive(Debug)]
-pub struct HostPage {
-    mmu: Arc<Mmu>,
-    mfn: Mfn,
-    held: Option<Reference>,
-}
+pub struct HostPage(HostGrant);
 
 impl HostPage {
     fn memory(&self) -> &MachineMemory {
-        self.mmu.memory()
-    }
-}
-
-impl Drop for HostPage {
-    fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            self.mmu.release(held);
-        }
+        self.0.mmu().memory()
     }
 }
 
@@ -104,19 +88,19 @@ fn outside(error: NoSuchFrame) -> HostError {
 
 impl Page for HostPage {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), HostError> {
-        self.memory().read(self.mfn, offset, into).map_err(outside)
+        self.memory().read(self.0.mfn(), offset, into).map_err(outside)
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<(), HostError> {
-        self.memory().write(self.mfn, offset, from).map_err(outside)
+        self.memory().write(self.0.mfn(), offset, from).map_err(outside)
     }
 
     fn load_u32(&self, offset: usize) -> Result<u32, HostError> {
-        self.memory().load_u32(self.mfn, offset).map_err(outside)
+        self.memory().load_u32(self.0.mfn(), offset).map_err(outside)
     }
 
     fn store_u32(&self, offset: usize, value: u32) -> Result<(), HostError> {
-        self.memory().store_u32(self.mfn, offset, value).map_err(outside)
+        self.memory().store_u32(self.0.mfn(), offset, value).map_err(outside)
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::event_channel::alloc_unbound;
 use crate::testing::{Guest, World};
+use pv_abi::Mfn;
 use pv_abi::io::console::{ConsoleInterface, IN_SIZE};
 use std::mem::offset_of;
 use std::sync::mpsc;
@@ -9,13 +10,21 @@ use std::sync::mpsc;
 fn setup() -> (World, Guest, HostDomain, EventPort) {
     let world = World::new();
     let guest = world.guest();
-    let host = HostDomain::new(world.services.mmu.clone(), guest.domain.clone(), guest.pages[0]);
+    grant(&world, &guest, guest.pages[0]);
+    let host = HostDomain::new(world.services.mmu.clone(), guest.domain.clone());
     let port = alloc_unbound(&guest.domain, DomId::HOST).unwrap();
     (world, guest, host, port)
 }
 
+/// The guest grants `mfn` to the host domain, for its console.
+fn grant(world: &World, guest: &Guest, mfn: Mfn) {
+    let (mmu, mut table) = (&world.services.mmu, guest.domain.grants().lock());
+    table.grow(mmu, guest.domain.id(), 1).unwrap();
+    table.permit(mmu, GrantRef::CONSOLE, DomId::HOST, mfn).unwrap();
+}
+
 #[test]
-fn nothing_but_the_console_page_of_the_own_guest_can_be_mapped() {
+fn nothing_but_what_the_own_guest_grants_can_be_mapped() {
     let (_world, guest, host, _) = setup();
     let id = guest.domain.id();
     assert!(host.map_grant(id, GrantRef::CONSOLE).is_ok());
@@ -26,10 +35,10 @@ fn nothing_but_the_console_page_of_the_own_guest_can_be_mapped() {
 /// The host's writes would be a guest's way to write its own tables.
 #[test]
 fn a_page_table_cannot_be_mapped_as_a_console() {
-    let (world, guest, _, _) = setup();
-    let host = HostDomain::new(world.services.mmu.clone(), guest.domain.clone(), guest.l1);
+    let (world, guest, host, _) = setup();
+    grant(&world, &guest, guest.l1);
     let error = host.map_grant(guest.domain.id(), GrantRef::CONSOLE).unwrap_err();
-    assert!(error.what.contains("console page"), "{error}");
+    assert!(error.what.contains("BAD_PAGE"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Paravane's hypervisor: everything of the process that `paravane` is, but for its command line's entry point.
 //!
 //! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `sched`, `event_channel`,
-//! `grant_table`, `time` → `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
+//! `grant`, `time` → `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
 
@@ -17,7 +17,7 @@ pub mod emulate;
 pub mod error;
 pub mod event_channel;
 pub mod frame;
-pub mod grant_table;
+pub mod grant;
 pub mod guest_memory;
 pub mod host_domain;
 pub mod hypercall;

@@ -7,6 +7,7 @@
 //! | [`Rank::Vcpu`] | a vCPU's private state; held by the pcpu thread for as long as the vCPU is on its pcpu |
 //! | [`Rank::Registry`] | which domains exist |
 //! | [`Rank::Ports`] | a domain's event channels; both ends in domid order |
+//! | [`Rank::Maptrack`] | what a domain has mapped of others |
 //! | [`Rank::Grants`] | a domain's grant table |
 //! | [`Rank::Scheduler`] | who runs where, and the timers |
 //! | [`Rank::Life`] | how far a domain's life has come |
@@ -28,6 +29,7 @@ pub enum Rank {
     Vcpu,
     Registry,
     Ports,
+    Maptrack,
     Grants,
     Scheduler,
     Life,

@@ -1,23 +1,25 @@
 //! `grant_table_op` (`grant_table.h`): the table by which a domain lends its pages. Version 1 of its format.
 
 use crate::address::Mfn;
-use crate::ids::DomId;
+use crate::ids::{DomId, GrantRef};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 wire_enum! {
     /// An operation (`GNTTABOP_*`). Arguments: address of an array of its structure, and how many there are.
     pub struct GrantTableOp(u64) {
-        /// Maps granted pages.
+        /// [`MapGrantRef`].
         MAP_GRANT_REF = 0,
-        /// Unmaps them.
+        /// [`UnmapGrantRef`].
         UNMAP_GRANT_REF = 1,
         /// [`SetupTable`].
         SETUP_TABLE = 2,
         /// Prints a table; host domain only.
         DUMP_TABLE = 3,
+        /// [`GrantCopy`].
+        COPY = 5,
         /// [`QuerySize`].
         QUERY_SIZE = 6,
-        /// Unmaps, and maps something else in the same step.
+        /// [`UnmapAndReplace`].
         UNMAP_AND_REPLACE = 7,
         /// [`SetVersion`].
         SET_VERSION = 8,
@@ -35,11 +37,141 @@ wire_enum! {
         GENERAL_ERROR = -1,
         /// No such domain.
         BAD_DOMAIN = -2,
+        /// No such entry in its table.
+        BAD_GNTREF = -3,
+        /// The caller has no such mapping.
+        BAD_HANDLE = -4,
         /// The result cannot be stored.
         BAD_VIRT_ADDR = -5,
         /// It is not the caller's to do.
         PERMISSION_DENIED = -8,
+        /// The page cannot be used for this.
+        BAD_PAGE = -9,
+        /// A copy leaves its page.
+        BAD_COPY_ARG = -10,
+        /// The caller has as many mappings as it may.
+        NO_SPACE = -13,
     }
+}
+
+/// A mapping of a granted page (`grant_handle_t`), good for unmapping it.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct GrantHandle(pub u32);
+
+/// What a mapping is to be (`GNTMAP_*`): bits of [`MapGrantRef::flags`].
+pub struct MapFlags;
+
+impl MapFlags {
+    /// For a device (`GNTMAP_device_map`).
+    pub const DEVICE_MAP: u32 = 1 << 0;
+    /// For the caller (`GNTMAP_host_map`).
+    pub const HOST_MAP: u32 = 1 << 1;
+    /// For reading only (`GNTMAP_readonly`).
+    pub const READ_ONLY: u32 = 1 << 2;
+    /// The address is that of a page-table entry, in machine memory (`GNTMAP_contains_pte`).
+    pub const CONTAINS_PTE: u32 = 1 << 4;
+    /// The lowest bit that the caller may set in the entry for itself (`_GNTMAP_guest_avail0`): these three go to the
+    /// entry's three.
+    pub const GUEST_AVAIL_SHIFT: u32 = 16;
+}
+
+/// `struct gnttab_map_grant_ref`: maps a page that another domain grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MapGrantRef {
+    /// In: where; by [`MapFlags::CONTAINS_PTE`], a linear address or that of an entry.
+    pub host_addr: u64,
+    /// In: [`MapFlags`].
+    pub flags: u32,
+    /// `ref`. In: the entry of the granter's table.
+    pub reference: GrantRef,
+    /// In: the granter.
+    pub dom: DomId,
+    /// Out: how it ended.
+    pub status: GrantStatus,
+    /// Out: the mapping.
+    pub handle: GrantHandle,
+    /// Out: the page's machine address.
+    pub dev_bus_addr: u64,
+}
+layout!(MapGrantRef: 32, flags @ 8, reference @ 12, dom @ 16, status @ 18, handle @ 20, dev_bus_addr @ 24);
+
+/// `struct gnttab_unmap_grant_ref`: ends a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UnmapGrantRef {
+    /// In: where it is, as it was said when it was made.
+    pub host_addr: u64,
+    /// In: 0.
+    pub dev_bus_addr: u64,
+    /// In: the mapping.
+    pub handle: GrantHandle,
+    /// Out: how it ended.
+    pub status: GrantStatus,
+    /// Padding.
+    pub padding: u16,
+}
+layout!(UnmapGrantRef: 24, dev_bus_addr @ 8, handle @ 16, status @ 20);
+
+/// `struct gnttab_unmap_and_replace`: ends a mapping, and moves another one's entry to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UnmapAndReplace {
+    /// In: the linear address of the mapping that ends.
+    pub host_addr: u64,
+    /// In: the linear address whose entry moves; nothing is mapped there any more.
+    pub new_addr: u64,
+    /// In: the mapping that ends.
+    pub handle: GrantHandle,
+    /// Out: how it ended.
+    pub status: GrantStatus,
+    /// Padding.
+    pub padding: u16,
+}
+layout!(UnmapAndReplace: 24, new_addr @ 8, handle @ 16, status @ 20);
+
+/// One side of a [`GrantCopy`] (`struct gnttab_copy_ptr`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CopyPointer {
+    /// `u`: a grant reference in the low 32 bits, or a frame of the caller's.
+    pub page: u64,
+    /// Whose.
+    pub domid: DomId,
+    /// Where in the page.
+    pub offset: u16,
+    /// Padding.
+    pub padding: u32,
+}
+layout!(CopyPointer: 16, domid @ 8, offset @ 10);
+
+/// `struct gnttab_copy`: copies within a page from, to or between granted pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GrantCopy {
+    /// In: from where.
+    pub source: CopyPointer,
+    /// In: to where.
+    pub dest: CopyPointer,
+    /// In: bytes.
+    pub len: u16,
+    /// In: [`Self::SOURCE_GREF`], [`Self::DEST_GREF`].
+    pub flags: u16,
+    /// Out: how it ended.
+    pub status: GrantStatus,
+    /// Padding.
+    pub padding: u16,
+}
+layout!(GrantCopy: 40, dest @ 16, len @ 32, flags @ 34, status @ 36);
+
+impl GrantCopy {
+    /// The source is a grant (`GNTCOPY_source_gref`).
+    pub const SOURCE_GREF: u16 = 1 << 0;
+    /// The destination is a grant (`GNTCOPY_dest_gref`).
+    pub const DEST_GREF: u16 = 1 << 1;
 }
 
 /// `struct gnttab_setup_table`: makes the table as large as asked for, and says where it is.
@@ -119,6 +251,8 @@ layout!(GrantEntry: 8, domid @ 2, frame @ 4);
 impl GrantEntry {
     /// The domain may map the frame (`GTF_permit_access`).
     pub const PERMIT_ACCESS: u16 = 1 << 0;
+    /// The bits that say what the entry is for (`GTF_type_mask`).
+    pub const TYPE_MASK: u16 = 3;
     /// For reading only (`GTF_readonly`).
     pub const READ_ONLY: u16 = 1 << 2;
     /// It has it mapped for reading (`GTF_reading`).

@@ -79,7 +79,7 @@ fn settled(host: &Host) -> Result<(u64, usize, usize), Failed> {
 /// A back-end of a guest's console.
 fn connect(host: &Host, guest: &Guest) -> Result<ConsoleThread, Failed> {
     let mmu = host.hypervisor.services().mmu.clone();
-    let back_end = HostDomain::new(mmu, guest.domain.clone(), guest.built.console);
+    let back_end = HostDomain::new(mmu, guest.domain.clone());
     let input = Arc::new(Input::default());
     let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
     console.map_err(|error| error.to_string().into())

@@ -5,15 +5,14 @@
 
 use super::BenchError;
 use super::image::{self, UPDATES};
-use crate::builder::{Identity, KernelImage, Plan, Wishes, build};
-use crate::control::{DomainConfig, Hypervisor};
+use crate::builder::{KernelImage, Plan, Wishes};
+use crate::control::{DomainConfig, Hypervisor, fill};
 use crate::domain::{Console, Domain};
-use crate::event_channel::alloc_unbound;
 use crate::paging::{Batch, Budget, Mmu, Progress};
 use crate::vcpu::StartState;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
-use pv_abi::{DomId, Mfn, PAGE_SIZE};
+use pv_abi::{Mfn, PAGE_SIZE};
 use std::sync::Arc;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -78,13 +77,8 @@ pub fn plain(
     let plan = Plan::new(&image, &Wishes { pages, ..Wishes::default() })?;
     let config = DomainConfig { name: "bench".into(), maximum_pages: pages, vcpus: 1, console };
     let domain = hypervisor.create_domain(config)?;
-    let console_port = alloc_unbound(&domain, DomId::HOST)?;
-    let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
-    let built = build(&hypervisor.services().mmu, identity, &image, &[], &plan)?;
-    domain.set_current_pages(pages);
-    let start =
-        StartState { root: built.root, entry: built.entry, stack: built.stack, start_info: built.start_info };
-    Ok((domain, start, plan))
+    let filled = fill(hypervisor.services(), &domain, &image, &[], &plan)?;
+    Ok((domain, filled.start_state(), plan))
 }
 
 impl Site {

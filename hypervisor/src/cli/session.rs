@@ -10,14 +10,12 @@ use super::screen;
 use super::status::Failure;
 use super::voice::Voice;
 use backends::console::End;
-use hypervisor::builder::{BuiltDomain, Identity, Plan, build, functions};
-use hypervisor::control::{DomainConfig, Hypervisor};
+use hypervisor::builder::{Plan, functions};
+use hypervisor::control::{DomainConfig, Hypervisor, fill};
 use hypervisor::domain::{Console, Domain, DomainEnd};
-use hypervisor::event_channel::alloc_unbound;
 use hypervisor::host_domain::{ConsoleThread, HostDomain};
 use hypervisor::report::Symbol;
-use hypervisor::vcpu::StartState;
-use pv_abi::{DomId, EventPort};
+use pv_abi::EventPort;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -84,32 +82,25 @@ impl Session<'_> {
         plan: &Plan,
         output: Output,
     ) -> Result<ConsoleThread, Failure> {
-        let (mmu, images) = (&self.hypervisor.services().mmu, self.guest.images);
-        let console_port = alloc_unbound(domain, DomId::HOST).map_err(Failure::new)?;
-        let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
-        let built = build(mmu, identity, &self.guest.kernel, images.ramdisk(), plan);
-        let built = built.map_err(|error| Failure::about(images.name(), error))?;
-        domain.set_current_pages(plan.pages);
+        let images = self.guest.images;
+        let filled = fill(self.hypervisor.services(), domain, &self.guest.kernel, images.ramdisk(), plan);
+        let filled = filled.map_err(|error| Failure::about(images.name(), error))?;
         let functions = functions(images.kernel_bytes()).into_iter();
         let symbol =
             |f: hypervisor::builder::Function| Symbol { address: f.address, size: f.size, name: f.name };
         domain.set_symbols(functions.map(symbol).collect());
-        let console = self.serve_console(domain, &built, console_port, output)?;
-        let BuiltDomain { root, entry, stack, start_info, .. } = built;
-        self.hypervisor
-            .start(domain, &StartState { root, entry, stack, start_info })
-            .map_err(Failure::new)?;
+        let console = self.serve_console(domain, filled.console_port, output)?;
+        self.hypervisor.start(domain, &filled.start_state()).map_err(Failure::new)?;
         Ok(console)
     }
 
     fn serve_console(
         &self,
         domain: &Arc<Domain>,
-        built: &BuiltDomain,
         port: EventPort,
         output: Output,
     ) -> Result<ConsoleThread, Failure> {
-        let host = HostDomain::new(self.hypervisor.services().mmu.clone(), domain.clone(), built.console);
+        let host = HostDomain::new(self.hypervisor.services().mmu.clone(), domain.clone());
         let (exit, voice) = (Arc::clone(&self.exit), self.voice.clone());
         let ended = move |end: &End| match end {
             // Whoever read the output has seen enough.

@@ -5,12 +5,14 @@
 //! what has ended. All of them end when [`Hypervisor::shutdown`] is called, or on drop.
 
 mod create;
+mod fill;
 pub(crate) mod teardown;
 
 #[cfg(test)]
 mod tests;
 
 pub use create::{DomainConfig, MAX_VCPUS, create, start};
+pub use fill::{FilledDomain, fill};
 
 use crate::clock::Clock;
 use crate::cpuid::CpuidPolicy;

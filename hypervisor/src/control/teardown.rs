@@ -32,24 +32,32 @@ pub(crate) fn reap_once(services: &Services) {
 /// Returns everything that a domain without running vCPUs holds.
 fn take_apart(services: &Services, domain: &Domain) {
     close_all(&services.domains, domain);
+    domain.grants().lock().close();
     for vcpu in domain.vcpus() {
         vcpu.state().lock().release(&services.mmu);
         vcpu.release_info(&services.mmu);
     }
-    release_all(&services.mmu, domain.id());
+    if release_all(&services.mmu, domain.id()) {
+        // Its page tables are gone, so nothing of what it had mapped can be reached any more.
+        let mappings = domain.maptrack().lock().drain();
+        for mapping in mappings {
+            mapping.granter.grants().lock().unpin(&services.mmu, mapping.reference, mapping.access);
+        }
+    }
     domain.set_current_pages(0);
     services.domains.remove(domain.id());
     domain.life().gone();
 }
 
-pub(super) fn release_all(mmu: &Mmu, id: DomId) {
+/// Returns all frames of a domain; false where the machine failed, and they are lost.
+pub(super) fn release_all(mmu: &Mmu, id: DomId) -> bool {
     loop {
         match mmu.release_domain(id, &mut Budget::new(STEPS)) {
             Ok(Progress::Preempted) => thread::yield_now(),
-            Ok(Progress::Done) => return,
+            Ok(Progress::Done) => return true,
             Err(failure) => {
                 tracing::error!(domain = %id, %failure, "frames of a dead domain are lost");
-                return;
+                return false;
             }
         }
     }

@@ -16,7 +16,7 @@ pub use shared_page::SharedPage;
 pub use statistics::{ExitKind, Statistics, StatisticsSnapshot};
 
 use crate::event_channel::PortTable;
-use crate::grant_table::GrantTable;
+use crate::grant::{GrantTable, Maptrack};
 use crate::lock::{Rank, Ranked};
 use crate::report::SymbolTable;
 use crate::vcpu::{VcpuHandle, VcpuKey};
@@ -57,6 +57,7 @@ pub struct Domain {
     parts: Parts,
     ports: Ranked<PortTable>,
     grants: Ranked<GrantTable>,
+    maptrack: Ranked<Maptrack>,
     life: Life,
     statistics: Statistics,
     current_pages: AtomicU64,
@@ -76,6 +77,7 @@ impl Domain {
             parts,
             ports,
             grants: Ranked::new(Rank::Grants, GrantTable::default()),
+            maptrack: Ranked::new(Rank::Maptrack, Maptrack::default()),
             life: Life::default(),
             statistics: Statistics::default(),
             current_pages: AtomicU64::new(0),
@@ -108,6 +110,11 @@ impl Domain {
     /// Its grant table.
     pub fn grants(&self) -> &Ranked<GrantTable> {
         &self.grants
+    }
+
+    /// What it has mapped of other domains.
+    pub fn maptrack(&self) -> &Ranked<Maptrack> {
+        &self.maptrack
     }
 
     /// All its vCPUs.

@@ -23,13 +23,14 @@ impl Default for Domains {
 }
 
 impl Domains {
-    /// A number that no domain has; those of the dead come up again last. None where all are in use.
-    pub fn next_id(&self) -> Option<DomId> {
+    /// A number that no domain has, and of which `is_free` says that nothing is left of the last domain that had it;
+    /// those of the dead come up again last. None where all are in use.
+    pub fn next_id(&self, is_free: impl Fn(DomId) -> bool) -> Option<DomId> {
         let mut state = self.0.lock();
         for _ in 1..DomId::FIRST_RESERVED.0 {
             let id = DomId(state.next);
             state.next = if id.0 + 1 < DomId::FIRST_RESERVED.0 { id.0 + 1 } else { 1 };
-            if !state.domains.contains_key(&id) {
+            if !state.domains.contains_key(&id) && is_free(id) {
                 return Some(id);
             }
         }

@@ -1,5 +1,6 @@
 //! Recounts everything: what each table's entries, pins, marks and leftovers hold must be what the frame table says.
 
+use super::EntryPlace;
 use super::Mmu;
 use super::entry::{admit, is_bookkeeping};
 use super::space::Deferred;
@@ -18,12 +19,13 @@ struct Found {
 
 /// A recount.
 #[derive(Default)]
-struct Recount {
+struct Recount<'a> {
+    lent: &'a [(EntryPlace, Mfn)],
     found: BTreeMap<Mfn, Found>,
     discrepancies: Vec<String>,
 }
 
-impl Recount {
+impl Recount<'_> {
     fn hold(&mut self, mfn: Mfn, kind: ReferenceKind) {
         let found = self.found.entry(mfn).or_default();
         found.general += 1;
@@ -42,7 +44,12 @@ impl Mmu {
     /// of roots ([`super::Roots::held`]), of descriptor frames, of [`Mmu::hold`]. Slow; nothing else may go on, and
     /// no batch may be open.
     pub fn audit(&self, held: &[(Mfn, ReferenceKind)]) -> Vec<String> {
-        let mut recount = Recount::default();
+        self.audit_lending(held, &[])
+    }
+
+    /// The same where domains lend frames to each other: entries at these places may name these frames.
+    pub fn audit_lending(&self, held: &[(Mfn, ReferenceKind)], lent: &[(EntryPlace, Mfn)]) -> Vec<String> {
+        let mut recount = Recount { lent, ..Recount::default() };
         held.iter().for_each(|&(mfn, kind)| recount.hold(mfn, kind));
         for space in self.spaces.all() {
             let space = space.lock();
@@ -62,7 +69,7 @@ impl Mmu {
     }
 
     /// What a frame holds of itself and of others.
-    fn count_held_by(&self, mfn: Mfn, recount: &mut Recount) {
+    fn count_held_by(&self, mfn: Mfn, recount: &mut Recount<'_>) {
         let word = self.frames.word(mfn);
         if word.allocated {
             recount.hold(mfn, ReferenceKind::General);
@@ -77,7 +84,7 @@ impl Mmu {
         }
     }
 
-    fn count_entry(&self, table: Mfn, level: Level, index: usize, word: Word, recount: &mut Recount) {
+    fn count_entry(&self, table: Mfn, level: Level, index: usize, word: Word, recount: &mut Recount<'_>) {
         let Ok(entry) = self.memory.entry(table, index) else {
             return recount.report(format!("{table} is a table outside of memory"));
         };
@@ -92,15 +99,16 @@ impl Mmu {
         if admit(level, entry) != Ok(entry) {
             recount.report(format!("{table} entry {index} is {entry:?}, which no check lets pass"));
         }
-        if word.phase != Phase::Devalidating && self.frames.owner(reference.mfn()) != self.frames.owner(table)
-        {
+        let is_own = self.frames.owner(reference.mfn()) == self.frames.owner(table);
+        let is_lent = recount.lent.contains(&(EntryPlace { table, index }, reference.mfn()));
+        if word.phase != Phase::Devalidating && !is_own && !is_lent {
             recount.report(format!("{table} entry {index} names {}, of another domain", reference.mfn()));
         }
         recount.hold(reference.mfn(), reference.kind());
         reference.into_entry();
     }
 
-    fn compare(&self, mfn: Mfn, recount: &mut Recount) {
+    fn compare(&self, mfn: Mfn, recount: &mut Recount<'_>) {
         let word = self.frames.word(mfn);
         let found = recount.found.remove(&mfn).unwrap_or_default();
         if let Some(rule) = word.inconsistency() {

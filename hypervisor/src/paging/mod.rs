@@ -11,8 +11,8 @@
 //!    or to any frame that it maps read-only. Of a table being validated or devalidated, the entries below its
 //!    progress mark do ([`Mmu::audit`], after every test; `tests::random` interrupts after every step).
 //! 3. A frame is never writable and a table at once, by any path (`tests::refusals`, `frame::word::tests`).
-//! 4. An entry names frames of the domain that owns the table only (`tests::refusals`; foreign frames come with
-//!    grants, and then each with a reference).
+//! 4. An entry names frames of the domain that owns the table only (`tests::refusals`), or one that another domain
+//!    lends, with the reference that came with it ([`lent`]).
 //! 5. Work per call is bounded by its [`Budget`]. What is left over stays recorded in the frame table and in the
 //!    domain's list of deferred work, and every later call of the domain first goes on with that
 //!    (`tests::preemption`).
@@ -34,6 +34,7 @@ mod counters;
 mod descriptors;
 mod entry;
 mod frames;
+mod lent;
 mod pin;
 mod release;
 mod roots;
@@ -52,6 +53,7 @@ pub use budget::{Budget, Progress};
 pub use copy::BadAddress;
 pub use counters::{Counters, CountersNow};
 pub use descriptors::validate_descriptor;
+pub use lent::{EntryPlace, EntryTarget};
 pub use roots::Roots;
 pub use snapshot::Snapshot;
 pub use walk::Mapping;

@@ -18,13 +18,13 @@ use pv_abi::{Errno, Mfn, PAGE_SIZE, Pfn};
 
 /// An entry of a valid table.
 #[derive(Clone, Copy)]
-struct Place {
-    table: Mfn,
-    level: Level,
-    index: usize,
+pub(super) struct Place {
+    pub(super) table: Mfn,
+    pub(super) level: Level,
+    pub(super) index: usize,
 }
 
-const KEEP_NOTHING: u64 = 0;
+pub(super) const KEEP_NOTHING: u64 = 0;
 const KEEP_ACCESSED_DIRTY: u64 = PteFlags::ACCESSED.union(PteFlags::DIRTY).bits();
 
 impl Mmu {
@@ -98,7 +98,7 @@ impl Mmu {
     }
 
     /// Operations of a batch, under the lock of the domain's page tables.
-    fn update(
+    pub(super) fn update(
         &self,
         batch: &mut Batch,
         action: impl FnOnce(&mut Space, &mut Batch) -> Result<Progress, Failure>,
@@ -198,7 +198,7 @@ impl Mmu {
         let new = admit(level, value)?;
         let old = self.entry(table, index)?;
         if is_bookkeeping(old, new) {
-            return self.replace(place, old, new, keep, batch);
+            return self.replace(place, old, new, keep, batch).map(|()| Progress::Done);
         }
         let taken = match self.take_for_entry(space, level, new, batch.budget())? {
             Taken::Preempted => return Ok(Progress::Preempted),
@@ -216,14 +216,14 @@ impl Mmu {
 
     /// Replaces the entry, and records the change. Of what was `seen` there, only the accessed and dirty bits may
     /// have changed meanwhile.
-    fn replace(
+    pub(super) fn replace(
         &self,
         place: Place,
         seen: Pte,
         new: Pte,
         keep: u64,
         batch: &mut Batch,
-    ) -> Result<Progress, Failure> {
+    ) -> Result<(), Failure> {
         let Place { table, level, index } = place;
         if seen.is_present() {
             self.hold_table(batch, table, level)?;
@@ -233,6 +233,6 @@ impl Mmu {
             batch.record(Change { table, index: index as u16, level, old });
         }
         batch.updated += 1;
-        Ok(Progress::Done)
+        Ok(())
     }
 }

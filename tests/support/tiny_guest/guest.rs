@@ -1,17 +1,16 @@
 //! A domain that runs a tiny kernel, and what a test sees of it.
 
 use super::code::{Code, PARKED};
-use hypervisor::builder::{BuiltDomain, Identity, KernelImage, Plan, Wishes, build};
-use hypervisor::control::{DomainConfig, Hypervisor};
+use hypervisor::builder::{BuiltDomain, KernelImage, Plan, Wishes};
+use hypervisor::control::{DomainConfig, FilledDomain, Hypervisor, fill};
 use hypervisor::domain::{Console, Domain, DomainEnd, End};
-use hypervisor::event_channel::alloc_unbound;
 use hypervisor::machine::MachineMemory;
 use hypervisor::paging::Mmu;
 use hypervisor::vcpu::StartState;
 use libtest_mimic::Failed;
 use pv_abi::page_table::Level;
 use pv_abi::sched::ShutdownReason;
-use pv_abi::{DomId, EventPort, Mfn};
+use pv_abi::{EventPort, Mfn};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
@@ -73,11 +72,9 @@ impl Guest {
             console: console.unwrap_or(said.clone()),
         };
         let domain = hypervisor.create_domain(config).map_err(failed)?;
-        let console_port = alloc_unbound(&domain, DomId::HOST).map_err(failed)?;
-        let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
         let mmu = &hypervisor.services().mmu;
-        let built = build(mmu, identity, &image, &[], &plan).map_err(failed)?;
-        domain.set_current_pages(PAGES);
+        let filled = fill(hypervisor.services(), &domain, &image, &[], &plan).map_err(failed)?;
+        let FilledDomain { built, console_port } = filled;
         let p2m = |pfn: u64| mmu.read(domain.id(), built.root, plan.p2m_address + pfn * 8);
         let mfns: Vec<Mfn> = (0..PAGES).map(p2m).collect::<Result<_, _>>().map_err(failed)?;
         let hypervisor = hypervisor.clone();

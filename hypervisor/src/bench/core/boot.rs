@@ -3,16 +3,13 @@
 use crate::assemble::{assemble, machine};
 use crate::bench::sampling::samples;
 use crate::bench::{BenchError, Row, Sink};
-use crate::builder::{Identity, KernelImage, Plan, Wishes, build};
-use crate::control::{DomainConfig, Hypervisor};
+use crate::builder::{KernelImage, Plan, Wishes};
+use crate::control::{DomainConfig, Hypervisor, fill};
 use crate::domain::{Domain, NoConsole};
-use crate::event_channel::alloc_unbound;
 use crate::host_domain::{ConsoleThread, HostDomain};
 use crate::kernel_image::KERNEL_IMAGE;
-use crate::vcpu::StartState;
 use backends::console::Input;
 use crossbeam_channel::{Sender, bounded};
-use pv_abi::DomId;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,16 +53,11 @@ fn start_kernel(
 ) -> Result<ConsoleThread, BenchError> {
     let image = KernelImage::parse(KERNEL_IMAGE)?;
     let plan = Plan::new(&image, &Wishes { pages: PAGES, ..Wishes::default() })?;
-    let console_port = alloc_unbound(domain, DomId::HOST)?;
-    let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
-    let mmu = &hypervisor.services().mmu;
-    let built = build(mmu, identity, &image, &[], &plan)?;
-    domain.set_current_pages(PAGES);
-    let host = HostDomain::new(Arc::clone(mmu), Arc::clone(domain), built.console);
-    let console = ConsoleThread::start(host, console_port, Arc::new(Input::default()), sink, |_| {})?;
-    let start =
-        StartState { root: built.root, entry: built.entry, stack: built.stack, start_info: built.start_info };
-    hypervisor.start(domain, &start)?;
+    let filled = fill(hypervisor.services(), domain, &image, &[], &plan)?;
+    let host = HostDomain::new(Arc::clone(&hypervisor.services().mmu), Arc::clone(domain));
+    let input = Arc::new(Input::default());
+    let console = ConsoleThread::start(host, filled.console_port, input, sink, |_| {})?;
+    hypervisor.start(domain, &filled.start_state())?;
     Ok(console)
 }
 

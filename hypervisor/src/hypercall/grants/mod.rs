@@ -1,11 +1,19 @@
-//! `grant_table_op`: the caller's own table. Mapping what others grant is the host domain's business only.
+//! `grant_table_op`: the caller's own table here; below, what others lend it. See [`crate::grant`].
 
-use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
+mod copy;
+mod map;
+mod unmap;
+
+use super::mmu::Ran;
+use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
+use crate::domain::Domain;
 use crate::error::Failure;
-use crate::grant_table::MAX_FRAMES;
+use crate::grant::MAX_FRAMES;
 use crate::guest_memory::GuestArray;
+use crate::paging::Progress;
 use pv_abi::grant_table::{GetVersion, GrantStatus, GrantTableOp, QuerySize, SetVersion, SetupTable};
-use pv_abi::{Errno, Mfn};
+use pv_abi::{DomId, Errno, Mfn};
+use std::sync::Arc;
 
 /// The only format that is offered.
 const VERSION: u32 = 1;
@@ -13,10 +21,15 @@ const VERSION: u32 = 1;
 /// `grant_table_op(op, argument, count)`.
 pub fn grant_table_op(call: &mut Call<'_>, [op, at, count, ..]: Arguments) -> Reply {
     let op = GrantTableOp(op);
+    let count = u64::from(count as u32);
     if matches!(op, GrantTableOp::SETUP_TABLE | GrantTableOp::QUERY_SIZE) && count != 1 {
         return refuse(Errno::EINVAL, "this operation takes one element");
     }
     match op {
+        GrantTableOp::MAP_GRANT_REF => map::map_grant_ref(call, at, count),
+        GrantTableOp::UNMAP_GRANT_REF => unmap::unmap_grant_ref(call, at, count),
+        GrantTableOp::UNMAP_AND_REPLACE => unmap::unmap_and_replace(call, at, count),
+        GrantTableOp::COPY => copy::copy(call, at, count),
         GrantTableOp::SETUP_TABLE => setup_table(call, at),
         GrantTableOp::QUERY_SIZE => query_size(call, at),
         GrantTableOp::SET_VERSION => set_version(call, at),
@@ -28,6 +41,22 @@ pub fn grant_table_op(call: &mut Call<'_>, [op, at, count, ..]: Arguments) -> Re
             done()
         }
         _ => no_such_operation(),
+    }
+}
+
+/// The domain that a guest means by `id`, itself included.
+fn granter(call: &Call<'_>, id: DomId) -> Result<Arc<Domain>, GrantStatus> {
+    match id {
+        DomId::SELF => Ok(call.domain.clone()),
+        id => call.services.domains.get(id).ok_or(GrantStatus::BAD_DOMAIN),
+    }
+}
+
+/// How an array was gone through.
+fn end(ran: Ran) -> Reply {
+    match ran? {
+        Progress::Done => done(),
+        Progress::Preempted => Ok(Outcome::Preempted),
     }
 }
 

@@ -1,0 +1,47 @@
+//! Filling a new domain: what the builder puts into its memory, and what the host domain serves it with.
+
+use crate::builder::{BuildError, BuiltDomain, Identity, KernelImage, Plan, build};
+use crate::domain::Domain;
+use crate::event_channel::alloc_unbound;
+use crate::hypercall::Services;
+use crate::vcpu::StartState;
+use pv_abi::{DomId, EventPort, GrantRef};
+
+/// A domain that can start, and be served.
+#[derive(Clone, Copy, Debug)]
+pub struct FilledDomain {
+    /// What was built.
+    pub built: BuiltDomain,
+    /// The port that it offers to its console's back-end.
+    pub console_port: EventPort,
+}
+
+impl FilledDomain {
+    /// How its first vCPU starts.
+    pub fn start_state(&self) -> StartState {
+        let BuiltDomain { root, entry, stack, start_info, .. } = self.built;
+        StartState { root, entry, stack, start_info }
+    }
+}
+
+/// Builds `image` into a new domain, offers the host domain a port for its console, and grants it the page.
+///
+/// # Errors
+/// Why the domain cannot be built; whoever called ends it.
+pub fn fill(
+    services: &Services,
+    domain: &Domain,
+    image: &KernelImage<'_>,
+    ramdisk: &[u8],
+    plan: &Plan,
+) -> Result<FilledDomain, BuildError> {
+    let mmu = &services.mmu;
+    let console_port = alloc_unbound(domain, DomId::HOST)?;
+    let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
+    let built = build(mmu, identity, image, ramdisk, plan)?;
+    domain.set_current_pages(plan.pages);
+    let mut grants = domain.grants().lock();
+    grants.grow(mmu, domain.id(), 1)?;
+    grants.permit(mmu, GrantRef::CONSOLE, DomId::HOST, built.console)?;
+    Ok(FilledDomain { built, console_port })
+}

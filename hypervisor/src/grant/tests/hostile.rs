@@ -1,0 +1,251 @@
+//! What a lender and a borrower may try on each other.
+
+use super::pair::{Pair, WINDOW};
+use crate::grant::MAX_MAPPINGS;
+use crate::testing::{BASE, page};
+use pv_abi::grant_table::{GrantEntry, GrantHandle, GrantStatus, MapFlags};
+use pv_abi::mmu::{MmuExtCommand, MmuExtOp, MmuUpdate};
+use pv_abi::page_table::{Level, Pte, PteFlags};
+use pv_abi::{DomId, Errno, GrantRef};
+
+const ERROR: GrantStatus = GrantStatus::GENERAL_ERROR;
+const TABLE: PteFlags = PteFlags::PRESENT.union(PteFlags::WRITABLE).union(PteFlags::USER);
+
+/// XSA class "raw indices": each number that the borrower passes.
+#[test]
+fn what_is_not_lent_is_not_mapped() {
+    let pair = Pair::new();
+    let id = pair.lender.domain.id();
+    let reference = pair.lend(0, 0);
+    let host = MapFlags::HOST_MAP;
+    let window = |dom, reference, flags| pair.map_with(dom, reference, flags, WINDOW);
+    assert_eq!(window(DomId(id.0 + 9), reference, host), Err(GrantStatus::BAD_DOMAIN));
+    assert_eq!(window(DomId::HOST, reference, host), Err(GrantStatus::BAD_DOMAIN));
+    assert_eq!(window(DomId::SELF, reference, host), Err(GrantStatus::BAD_GNTREF), "it has no table");
+    assert_eq!(window(id, 512, host), Err(GrantStatus::BAD_GNTREF));
+    assert_eq!(window(id, u32::MAX, host), Err(GrantStatus::BAD_GNTREF));
+    assert_eq!(window(id, reference + 1, host), Err(ERROR), "an entry of zeros");
+    assert_eq!(window(id, reference, 0), Err(GrantStatus::BAD_GNTREF));
+    assert_eq!(window(id, reference, MapFlags::DEVICE_MAP), Err(ERROR));
+    for address in [0x1234, BASE - 1, 0xffff_8000_0000_0000, 0xffff_8100_0000_0000, 1 << 47, u64::MAX] {
+        assert_eq!(pair.map(reference, 0, address), Err(ERROR), "{address:#x}");
+    }
+    assert_eq!((pair.flags(reference), pair.references(0)), (GrantEntry::PERMIT_ACCESS, 0));
+    pair.audit();
+    pair.end();
+}
+
+#[test]
+fn a_grant_for_one_domain_is_not_for_another() {
+    let pair = Pair::new();
+    let frame = pair.lent(0).0 as u32;
+    for (flags, domid) in [(1, pair.lender.domain.id().0), (1, 0), (2, 2), (3, 2), (0, 2), (8, 2)] {
+        pair.write(0, GrantEntry { flags, domid, frame });
+        assert_eq!(pair.map(0, MapFlags::READ_ONLY, WINDOW), Err(ERROR), "{flags} to {domid}");
+        assert_eq!(pair.flags(0), flags, "a refusal changes nothing");
+    }
+    pair.end();
+}
+
+/// What a lender names may not be its own, or be what nobody may write.
+#[test]
+fn nobody_lends_what_is_not_his() {
+    let pair = Pair::new();
+    let by = pair.borrower.domain.id().0;
+    let mmu = &pair.world.services.mmu;
+    for (frame, flags, what) in [
+        (pair.borrower.pages[3], 0, "the borrower's own"),
+        (pv_abi::Mfn(3), MapFlags::READ_ONLY, "the hypervisor's"),
+        (pv_abi::Mfn(0xffff_ffff), 0, "no frame"),
+        (pair.lender.l1, 0, "a page table, to write"),
+        (pair.lender.root, 0, "a root table, to write"),
+    ] {
+        pair.write(0, GrantEntry { flags: 1, domid: by, frame: frame.0 as u32 });
+        let word = mmu.frames().word(frame);
+        assert_eq!(pair.map(0, flags, WINDOW), Err(GrantStatus::BAD_PAGE), "{what}");
+        assert_eq!((pair.flags(0), mmu.frames().word(frame)), (1, word), "{what}");
+    }
+    pair.audit();
+    pair.end();
+}
+
+/// A page that somebody may write must not become a table, and what is in use does not change hands.
+#[test]
+fn a_lent_page_stays_what_it_is() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    let (mmu, id, frame) = (&pair.world.services.mmu, pair.lender.domain.id(), pair.lent(0));
+    // The lender maps it no more, and makes a table of it, or gives it back.
+    let unmapped = pair.world.call(&pair.lender, 14, &[page(super::pair::LENT as u64), 0, 0]);
+    assert_eq!(unmapped, Ok(0));
+    let mut budget = crate::paging::Budget::unlimited();
+    assert!(mmu.pin(id, frame, Level::L1, &mut budget).is_err());
+    mmu.deallocate(id, frame).unwrap();
+    assert_eq!(mmu.owner(frame), Some(id), "somebody uses it");
+    assert_eq!(pair.reach(WINDOW, true), Some(frame));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    assert_eq!(mmu.owner(frame), None, "now it is free");
+    pair.audit();
+    pair.end();
+}
+
+/// XSA class "read the entry once": while it is in use, an entry is what it was, whatever the lender writes there.
+#[test]
+fn a_lender_cannot_change_what_is_in_use() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let first = pair.map(reference, 0, WINDOW).unwrap();
+    let frame = pair.lent(1).0 as u32;
+    pair.write(reference, GrantEntry { flags: 1, domid: pair.borrower.domain.id().0, frame });
+    let second = pair.map(reference, 0, WINDOW + 4096).unwrap();
+    assert_eq!(pair.reach(WINDOW + 4096, true), Some(pair.lent(0)), "the frame that is pinned");
+    // The lender writes nonsense, and the marks are taken away all the same.
+    pair.write(reference, GrantEntry { flags: 0xffff, domid: 0xffff, frame: u32::MAX });
+    assert_eq!(pair.unmap(first, WINDOW), GrantStatus::OKAY);
+    assert_eq!(pair.unmap(second, WINDOW + 4096), GrantStatus::OKAY);
+    assert_eq!((pair.references(0), pair.references(1)), (0, 0));
+    assert_eq!(pair.lender.domain.grants().lock().active(), 0);
+    pair.end();
+}
+
+/// The borrower hides the entry of a mapping behind another table, ends the mapping, and brings it back.
+#[test]
+fn what_is_mapped_cannot_be_hidden() {
+    let pair = Pair::new();
+    let (world, borrower) = (&pair.world, &pair.borrower);
+    // Two empty pages become L1 tables for the addresses behind the kernel's.
+    let far = BASE + (1 << 21);
+    let tables = [borrower.pages[20], borrower.pages[21]];
+    for n in [20, 21] {
+        assert_eq!(world.call(borrower, 14, &[page(n), 0, 0]), Ok(0));
+    }
+    let l2 = {
+        let l4 = world.machine.memory.entry(borrower.root, Level::L4.index(BASE)).unwrap();
+        world.machine.memory.entry(l4.mfn(), Level::L3.index(BASE)).unwrap().mfn()
+    };
+    let show = |table| {
+        let ptr = l2.address() + 8 * Level::L2.index(far) as u64;
+        world.poke(borrower, page(2), &MmuUpdate { ptr, val: Pte::new(table, TABLE).0 });
+        assert_eq!(world.call(borrower, 1, &[page(2), 1, 0, DomId::SELF.0.into()]), Ok(0));
+    };
+    for n in tables {
+        world.poke(borrower, page(3), &MmuExtOp::new(MmuExtCommand::PIN_L1_TABLE, n.0));
+        assert_eq!(world.call(borrower, 26, &[page(3), 1, 0, DomId::SELF.0.into()]), Ok(0));
+    }
+    show(tables[0]);
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, far).unwrap();
+    assert_eq!(pair.reach(far, true), Some(pair.lent(0)));
+    show(tables[1]);
+    assert_eq!(pair.reach(far, true), None);
+    assert_eq!(pair.unmap(handle, far), GrantStatus::OKAY);
+    assert_eq!((pair.flags(reference), pair.references(0)), (GrantEntry::PERMIT_ACCESS, 0));
+    show(tables[0]);
+    assert_eq!(pair.reach(far, false), None, "it was taken away where it was");
+    pair.audit();
+    pair.end();
+}
+
+/// An entry of a lent page goes like any other; what is left of the mapping is a record.
+#[test]
+fn an_entry_may_be_overwritten_but_not_copied() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    let copied = pair.entry(WINDOW);
+    assert_eq!(pair.set_entry(WINDOW + 4096, copied), Err(Errno::EPERM));
+    assert_eq!(pair.set_entry(WINDOW, Pte(0)), Ok(0));
+    assert_eq!((pair.reach(WINDOW, false), pair.references(0)), (None, 0));
+    assert_eq!(pair.set_entry(WINDOW, copied), Err(Errno::EPERM), "what is gone is gone");
+    assert_ne!(pair.flags(reference) & GrantEntry::WRITING, 0, "the lender waits until it is unmapped");
+    pair.audit();
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
+    pair.end();
+}
+
+/// Two mappings at one place: each ends by itself, and neither leaves anything behind.
+#[test]
+fn one_mapping_over_another() {
+    for first_ends_first in [true, false] {
+        let pair = Pair::new();
+        let references = [pair.lend(0, 0), pair.lend(1, 0)];
+        let handles = references.map(|reference| pair.map(reference, 0, WINDOW).unwrap());
+        assert_eq!((pair.references(0), pair.references(1)), (0, 1));
+        pair.audit();
+        for n in if first_ends_first { [0, 1] } else { [1, 0] } {
+            assert_eq!(pair.unmap(handles[n], WINDOW), GrantStatus::OKAY);
+            assert_eq!(pair.flags(references[n]), GrantEntry::PERMIT_ACCESS);
+            pair.audit();
+        }
+        assert_eq!((pair.reach(WINDOW, false), pair.references(1)), (None, 0));
+        pair.end();
+    }
+}
+
+/// The mapped entry moves nowhere by `UNMAP_AND_REPLACE` either.
+#[test]
+fn a_mapping_is_not_moved() {
+    let pair = Pair::new();
+    let references = [pair.lend(0, 0), pair.lend(1, 0)];
+    let [first, _] = [0, 1].map(|n| pair.map(references[n], 0, WINDOW + 4096 * n as u64).unwrap());
+    assert_eq!(pair.replace(first, WINDOW, WINDOW + 4096), ERROR);
+    assert_eq!(pair.replace(first, WINDOW, WINDOW), ERROR);
+    assert_eq!(pair.replace(first, WINDOW, 0x1000), ERROR, "no table there");
+    assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)), "a refusal changes nothing");
+    pair.audit();
+    pair.end();
+}
+
+#[test]
+fn handles_are_the_borrowers_own() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    for wrong in [GrantHandle(handle.0 + 1), GrantHandle(u32::MAX), GrantHandle(1 << 20)] {
+        assert_eq!(pair.unmap(wrong, WINDOW), GrantStatus::BAD_HANDLE);
+    }
+    assert_eq!(pair.unmap(handle, WINDOW + 4096), ERROR);
+    assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    pair.end();
+}
+
+/// A handle that cannot be told is a mapping that nobody could end.
+#[test]
+fn a_mapping_whose_handle_cannot_be_stored_is_undone() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let argument = pv_abi::grant_table::MapGrantRef {
+        host_addr: WINDOW,
+        flags: MapFlags::HOST_MAP,
+        reference: GrantRef(reference),
+        dom: pair.lender.domain.id(),
+        status: GrantStatus(1),
+        handle: GrantHandle(0),
+        dev_bus_addr: 0,
+    };
+    pair.world.poke(&pair.borrower, page(4), &argument);
+    let read_only = Pte(pair.entry(page(4)).0 & !PteFlags::WRITABLE.bits());
+    assert_eq!(pair.set_entry(page(4), read_only), Ok(0));
+    assert_eq!(pair.world.call(&pair.borrower, 20, &[0, page(4), 1]), Err(Errno::EFAULT));
+    assert_eq!((pair.reach(WINDOW, false), pair.references(0)), (None, 0));
+    assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
+    pair.audit();
+    pair.end();
+}
+
+#[test]
+fn a_borrower_has_so_many_mappings_and_no_more() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let mut last = GrantHandle(0);
+    for _ in 0..MAX_MAPPINGS {
+        last = pair.map(reference, MapFlags::READ_ONLY, WINDOW).unwrap();
+    }
+    assert_eq!(pair.map(reference, MapFlags::READ_ONLY, WINDOW), Err(GrantStatus::NO_SPACE));
+    assert_eq!(pair.unmap(last, WINDOW), GrantStatus::OKAY);
+    assert!(pair.map(reference, MapFlags::READ_ONLY, WINDOW).is_ok());
+    pair.end();
+}

@@ -1,0 +1,200 @@
+//! What a granted page is good for, and when it no longer is.
+
+use super::pair::{Pair, WINDOW};
+use crate::domain::End;
+use crate::grant::MAX_FRAMES;
+use crate::testing::page;
+use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags};
+use pv_abi::page_table::PteFlags;
+use pv_abi::{Errno, Mfn};
+
+const READING: u16 = GrantEntry::READING;
+const WRITING: u16 = GrantEntry::WRITING;
+const PERMIT: u16 = GrantEntry::PERMIT_ACCESS;
+
+#[test]
+fn a_granted_page_is_mapped_marked_and_unmapped() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    assert_eq!(pair.flags(reference), PERMIT | READING | WRITING);
+    assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)));
+    let flags = pair.entry(WINDOW).flags();
+    assert!(flags.contains(PteFlags::WRITABLE | PteFlags::USER | PteFlags::NO_EXECUTE));
+    pair.audit();
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0));
+    assert_eq!((pair.reach(WINDOW, false), pair.entry(WINDOW).0), (None, 0));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::BAD_HANDLE, "it is gone");
+    pair.audit();
+    pair.end();
+}
+
+#[test]
+fn a_page_mapped_for_reading_cannot_be_written() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, GrantEntry::READ_ONLY);
+    assert_eq!(pair.map(reference, 0, WINDOW), Err(GrantStatus::GENERAL_ERROR), "not for writing");
+    assert_eq!(pair.flags(reference), PERMIT | GrantEntry::READ_ONLY, "and it is not marked");
+    let handle = pair.map(reference, MapFlags::READ_ONLY, WINDOW).unwrap();
+    assert_eq!(pair.flags(reference) & (READING | WRITING), READING);
+    assert_eq!((pair.reach(WINDOW, false), pair.reach(WINDOW, true)), (Some(pair.lent(0)), None));
+    // Nor can the borrower change that by itself.
+    let writable = pair.entry(WINDOW).0 | PteFlags::WRITABLE.bits();
+    assert_eq!(pair.set_entry(WINDOW, pv_abi::page_table::Pte(writable)), Err(Errno::EPERM));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    pair.end();
+}
+
+/// The marks say what is in use, whichever mapping goes first.
+#[test]
+fn marks_last_as_long_as_the_mappings_that_they_stand_for() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let reader = pair.map(reference, MapFlags::READ_ONLY, WINDOW).unwrap();
+    let writer = pair.map(reference, 0, WINDOW + 4096).unwrap();
+    let other = pair.map(reference, 0, WINDOW + 8192).unwrap();
+    assert_eq!(pair.references(0), 3);
+    assert_eq!(pair.unmap(writer, WINDOW + 4096), GrantStatus::OKAY);
+    assert_eq!(pair.flags(reference), PERMIT | READING | WRITING);
+    assert_eq!(pair.unmap(other, WINDOW + 8192), GrantStatus::OKAY);
+    assert_eq!(pair.flags(reference), PERMIT | READING);
+    assert_eq!(pair.unmap(reader, WINDOW), GrantStatus::OKAY);
+    assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0));
+    pair.end();
+}
+
+/// XSA class "freed before the last mapping is gone": at the moment when the granter may see that its page is free, no
+/// pcpu reaches it.
+#[test]
+fn a_revocation_is_complete_when_it_returns() {
+    let pair = Pair::new();
+    for _ in 0..3 {
+        let reference = pair.lend(0, 0);
+        let handle = pair.map(reference, 0, WINDOW).unwrap();
+        assert!(pair.reach(WINDOW, true).is_some(), "it is in the pcpu's TLB now");
+        assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+        assert_eq!(pair.reach(WINDOW, false), None);
+        assert_eq!(pair.references(0), 0);
+    }
+    pair.end();
+}
+
+#[test]
+fn an_entry_can_be_named_by_its_machine_address() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let index = pv_abi::page_table::Level::L1.index(WINDOW);
+    let entry = pair.borrower.l1.address() + 8 * index as u64;
+    let handle = pair.map(reference, MapFlags::CONTAINS_PTE, entry).unwrap();
+    assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::GENERAL_ERROR, "it was named otherwise");
+    assert_eq!(pair.unmap(handle, entry), GrantStatus::OKAY);
+    for (bad, what) in [
+        (entry + 4, "not a multiple of 8"),
+        (pair.borrower.root.address(), "no L1 table"),
+        (pair.lender.l1.address(), "another domain's"),
+        (pair.borrower.pages[3].address(), "no table"),
+        (!7, "no frame"),
+    ] {
+        let refused = pair.map(reference, MapFlags::CONTAINS_PTE, bad);
+        assert_eq!(refused, Err(GrantStatus::GENERAL_ERROR), "{what}");
+        assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0), "{what}");
+    }
+    pair.end();
+}
+
+#[test]
+fn bits_of_the_borrowers_own_reach_its_entry() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    pair.map(reference, 5 << MapFlags::GUEST_AVAIL_SHIFT, WINDOW).unwrap();
+    let own = PteFlags::AVAIL0 | PteFlags::AVAIL1 | PteFlags::AVAIL2;
+    assert_eq!(pair.entry(WINDOW).flags() & own, PteFlags::AVAIL0 | PteFlags::AVAIL2);
+    pair.end();
+}
+
+#[test]
+fn another_page_takes_the_place_in_the_same_step() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    let own = pair.reach(page(12), true);
+    assert!(own.is_some() && pair.reach(WINDOW, true).is_some());
+    assert_eq!(pair.replace(handle, WINDOW, page(12)), GrantStatus::OKAY);
+    assert_eq!((pair.reach(WINDOW, true), pair.reach(page(12), false)), (own, None));
+    assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0));
+    pair.audit();
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    assert_eq!(pair.replace(handle, WINDOW, 0), GrantStatus::OKAY, "nothing takes the place");
+    assert_eq!(pair.reach(WINDOW, false), None);
+    pair.audit();
+    pair.end();
+}
+
+#[test]
+fn either_side_may_die() {
+    // The borrower: what it had in use is marked as free, and the lender may do with its page what it likes.
+    let mut pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    pair.map(reference, 0, WINDOW).unwrap();
+    pair.world.end(vec![pair.borrower]);
+    let word = pair.world.services.mmu.frames().word(pair.lender.pages[super::pair::LENT]);
+    assert_eq!((word.general, pair.lender.domain.grants().lock().active()), (2, 0));
+    pair.world.check_end(vec![pair.lender]);
+
+    // The lender: the page stays until the borrower lets go, and nobody gets the number before.
+    let mut pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    let (mmu, lender, frame) = (pair.world.services.mmu.clone(), pair.lender.domain.clone(), pair.lent(0));
+    lender.life().end(End::Destroyed);
+    pair.world.services.scheduler.evict(lender.id());
+    pair.world.turns(0, 4);
+    crate::control::teardown::reap_once(&pair.world.services);
+    assert_eq!((mmu.frames_of(lender.id()), mmu.owner(frame)), (1, Some(lender.id())));
+    assert_eq!(pair.reach(WINDOW, true), Some(frame));
+    assert_eq!(pair.map(reference, 0, page(9)), Err(GrantStatus::BAD_DOMAIN));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    assert_eq!((mmu.frames_of(lender.id()), mmu.owner(frame)), (0, None));
+    pair.world.check_end(vec![pair.borrower]);
+}
+
+/// A number whose last owner's frames are still in use would make them the new owner's.
+#[test]
+fn a_number_is_not_used_again_while_frames_of_it_are_left() {
+    let mut pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    let (lender, services) = (pair.lender.domain.id(), pair.world.services.clone());
+    pair.lender.domain.life().end(End::Destroyed);
+    services.scheduler.evict(lender);
+    pair.world.turns(0, 4);
+    crate::control::teardown::reap_once(&services);
+    let next = || services.domains.next_id(|id| services.mmu.frames_of(id) == 0).unwrap();
+    let all: Vec<_> = (0..u16::MAX / 2).map(|_| next()).collect();
+    assert!(!all.contains(&lender));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    assert!((0..u16::MAX / 2).any(|_| next() == lender));
+    pair.world.check_end(vec![pair.borrower]);
+}
+
+#[test]
+fn the_whole_table_can_be_used() {
+    let pair = Pair::new();
+    let last = {
+        let (mmu, mut grants) = (&pair.world.services.mmu, pair.lender.domain.grants().lock());
+        grants.grow(mmu, pair.lender.domain.id(), MAX_FRAMES).unwrap();
+        grants.frames()[MAX_FRAMES as usize - 1]
+    };
+    let entry = u64::from(PERMIT) | u64::from(pair.borrower.domain.id().0) << 16 | pair.lent(1).0 << 32;
+    pair.world.machine.memory.store_u64(last, 511 * 8, entry).unwrap();
+    let reference = MAX_FRAMES * 512 - 1;
+    assert_eq!(pair.map(reference + 1, 0, WINDOW), Err(GrantStatus::BAD_GNTREF));
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    assert_eq!(pair.reach(WINDOW, false), Some(pair.lent(1)));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+    assert_eq!(pair.world.machine.memory.load_u64(last, 511 * 8), Ok(entry));
+    assert_ne!(last, Mfn(0));
+    pair.end();
+}
