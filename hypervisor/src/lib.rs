@@ -4,9 +4,27 @@
 //! `grant_table`, `time` → `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
+// What a peer can reach must not panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 pub mod assemble;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "its only guest is its own")]
 pub mod bench;
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "an image and its domain are below 2^36 and 2^40 bytes, checked"
+)]
 pub mod builder;
 pub mod clock;
 pub mod control;
@@ -17,6 +35,7 @@ pub mod emulate;
 pub mod error;
 pub mod event_channel;
 pub mod frame;
+#[allow(clippy::arithmetic_side_effects, reason = "on references below the table's length")]
 pub mod grant_table;
 pub mod guest_memory;
 pub mod host_domain;
@@ -30,6 +49,7 @@ pub mod run_loop;
 pub mod sched;
 pub(crate) mod sync;
 pub mod time;
+#[allow(clippy::arithmetic_side_effects, reason = "it counts what it writes")]
 pub mod trace;
 pub mod vcpu;
 

@@ -22,6 +22,7 @@ mod cpuid;
 mod descriptors;
 mod fpu;
 mod gate;
+#[allow(clippy::indexing_slicing, reason = "five words or six, of six")]
 mod pcpu;
 mod presence;
 mod probe;
