@@ -27,6 +27,7 @@ pub mod bench;
 )]
 pub mod builder;
 pub mod clock;
+pub mod contain;
 pub mod control;
 pub mod cpuid;
 pub mod decode;
