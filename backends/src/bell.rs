@@ -39,14 +39,14 @@ impl Bell {
 
     /// As [`Self::listen`], but not for longer than `limit`: false where nothing was heard.
     pub fn listen_for(&self, limit: Duration) -> bool {
-        let until = Instant::now() + limit;
+        let started = Instant::now();
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.listening.store(true, SeqCst);
         let heard = loop {
             if self.rung.swap(false, SeqCst) {
                 break true;
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = limit.saturating_sub(started.elapsed());
             if left.is_zero() {
                 break false;
             }

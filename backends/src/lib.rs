@@ -8,9 +8,23 @@
 //! - a back-end that finds its front-end lying disconnects it and says why ([`Disconnect`]); it never panics;
 //! - a back-end touches no page but those it was given.
 #![forbid(unsafe_code)]
+// What a peer can reach must not panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 pub mod bell;
 pub mod console;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "it stands in tests only")]
 pub mod fake_host;
 pub mod host;
 pub mod patience;

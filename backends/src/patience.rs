@@ -20,7 +20,7 @@ impl Patience {
 
     /// Polling found work.
     pub fn paid_off(&mut self) {
-        self.0 = (self.0 * 2).clamp(SHORTEST, LONGEST);
+        self.0 = self.0.saturating_mul(2).clamp(SHORTEST, LONGEST);
     }
 
     /// Polling found nothing, and the sleep behind it took so long. A short one says that polling a little longer
@@ -29,7 +29,8 @@ impl Patience {
         if duration < LONGEST {
             self.paid_off();
         } else {
-            self.0 = if self.0 > SHORTEST { self.0 / 2 } else { Duration::ZERO };
+            self.0 =
+                if self.0 > SHORTEST { self.0.checked_div(2).unwrap_or_default() } else { Duration::ZERO };
         }
     }
 }

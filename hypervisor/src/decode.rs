@@ -4,6 +4,9 @@ use crate::machine::Registers;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use pv_abi::cpuid::EMULATE_PREFIX;
 
+/// Bytes of `cpuid` behind its prefix.
+const PREFIXED_CPUID: u64 = EMULATE_PREFIX.len() as u64 + 2;
+
 /// An instruction that the hypervisor carries out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
@@ -89,11 +92,7 @@ fn slot(registers: &mut Registers, register: Register) -> Option<&mut u64> {
 pub fn decode(bytes: &[u8]) -> Decoded {
     if let Some(rest) = bytes.strip_prefix(&EMULATE_PREFIX) {
         let cpuid = rest.starts_with(&[0x0f, 0xa2]);
-        return if cpuid {
-            Decoded::Cpuid { length: EMULATE_PREFIX.len() as u64 + 2 }
-        } else {
-            Decoded::Other
-        };
+        return if cpuid { Decoded::Cpuid { length: PREFIXED_CPUID } } else { Decoded::Other };
     }
     let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
     let length = instruction.len() as u64;

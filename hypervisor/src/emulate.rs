@@ -108,7 +108,9 @@ fn m2p_read(services: &Services, vcpu: &mut Vcpu, fault: Fault) -> Result<bool, 
         Err(other) => return Err(other),
     };
     let Decoded::Load { size, into, length } = decode(bytes.bytes()) else { return Ok(false) };
-    let Some(value) = m2p_value(services, fault.cr2 - MACH2PHYS_VIRT_START, size) else { return Ok(false) };
+    let Some(value) = m2p_value(services, fault.cr2.wrapping_sub(MACH2PHYS_VIRT_START), size) else {
+        return Ok(false);
+    };
     into.write(&mut vcpu.context.registers, value);
     vcpu.context.registers.rip = vcpu.context.registers.rip.wrapping_add(length);
     Ok(true)
@@ -118,17 +120,17 @@ fn m2p_read(services: &Services, vcpu: &mut Vcpu, fault: Fault) -> Result<bool, 
 fn m2p_value(services: &Services, offset: u64, size: u8) -> Option<u64> {
     let layout = services.mmu.layout();
     let in_page = offset as usize % PAGE_SIZE;
-    if in_page + usize::from(size) > PAGE_SIZE {
+    if in_page.saturating_add(size.into()) > PAGE_SIZE {
         return None;
     }
     let mut bytes = Pfn::INVALID.0.to_le_bytes();
-    let frame = layout.m2p.start.saturating_add(offset / PAGE_SIZE as u64);
+    let frame = layout.m2p.start.saturating_add(Mfn::containing(offset).0);
     if frame < layout.m2p.end && offset / 8 < layout.frames {
         let loaded = bytes.get_mut(..usize::from(size))?;
         services.mmu.memory().read(Mfn(frame), in_page, loaded).ok()?;
     }
-    let keep = if size == 8 { u64::MAX } else { (1 << (u32::from(size) * 8)) - 1 };
-    Some(u64::from_le_bytes(bytes) & keep)
+    let above = u64::BITS.saturating_sub(u32::from(size) << 3);
+    Some(u64::from_le_bytes(bytes) & u64::MAX.checked_shr(above)?)
 }
 
 #[cfg(test)]

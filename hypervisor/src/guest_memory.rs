@@ -72,7 +72,7 @@ impl<'a> GuestSpace<'a> {
     /// As [`Self::read_bytes`], where not even the first byte can be read.
     pub fn fetch(&self, address: u64) -> Result<Instruction, Failure> {
         let mut bytes = [0; LONGEST_INSTRUCTION];
-        let in_page = PAGE_SIZE - (address as usize % PAGE_SIZE);
+        let in_page = PAGE_SIZE.saturating_sub(address as usize % PAGE_SIZE);
         let (first, second) = bytes.split_at_mut(in_page.min(LONGEST_INSTRUCTION));
         self.read_bytes(address, first)?;
         let mut length = first.len();
@@ -163,7 +163,7 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestArray<T> {
         into: &'t mut [T],
     ) -> Result<&'t [T], Failure> {
         let address = self.address_of(index)?;
-        let count = into.len().min(usize::try_from(self.length - index).unwrap_or(usize::MAX));
+        let count = into.len().min(usize::try_from(self.length.saturating_sub(index)).unwrap_or(usize::MAX));
         let mut some = into.get_mut(..count).unwrap_or_default();
         if space.read_bytes(address, some.as_mut_bytes()).is_err() {
             some = some.get_mut(..1).unwrap_or_default();

@@ -3,6 +3,7 @@
 //! A page of a guest is mapped by holding what the guest grants: while a back-end has it, the guest can make no page
 //! table of it, and it stays the guest's after the guest's end.
 
+use crate::contain::contained;
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};
 use crate::grant::{Access, HostGrant};
@@ -130,7 +131,8 @@ impl ConsoleThread {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let serve = move || {
-            let end = console.run(&mut sink, &stopped);
+            let end = contained(|| console.run(&mut sink, &stopped));
+            let end = end.unwrap_or_else(|defect| Disconnect::from(HostError::new(defect)).into());
             if !matches!(end, End::Stopped) {
                 ended(&end);
             }

@@ -4,11 +4,30 @@
 //! `grant`, `time` → `domain`, `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`.
 
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
+// What a peer can reach must not panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 pub mod assemble;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "its only guest is its own")]
 pub mod bench;
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "an image and its domain are below 2^36 and 2^40 bytes, checked"
+)]
 pub mod builder;
 pub mod clock;
+pub mod contain;
 pub mod control;
 pub mod cpuid;
 pub mod decode;
@@ -30,6 +49,7 @@ pub mod run_loop;
 pub mod sched;
 pub(crate) mod sync;
 pub mod time;
+#[allow(clippy::arithmetic_side_effects, reason = "it counts what it writes")]
 pub mod trace;
 pub mod vcpu;
 

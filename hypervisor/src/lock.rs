@@ -51,7 +51,7 @@ pub struct Ranked<T> {
 /// The lock is held while this lives.
 #[derive(Debug)]
 pub struct Guard<'a, T> {
-    inner: Option<MutexGuard<'a, T>>,
+    inner: MutexGuard<'a, T>,
     held: Held,
 }
 
@@ -108,26 +108,25 @@ impl<T> Ranked<T> {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(Guard { inner: Some(inner), held: Held::note(self.place) })
+        Some(Guard { inner, held: Held::note(self.place) })
     }
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
         let held = Held::enter(self.place);
-        Guard { inner: Some(self.inner.lock().unwrap_or_else(PoisonError::into_inner)), held }
+        Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), held }
     }
 }
 
 impl<'a, T> Guard<'a, T> {
     /// Gives the lock up until `wake` is notified or `timeout` is over, and takes it again.
-    pub fn wait(mut self, wake: &Condvar, timeout: Option<Duration>) -> Self {
-        if let Some(guard) = self.inner.take() {
-            self.inner = Some(match timeout {
-                None => wake.wait(guard).unwrap_or_else(PoisonError::into_inner),
-                Some(limit) => wake.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0,
-            });
-        }
-        self
+    pub fn wait(self, wake: &Condvar, timeout: Option<Duration>) -> Self {
+        let Self { inner, held } = self;
+        let inner = match timeout {
+            None => wake.wait(inner).unwrap_or_else(PoisonError::into_inner),
+            Some(limit) => wake.wait_timeout(inner, limit).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        Self { inner, held }
     }
 
     /// The place of the lock in the order.
@@ -139,13 +138,13 @@ impl<'a, T> Guard<'a, T> {
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        self.inner.as_ref().expect("taken only within wait")
+        &self.inner
     }
 }
 
 impl<T> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.inner.as_mut().expect("taken only within wait")
+        &mut self.inner
     }
 }
 

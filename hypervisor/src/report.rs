@@ -40,7 +40,7 @@ impl SymbolTable {
     pub fn find(&self, address: u64) -> Option<(&str, u64)> {
         let behind = self.0.partition_point(|symbol| symbol.address <= address);
         let symbol = self.0.get(behind.checked_sub(1)?)?;
-        let offset = address - symbol.address;
+        let offset = address.checked_sub(symbol.address)?;
         (symbol.size == 0 || offset < symbol.size).then_some((symbol.name.as_str(), offset))
     }
 
@@ -49,7 +49,7 @@ impl SymbolTable {
     fn describe(&self, address: u64, is_return: bool) -> Option<String> {
         let back = u64::from(is_return);
         let (name, offset) = self.find(address.checked_sub(back)?)?;
-        Some(format!("{name}+{:#x}", offset + back))
+        Some(format!("{name}+{:#x}", offset.saturating_add(back)))
     }
 }
 

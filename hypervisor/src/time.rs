@@ -98,10 +98,11 @@ pub fn publish(
 ) -> Result<(), NoSuchFrame> {
     let base = offset.saturating_add(offset_of!(VcpuInfo, time));
     memory.store_u32(frame, base, time.version.wrapping_sub(1))?;
-    memory.store_u64(frame, base + offset_of!(VcpuTimeInfo, tsc_timestamp), time.tsc_timestamp)?;
-    memory.store_u64(frame, base + offset_of!(VcpuTimeInfo, system_time), time.system_time)?;
+    let at = |field: usize| base.saturating_add(field);
+    memory.store_u64(frame, at(offset_of!(VcpuTimeInfo, tsc_timestamp)), time.tsc_timestamp)?;
+    memory.store_u64(frame, at(offset_of!(VcpuTimeInfo, system_time)), time.system_time)?;
     let scale = offset_of!(VcpuTimeInfo, tsc_to_system_mul);
-    memory.write(frame, base + scale, &time.as_bytes()[scale..])?;
+    memory.write(frame, at(scale), time.as_bytes().get(scale..).unwrap_or_default())?;
     memory.store_u32(frame, base, time.version)
 }
 

@@ -61,7 +61,7 @@ impl Errno {
 
     /// What a hypercall leaves in RAX to report this.
     pub const fn to_return(self) -> u64 {
-        (-(self.0 as i64)) as u64
+        (self.0 as u64).wrapping_neg()
     }
 
     /// Reads a hypercall's return value: the value where it is no error.
@@ -70,7 +70,7 @@ impl Errno {
     /// The error number where the value lies in -4095..=-1 (`XEN_ERR` range).
     pub const fn from_return(value: u64) -> Result<u64, Self> {
         match value as i64 {
-            error @ -4095..=-1 => Err(Self((-error) as u16)),
+            error @ -4095..=-1 => Err(Self(error.unsigned_abs() as u16)),
             _ => Ok(value),
         }
     }

@@ -13,6 +13,19 @@
 //! - a peer is hostile: what it wrote is checked by whoever reads it, and being wrong is an error value.
 #![no_std]
 #![forbid(unsafe_code)]
+// What a peer can reach must not panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 #[macro_use]
 mod macros;

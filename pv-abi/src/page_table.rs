@@ -109,7 +109,12 @@ impl Level {
 
     /// How far an address is shifted right to get its index at this level.
     pub const fn shift(self) -> u32 {
-        PAGE_SHIFT + 9 * (self as u32 - 1)
+        match self {
+            Self::L1 => PAGE_SHIFT,
+            Self::L2 => PAGE_SHIFT + 9,
+            Self::L3 => PAGE_SHIFT + 18,
+            Self::L4 => PAGE_SHIFT + 27,
+        }
     }
 
     /// The index of `address` in a table of this level, below 512.

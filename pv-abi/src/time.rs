@@ -55,15 +55,16 @@ impl VcpuTimeInfo {
 
 /// `(ticks << shift) * mul >> 32`, in 128 bits; a shift outside ±63 counts as ±63.
 pub const fn scale(ticks: u64, mul: u32, shift: i8) -> u64 {
-    let shifted = if shift < 0 {
-        ticks >> (if shift < -63 { 63 } else { -shift } as u32)
-    } else {
-        ticks << (if shift > 63 { 63 } else { shift } as u32)
-    };
-    ((shifted as u128 * mul as u128) >> 32) as u64
+    let distance = if shift.unsigned_abs() > 63 { 63 } else { shift.unsigned_abs() as u32 };
+    let shifted = if shift < 0 { ticks >> distance } else { ticks << distance };
+    ((shifted as u128).wrapping_mul(mul as u128) >> 32) as u64 // 64 bits times 32 fit in 128
 }
 
 /// The multiplier and shift for a TSC of `tsc_khz` kHz (not 0).
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "no guest's number; the ratio is below 2^20 and above 2^-45"
+)]
 pub const fn multiplier_for(tsc_khz: u64) -> (u32, i8) {
     // ns = ticks * 10^6 / kHz. Bring the ratio into [1/2, 1), where 32 bits keep it most precisely.
     let (mut numerator, mut denominator, mut shift) = (1_000_000u128, tsc_khz as u128, 0i8);

@@ -69,7 +69,7 @@ impl<H: Host> Console<H> {
         self.output.clear();
         let taken = self.ring.take_output(&mut self.output)?;
         let put = self.ring.put_input(|room| self.input.take(room))?;
-        if taken + put == 0 {
+        if taken == 0 && put == 0 {
             return Ok(false);
         }
         self.host.notify(self.port).map_err(Disconnect::from)?;

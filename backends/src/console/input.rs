@@ -31,7 +31,7 @@ impl Input {
         while !bytes.is_empty() {
             let full = |queue: &mut VecDeque<u8>| queue.len() >= CAPACITY;
             let mut queue = self.room.wait_while(self.bytes(), full).unwrap_or_else(PoisonError::into_inner);
-            let (now, later) = bytes.split_at(bytes.len().min(CAPACITY - queue.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(CAPACITY.saturating_sub(queue.len())));
             queue.extend(now);
             bytes = later;
             drop(queue);
@@ -41,7 +41,7 @@ impl Input {
 
     /// Appends bytes, but waits for room no longer than `limit`; what has found none by then is lost.
     pub fn offer(&self, bytes: &[u8], limit: Duration) {
-        let full = |queue: &mut VecDeque<u8>| queue.len() + bytes.len() > CAPACITY;
+        let full = |queue: &mut VecDeque<u8>| queue.len().saturating_add(bytes.len()) > CAPACITY;
         let waited = self.room.wait_timeout_while(self.bytes(), limit, full);
         let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         let room = CAPACITY.saturating_sub(queue.len());

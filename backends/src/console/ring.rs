@@ -34,8 +34,8 @@ impl<P: Page> RingEnd<P> {
         let length = used(OUT_SIZE, prod, self.out_cons).map_err(|bad| lying("output", bad))?;
         self.each_run(OUT_SIZE, self.out_cons, length, |page, offset, length| {
             let start = into.len();
-            into.resize(start + length, 0);
-            page.read(OUTPUT + offset, &mut into[start..])
+            into.resize(start.saturating_add(length), 0);
+            page.read(OUTPUT.saturating_add(offset), into.get_mut(start..).unwrap_or_default())
         })?;
         self.out_cons = self.out_cons.wrapping_add(length);
         if length != 0 {
@@ -50,13 +50,13 @@ impl<P: Page> RingEnd<P> {
         let cons = self.page.load_u32(IN_CONS)?;
         let room = free(IN_SIZE, self.in_prod, cons).map_err(|bad| lying("input", bad))?;
         let mut bytes = [0; IN_SIZE as usize];
-        let room = &mut bytes[..room as usize];
+        let room = bytes.get_mut(..room as usize).unwrap_or_default();
         let length = fetch(room).min(room.len());
-        let mut rest = &room[..length];
+        let mut rest = room.get(..length).unwrap_or_default();
         self.each_run(IN_SIZE, self.in_prod, length as u32, |page, offset, length| {
             let (now, later) = rest.split_at(length);
             rest = later;
-            page.write(INPUT + offset, now)
+            page.write(INPUT.saturating_add(offset), now)
         })?;
         self.in_prod = self.in_prod.wrapping_add(length as u32);
         if length != 0 {
@@ -78,7 +78,7 @@ impl<P: Page> RingEnd<P> {
             let (offset, length) = run(size, index, left);
             action(&self.page, offset as usize, length as usize)?;
             index = index.wrapping_add(length);
-            left -= length;
+            left = left.saturating_sub(length);
         }
         Ok(())
     }

@@ -131,7 +131,7 @@ impl Site<'_> {
     fn write_start_info(&self, identity: Identity) -> Result<(), BuildError> {
         let plan = self.plan;
         let mut info = StartInfo::new_zeroed();
-        info.magic[..MAGIC.len()].copy_from_slice(MAGIC.as_bytes());
+        info.magic.iter_mut().zip(MAGIC.as_bytes()).for_each(|(to, from)| *to = *from);
         info.nr_pages = plan.pages;
         info.shared_info = identity.shared_info.address();
         info.console_mfn = self.mfn(plan.console)?;

@@ -113,9 +113,9 @@ fn read_segments(elf: &Elf<'_>, paddr_offset: u64) -> Result<Vec<Segment>, Image
         return Err(ImageError::NoSegments);
     }
     segments.sort_by_key(|segment| segment.address);
-    let overlap = segments.windows(2).find(|pair| pair[0].end() > pair[1].address);
+    let overlap = segments.iter().zip(segments.iter().skip(1)).find(|(low, high)| low.end() > high.address);
     match overlap {
-        Some(pair) => Err(ImageError::Overlap(pair[0].index, pair[1].index)),
+        Some((low, high)) => Err(ImageError::Overlap(low.index, high.index)),
         None => Ok(segments),
     }
 }

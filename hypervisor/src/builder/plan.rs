@@ -121,7 +121,7 @@ impl Plan {
 
     /// Whether the p2m list lies in the initial mapping.
     pub fn p2m_in_mapping(&self) -> bool {
-        self.p2m_address == self.address(self.p2m.start)
+        self.tables.mappings().first().is_some_and(|bootstrap| self.p2m.start < bootstrap.pages)
     }
 
     /// The first pfn behind all that the plan uses.
@@ -159,7 +159,7 @@ fn lay_out(image: &KernelImage<'_>, wishes: &Wishes) -> Result<Plan, PlanError> 
 
     let mut behind = Cursor(tables.mappings().first().map_or(stack, |bootstrap| bootstrap.pages));
     let p2m = mapped_p2m.unwrap_or_else(|| behind.take(p2m_pages));
-    let p2m_address = image.notes.init_p2m.unwrap_or(virt_base + p2m.start * PAGE);
+    let p2m_address = image.notes.init_p2m.unwrap_or_else(|| virt_base + p2m.start * PAGE);
     let ramdisk = wishes.ramdisk.map(|bytes| {
         let pages = mapped_ramdisk.unwrap_or_else(|| behind.take(bytes.div_ceil(PAGE)));
         Ramdisk { pages, bytes, mapped: ramdisk_mapped }

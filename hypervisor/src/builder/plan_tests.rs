@@ -106,3 +106,16 @@ fn addresses_that_are_not_the_guests_are_refused() {
         assert!(matches!(plan_of(&maker, 8192, None), Err(PlanError::AddressRange { .. })), "{p2m:#x}");
     }
 }
+
+/// An initial mapping up to the last byte of the address space: what lies behind it has no address.
+#[test]
+fn a_mapping_may_end_where_addresses_end() {
+    let base = 0_u64.wrapping_sub(8 << 20);
+    let maker = Maker::default().note(NoteType::VIRT_BASE, base).without(NoteType::HYPERCALL_PAGE);
+    let maker = maker.note(NoteType::ENTRY, base + 0x10_0000).note(NoteType::INIT_P2M, P2M_BASE);
+    let mut maker = maker.note(NoteType::MOD_START_PFN, 1);
+    maker.segments[1].memory = (4 << 20) - maker.segments[1].physical;
+    let plan = plan_of(&maker, 8192, Some(5000)).unwrap();
+    assert_eq!(plan.tables.mappings()[0], Mapping { address: base, first_pfn: 0, pages: 2048 });
+    assert_eq!((plan.p2m.start, plan.p2m_address, plan.p2m_in_mapping()), (2048, P2M_BASE, false));
+}

@@ -33,6 +33,7 @@ mod voice;
 
 use args::{Args, Command};
 use clap::Parser;
+use hypervisor::contain::is_contained;
 use status::{Failure, Status};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -83,12 +84,17 @@ fn usage(error: &clap::Error) -> ExitCode {
     Status::Usage.into()
 }
 
-/// A panic is a defect of ours: the terminal is restored, the message is shown, and the status is not Rust's 101.
+/// A panic is a defect of ours, and the message is shown. One that ends a single guest goes on to do that; from any
+/// other the terminal is restored, and the status is not Rust's 101.
 fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
-        terminal::restore();
+        if !is_contained() {
+            terminal::restore();
+        }
         say(&format!("internal error, please report it: {panic}"));
-        std::process::exit(Status::Configuration as i32);
+        if !is_contained() {
+            std::process::exit(Status::Configuration as i32);
+        }
     }));
 }
 

@@ -1,5 +1,6 @@
 //! Taking domains apart that have ended, in bounded steps.
 
+use crate::contain::contained;
 use crate::domain::Domain;
 use crate::event_channel::close_all;
 use crate::hypercall::Services;
@@ -24,7 +25,11 @@ pub(crate) fn reap_once(services: &Services) {
     for domain in services.domains.all().iter().filter(|domain| domain.life().has_ended()) {
         services.scheduler.evict(domain.id());
         if !services.scheduler.knows(domain.id()) {
-            take_apart(services, domain);
+            if let Err(defect) = contained(|| take_apart(services, domain)) {
+                tracing::error!(domain = %domain.id(), %defect, "frames of a dead domain are lost");
+            }
+            services.domains.remove(domain.id());
+            domain.life().gone();
         }
     }
 }
@@ -45,8 +50,6 @@ fn take_apart(services: &Services, domain: &Domain) {
         }
     }
     domain.set_current_pages(0);
-    services.domains.remove(domain.id());
-    domain.life().gone();
 }
 
 /// Returns all frames of a domain; false where the machine failed, and they are lost.

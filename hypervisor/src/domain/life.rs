@@ -136,7 +136,7 @@ impl Life {
 
     /// Waits until all frames are returned, or for `timeout`.
     pub fn wait_gone(&self, timeout: Option<Duration>) -> Option<End> {
-        let deadline = timeout.map(|limit| std::time::Instant::now() + limit);
+        let deadline = timeout.and_then(|limit| std::time::Instant::now().checked_add(limit));
         let mut stage = self.stage.lock();
         loop {
             if let Stage::Gone(end) = &*stage {

@@ -166,7 +166,7 @@ impl Domain {
 
     /// Counts one page more, unless it has as many as it may.
     pub fn add_page(&self) -> bool {
-        let more = |pages| (pages < self.maximum_pages()).then_some(pages + 1);
+        let more = |pages: u64| pages.checked_add(1).filter(|&more| more <= self.maximum_pages());
         self.current_pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 

@@ -29,7 +29,8 @@ impl Domains {
         let mut state = self.0.lock();
         for _ in 1..DomId::FIRST_RESERVED.0 {
             let id = DomId(state.next);
-            state.next = if id.0 + 1 < DomId::FIRST_RESERVED.0 { id.0 + 1 } else { 1 };
+            let next = id.0.saturating_add(1);
+            state.next = if next < DomId::FIRST_RESERVED.0 { next } else { 1 };
             if !state.domains.contains_key(&id) && is_free(id) {
                 return Some(id);
             }

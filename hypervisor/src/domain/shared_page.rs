@@ -19,7 +19,7 @@ pub struct SharedPage {
 
 /// Offset of a port's word in an array of bits, and its bit.
 fn place(array: usize, port: EventPort) -> (usize, u64) {
-    (array + (port.0 / 64) as usize * 8, 1 << (port.0 % 64))
+    (array.saturating_add(((port.0 / 64) << 3) as usize), 1 << (port.0 % 64))
 }
 
 impl SharedPage {
@@ -48,7 +48,7 @@ impl SharedPage {
     /// [`NoSuchFrame`] for a vCPU past those that have theirs in this page.
     pub fn vcpu_info(&self, id: VcpuId) -> Result<InfoPage, NoSuchFrame> {
         let index = usize::try_from(id.0).ok().filter(|&index| index < LEGACY_MAX_VCPUS);
-        let offset = index.ok_or(NoSuchFrame(self.frame))? * size_of::<VcpuInfo>();
+        let offset = index.ok_or(NoSuchFrame(self.frame))?.saturating_mul(size_of::<VcpuInfo>());
         InfoPage::new(self.memory.clone(), self.frame, offset)
     }
 

@@ -24,7 +24,8 @@ impl FreeList {
     }
 
     pub(super) fn len(&self) -> u64 {
-        (self.untouched.end.saturating_sub(self.untouched.start)) + self.used.len() as u64
+        let untouched = self.untouched.end.saturating_sub(self.untouched.start);
+        untouched.saturating_add(self.used.len() as u64)
     }
 
     /// Frames that came back first: they have host memory already.

@@ -31,7 +31,7 @@ impl MachineToPhys {
 
     fn place(&self, mfn: Mfn) -> Option<(Mfn, usize)> {
         let frame = self.frames.start.checked_add(mfn.0 / ENTRIES)?;
-        self.frames.contains(&frame).then_some((Mfn(frame), (mfn.0 % ENTRIES) as usize * 8))
+        self.frames.contains(&frame).then_some((Mfn(frame), ((mfn.0 % ENTRIES) << 3) as usize))
     }
 
     /// The pfn of a frame; [`Pfn::INVALID`] where it has none.

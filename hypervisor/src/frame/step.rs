@@ -109,16 +109,16 @@ fn get(word: Word) -> Result<(Word, Effect), Refusal> {
     match word.general {
         0 => refused(Errno::EINVAL, "the frame is free"),
         Word::MAX => refused(Errno::EOVERFLOW, "the frame has too many references"),
-        general => Ok((Word { general: general + 1, ..word }, Effect::Nothing)),
+        general => Ok((Word { general: general.saturating_add(1), ..word }, Effect::Nothing)),
     }
 }
 
 /// Gives a general reference back that no type reference, nor being allocated, still needs.
 fn put(word: Word) -> Result<(Word, Effect), Refusal> {
-    if u64::from(word.general) <= u64::from(word.uses) + u64::from(word.allocated) {
+    if word.general <= word.accounted() {
         return refused(Errno::EINVAL, "nobody holds the reference that is given back");
     }
-    let general = word.general - 1;
+    let general = word.general.saturating_sub(1);
     Ok((Word { general, ..word }, if general == 0 { Effect::Freed } else { Effect::Nothing }))
 }
 
@@ -134,10 +134,10 @@ fn acquire_type(word: Word, kind: FrameType) -> Result<(Word, Effect), Refusal> 
         Phase::Validating => return Ok((word, Effect::Resume)),
         Phase::Valid => {}
     }
-    if u64::from(word.general) <= u64::from(word.uses) + u64::from(word.allocated) {
+    if word.general <= word.accounted() {
         return refused(Errno::EINVAL, "a type reference without a general one");
     }
-    let uses = word.uses + 1; // cannot wrap: it stays at or below `general`
+    let uses = word.uses.saturating_add(1); // it stays at or below `general`
     if word.uses == 0 && kind != Writable {
         return Ok((Word { uses, kind, phase: Phase::Validating, ..word }, Effect::Validate));
     }
@@ -160,7 +160,7 @@ fn release_type(word: Word, kind: FrameType) -> Result<(Word, Effect), Refusal> 
         return refused(Errno::EINVAL, "nobody holds the type reference that is given back");
     }
     if word.uses > 1 {
-        return Ok((Word { uses: word.uses - 1, ..word }, Effect::Nothing));
+        return Ok((Word { uses: word.uses.saturating_sub(1), ..word }, Effect::Nothing));
     }
     if word.pinned || word.permanent {
         return refused(Errno::EINVAL, "the last type reference is the pin's");

@@ -59,6 +59,7 @@ impl FrameTable {
     ///
     /// # Panics
     /// At the start of the machine, where the host has no address space for one record a frame.
+    #[expect(clippy::expect_used, reason = "there is no guest yet")]
     pub fn new(memory: Arc<MachineMemory>, layout: &Layout) -> Self {
         let frames = layout.frames.min(memory.frames());
         let first_free = layout.first_free.0.min(frames);

@@ -158,12 +158,17 @@ impl Word {
         self.kind == Table(level) && self.phase == Phase::Valid
     }
 
+    /// General references that come with a type reference, or with being allocated. No sum of what fits in a word
+    /// overflows.
+    pub(super) fn accounted(self) -> u32 {
+        self.uses.saturating_add(self.allocated.into())
+    }
+
     /// Which invariant it breaks, if any.
     pub fn inconsistency(self) -> Option<&'static str> {
         let has_contents = matches!(self.kind, Table(_) | Descriptors);
-        let held = u64::from(self.uses) + u64::from(self.allocated);
         let rules = [
-            (u64::from(self.general) < held, "a type reference, or being allocated, lacks its general one"),
+            (self.general < self.accounted(), "a type reference, or being allocated, lacks its general one"),
             ((self.kind == FrameType::None) != (self.uses == 0), "the type is none exactly while unused"),
             (self.phase != Phase::Valid && !has_contents, "only tables and descriptors are validated"),
             (self.phase != Phase::Valid && self.uses != 1, "work on the contents holds the only reference"),

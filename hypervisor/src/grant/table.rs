@@ -144,7 +144,8 @@ impl GrantTable {
     /// Where an entry is.
     fn slot(&self, reference: GrantRef) -> Option<(Mfn, usize)> {
         let table = self.frames.get((reference.0 / ENTRIES_PER_FRAME) as usize)?;
-        Some((*table, (reference.0 % ENTRIES_PER_FRAME) as usize * size_of::<GrantEntry>()))
+        let index = (reference.0 % ENTRIES_PER_FRAME) as usize;
+        Some((*table, index.checked_mul(size_of::<GrantEntry>())?))
     }
 
     /// Marks an entry as in use, and returns it as it was read, at once.

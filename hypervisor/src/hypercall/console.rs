@@ -28,12 +28,12 @@ fn write(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {
             return Ok(Outcome::Preempted);
         }
         call.spend(COST_OF_CHUNK);
-        let length = (count - call.progress.elements).min(CHUNK as u64);
+        let length = count.saturating_sub(call.progress.elements).min(CHUNK as u64);
         let Some(chunk) = bytes.get_mut(..length as usize) else { break };
         let address = buffer.wrapping_add(call.progress.elements);
         call.space().read_bytes(address, chunk)?;
         call.domain.console().write(chunk);
-        call.progress.elements += length;
+        call.progress.elements = call.progress.elements.saturating_add(length);
     }
     done()
 }

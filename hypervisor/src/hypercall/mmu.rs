@@ -61,7 +61,7 @@ fn check_domain(call: &Call<'_>, word: u64) -> Result<(), Refusal> {
     call.check_self(DomId(word as u16))?;
     match (word >> 16) as u16 {
         0 => Ok(()),
-        tables => call.check_self(DomId(tables - 1)),
+        tables => call.check_self(DomId(tables.wrapping_sub(1))),
     }
 }
 
@@ -71,7 +71,7 @@ pub fn mmu_update(call: &mut Call<'_>, arguments: Arguments) -> Reply {
     let mut batch = Batch::new(call.domain.id(), call.budget);
     let ran = run_batch::<_, UPDATES_PER_READ>(call, arguments, |call, requests| {
         let (done, progress) = mmu.mmu_updates(requests, &mut batch);
-        call.progress.elements += done as u64;
+        call.progress.elements = call.progress.elements.saturating_add(done as u64);
         call.budget = *batch.budget();
         progress
     });

@@ -18,7 +18,7 @@ pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
             if operation(call, each)? == Progress::Preempted {
                 return Ok(Progress::Preempted);
             }
-            call.progress.elements += 1;
+            call.progress.elements = call.progress.elements.saturating_add(1);
         }
         Ok(Progress::Done)
     });

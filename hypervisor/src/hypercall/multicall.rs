@@ -30,7 +30,7 @@ pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
         };
         let result_at = array.address_of(index)?.saturating_add(offset_of!(MulticallEntry, result) as u64);
         call.write(result_at, &result)?;
-        call.progress.calls += 1;
+        call.progress.calls = call.progress.calls.saturating_add(1);
         call.progress.elements = 0;
         if matches!(outcome, Outcome::Yielded | Outcome::Blocked) && call.progress.calls == array.len() {
             return Ok(outcome);

@@ -32,7 +32,7 @@ fn run(call: &mut Call<'_>, at: u64, each: impl Fn(&Call<'_>, Extent) -> Result<
             return Ok(Outcome::Preempted);
         }
         match each(call, Extent { array, index: call.progress.elements }) {
-            Ok(()) => call.progress.elements += 1,
+            Ok(()) => call.progress.elements = call.progress.elements.saturating_add(1),
             Err(Failure::Refused(_)) => break,
             Err(failure) => return Err(failure),
         }

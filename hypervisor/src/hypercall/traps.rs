@@ -24,7 +24,7 @@ fn listed(call: &Call<'_>, table: u64) -> Result<Vec<TrapInfo>, Failure> {
     let mut entries = Vec::new();
     // Its length is not known before its end is found, and that may be the last thing that is mapped.
     for index in 0..=VECTORS as u64 {
-        let entry = GuestArray::<TrapInfo>::new(table, index + 1)?.get(&call.space(), index)?;
+        let entry = GuestArray::<TrapInfo>::new(table, index.saturating_add(1))?.get(&call.space(), index)?;
         if entry.address == 0 {
             return Ok(entries);
         }

@@ -11,7 +11,7 @@
 
 use super::MachineError;
 use pv_abi::page_table::Pte;
-use pv_abi::{Mfn, PAGE_SIZE};
+use pv_abi::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, madvise};
 use std::fs::File;
@@ -79,7 +79,8 @@ impl MachineMemory {
         if mfn.0 >= self.frames || end > PAGE_SIZE {
             return Err(NoSuchFrame(mfn));
         }
-        self.region.get_slice(mfn.0 as usize * PAGE_SIZE + offset, length).map_err(|_| NoSuchFrame(mfn))
+        let start = (mfn.address() as usize).saturating_add(offset);
+        self.region.get_slice(start, length).map_err(|_| NoSuchFrame(mfn))
     }
 
     /// Copies bytes out of a frame.
@@ -256,7 +257,7 @@ impl MachineMemory {
     /// The host's.
     pub fn release(&self, first: Mfn, count: u64) -> Result<(), MachineError> {
         self.advise(first, count, Advice::LinuxRemove, "memory cannot be given back")?;
-        (first.0..first.0 + count).for_each(|frame| self.dirty(Mfn(frame)));
+        (first.0..first.0.saturating_add(count)).for_each(|frame| self.dirty(Mfn(frame)));
         Ok(())
     }
 
@@ -266,10 +267,10 @@ impl MachineMemory {
         if end.is_none() {
             return Err(failed(std::io::Error::other(NoSuchFrame(first))));
         }
-        let start = self.region.as_ptr().wrapping_add(first.0 as usize * PAGE_SIZE);
+        let start = self.region.as_ptr().wrapping_add(first.address() as usize);
         // SAFETY: the range was just checked to lie in the mapping, which lives as long as `self`. No Rust
         // reference into it exists (see the head of this file), and both kinds of advice keep it mapped.
-        unsafe { madvise(start.cast(), count as usize * PAGE_SIZE, advice) }
+        unsafe { madvise(start.cast(), (count << PAGE_SHIFT) as usize, advice) }
             .map_err(|errno| failed(errno.into()))
     }
 }

@@ -13,7 +13,14 @@ mod layout;
 mod memory;
 mod translations;
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "no guest runs on it"
+)]
 pub mod fake;
+#[allow(clippy::arithmetic_side_effects, reason = "on places and sizes of the machine's own")]
 pub mod kvm;
 
 pub use context::{Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers};

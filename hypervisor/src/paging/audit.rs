@@ -28,9 +28,10 @@ struct Recount<'a> {
 impl Recount<'_> {
     fn hold(&mut self, mfn: Mfn, kind: ReferenceKind) {
         let found = self.found.entry(mfn).or_default();
-        found.general += 1;
+        found.general = found.general.saturating_add(1);
         if let ReferenceKind::Typed(kind) = kind {
-            *found.uses.entry(kind).or_default() += 1;
+            let uses = found.uses.entry(kind).or_default();
+            *uses = uses.saturating_add(1);
         }
     }
 
@@ -62,7 +63,7 @@ impl Mmu {
         self.frames.all().for_each(|mfn| self.count_held_by(mfn, &mut recount));
         self.frames.all().for_each(|mfn| self.compare(mfn, &mut recount));
         let sum = self.frames.conservation();
-        if sum.free + sum.owned != sum.total {
+        if sum.free.checked_add(sum.owned) != Some(sum.total) {
             recount.report(format!("frames are not conserved: {sum:?}"));
         }
         recount.discrepancies

@@ -168,7 +168,8 @@ impl Mmu {
             let mut bits = PteFlags::ACCESSED;
             bits.set(PteFlags::DIRTY, writes);
             if !mapping.entry.flags().contains(bits) {
-                let marked = self.memory.fetch_or_u64(mapping.table, mapping.index * 8, bits.bits());
+                let marked =
+                    self.memory.fetch_or_u64(mapping.table, mapping.index.saturating_mul(8), bits.bits());
                 debug_assert!(marked.is_ok(), "the entry was just read");
             }
             Ok(held)
@@ -182,13 +183,12 @@ const fn offset_in_page(address: u64) -> usize {
 }
 
 const fn left_in_page(address: u64) -> usize {
-    PAGE_SIZE - offset_in_page(address)
+    PAGE_SIZE.saturating_sub(offset_in_page(address))
 }
 
 /// Where the copy goes on; nowhere behind the end of the address space.
 fn next_page(address: u64, is_last: bool) -> Result<u64, BadAddress> {
-    let next = (address & !(PAGE_SIZE as u64 - 1)).checked_add(PAGE_SIZE as u64);
-    match next {
+    match (address | (PAGE_SIZE - 1) as u64).checked_add(1) {
         Some(next) => Ok(next),
         None if is_last => Ok(address),
         None => Err(BadAddress(0)),

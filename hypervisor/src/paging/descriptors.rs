@@ -6,7 +6,6 @@
 use super::{Budget, Mmu, Progress};
 use crate::error::{Failure, Refusal};
 use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
-use pv_abi::page_table::ENTRIES;
 use pv_abi::{DomId, Errno, Mfn, PAGE_SIZE};
 
 const ACCESSED: u64 = 1 << 40;
@@ -83,7 +82,7 @@ impl Mmu {
 
     /// Checks a frame that just took the type. On refusal it loses the type again.
     fn validate_descriptors(&self, mfn: Mfn) -> Result<(), Refusal> {
-        for offset in (0..ENTRIES).map(|index| index * 8) {
+        for offset in (0..PAGE_SIZE).step_by(8) {
             if let Err(refusal) = self.validate_stored(mfn, offset) {
                 self.frames.apply(mfn, Operation::Abandon)?;
                 self.frames.apply(mfn, Operation::Devalidated)?;

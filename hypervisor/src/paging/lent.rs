@@ -11,8 +11,8 @@ use super::update::{KEEP_NOTHING, Place};
 use super::{Batch, Mmu, Progress};
 use crate::error::{Failure, Refusal};
 use crate::frame::{Reference, ReferenceKind};
-use pv_abi::page_table::{Level, Pte, PteFlags};
-use pv_abi::{Errno, Mfn, PAGE_SIZE};
+use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
+use pv_abi::{Errno, Mfn};
 
 /// Which entry a domain means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +141,9 @@ impl Mmu {
                 Ok(EntryPlace { table, index: Level::L1.index(address) })
             }
             EntryTarget::Machine(address) => {
-                let (table, offset) = (Mfn::containing(address), address as usize % PAGE_SIZE);
-                match offset.is_multiple_of(size_of::<Pte>()) && self.is_own_l1(space, table) {
-                    true => Ok(EntryPlace { table, index: offset / size_of::<Pte>() }),
+                let table = Mfn::containing(address);
+                match address.is_multiple_of(size_of::<Pte>() as u64) && self.is_own_l1(space, table) {
+                    true => Ok(EntryPlace { table, index: (address >> 3) as usize % ENTRIES }),
                     false => Err(NO_TABLE),
                 }
             }

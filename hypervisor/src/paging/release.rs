@@ -48,7 +48,7 @@ impl Mmu {
             if mfn.0 >= self.layout.frames {
                 return Ok(false);
             }
-            space.released += 1;
+            space.released = space.released.saturating_add(1);
             if self.frames.owner(mfn) == Some(space.domain) {
                 self.release_frame(space, mfn)?;
                 return Ok(true);

@@ -77,7 +77,7 @@ impl Mmu {
         }
         // On top of the list stays what is torn down first; this table is below its own lower tables.
         space.deferred.push(Deferred::TearDown { table, level, retired: true });
-        let own_place = space.deferred.len();
+        let with_own = space.deferred.len();
         for index in (0..self.frames.progress(table)).rev() {
             if budget.is_exhausted() {
                 return Ok(());
@@ -88,19 +88,19 @@ impl Mmu {
             if let Some(reference) = recall(level, index, entry) {
                 self.give_back(space, reference);
             }
-            if space.deferred.len() != own_place {
+            if space.deferred.len() != with_own {
                 return Ok(());
             }
         }
-        space.deferred.truncate(own_place - 1);
+        space.deferred.truncate(with_own.saturating_sub(1));
         self.end_table(table, level)
     }
 
     /// The frame is no table any more.
     fn end_table(&self, table: Mfn, level: Level) -> Result<(), Failure> {
         if level == Level::L4 {
-            for slot in 0..self.layout.slots.len() {
-                self.exchange(table, FIRST_HYPERVISOR_SLOT + slot, Pte::default(), 0)?;
+            for (slot, _) in (FIRST_HYPERVISOR_SLOT..).zip(&self.layout.slots) {
+                self.exchange(table, slot, Pte::default(), 0)?;
             }
         }
         self.frames.apply(table, Operation::Devalidated)?;

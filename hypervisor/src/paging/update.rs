@@ -43,7 +43,7 @@ impl Mmu {
         requests: &[MmuUpdate],
         batch: &mut Batch,
     ) -> (usize, Result<Progress, Failure>) {
-        let mut done = 0;
+        let mut done = 0_usize;
         let outcome = self.update(batch, |space, batch| {
             for &request in requests {
                 let made =
@@ -51,7 +51,7 @@ impl Mmu {
                 if made? == Progress::Preempted {
                     return Ok(Progress::Preempted);
                 }
-                done += 1;
+                done = done.saturating_add(1);
                 if batch.budget().is_exhausted() && done < requests.len() {
                     return Ok(Progress::Preempted);
                 }
@@ -232,7 +232,7 @@ impl Mmu {
         if needs_settling(old, Pte(new.0 & !keep | old.0 & keep)) {
             batch.record(Change { table, index: index as u16, level, old });
         }
-        batch.updated += 1;
+        batch.updated = batch.updated.saturating_add(1);
         Ok(())
     }
 }

@@ -111,7 +111,7 @@ impl Mmu {
             if self.validate_entry(space, table, level, index, budget)? == Progress::Preempted {
                 return Ok(Progress::Preempted);
             }
-            self.frames.set_progress(table, index + 1);
+            self.frames.set_progress(table, index.saturating_add(1));
             budget.spend();
         }
         Ok(Progress::Done)
@@ -126,8 +126,8 @@ impl Mmu {
         budget: &mut Budget,
     ) -> Result<Progress, Failure> {
         if level == Level::L4 && is_hypervisor_slot(index) {
-            let slot = self.layout.slots.get(index - FIRST_HYPERVISOR_SLOT).copied().unwrap_or_default();
-            self.exchange(table, index, slot, 0)?;
+            let slot = self.layout.slots.get(index.wrapping_sub(FIRST_HYPERVISOR_SLOT));
+            self.exchange(table, index, slot.copied().unwrap_or_default(), 0)?;
             return Ok(Progress::Done);
         }
         let found = self.entry(table, index)?;

@@ -8,8 +8,10 @@
 //!                                                       └─ act on the exit ─▶ leave: yield, block, end
 //! ```
 //! - Nothing that a guest does ends this loop: its faults end its domain, with a report.
-//! - A pcpu that the machine fails, or whose thread fails, ends what it ran and leaves the rest alone
-//!   (`tests::a_failed_pcpu_ends_what_it_ran_and_stops`, `tests::a_panic_ends_what_its_pcpu_ran`).
+//! - A pcpu that the machine fails ends what it ran and leaves the rest alone
+//!   (`tests::a_failed_pcpu_ends_what_it_ran_and_stops`, `tests::a_panic_in_the_machine_ends_what_its_pcpu_ran`).
+//! - A panic, which is a defect of the hypervisor's own, ends the domain whose turn it was, and no other
+//!   (`tests::a_panic_ends_the_domain_that_it_served`).
 //! - A guest that never comes back by itself is kicked out, whatever it masks
 //!   (`tests::a_guest_that_loops_does_not_stop_the_others`).
 //! - Between [`Scheduler::entering`](crate::sched::Scheduler::entering) and the entry itself all is looked at once
@@ -21,7 +23,8 @@ mod exits;
 #[cfg(test)]
 mod tests;
 
-use crate::domain::Domain;
+use crate::contain::contained;
+use crate::domain::{Domain, End};
 use crate::error::Failure;
 use crate::hypercall::{Services, resume};
 use crate::machine::Pcpu;
@@ -31,7 +34,6 @@ use crate::vcpu::{Rest, Vcpu, VcpuHandle, resume::prepare};
 use exits::{act, after, crash};
 use pv_abi::{EventPort, VcpuId};
 use std::sync::Arc;
-use std::thread;
 
 /// Why a vCPU's turn ends.
 #[derive(Debug)]
@@ -92,7 +94,10 @@ impl PcpuLoop {
         self.services.scheduler.fire_timers();
         match self.services.scheduler.next(self.index) {
             Next::Run { domain, turn } => {
-                self.turn(&domain, turn.vcpu.vcpu);
+                let id = turn.vcpu.vcpu;
+                if let Err(defect) = contained(|| self.turn(&domain, id)) {
+                    self.cut_short(&domain, id, &Failure::Crash(defect));
+                }
                 if self.failed {
                     self.give_up();
                 }
@@ -144,6 +149,20 @@ impl PcpuLoop {
         }
     }
 
+    /// A panic has ended a vCPU's turn. What the vCPU holds is given back with its domain.
+    fn cut_short(&mut self, domain: &Arc<Domain>, id: VcpuId, defect: &Failure) {
+        let services = Arc::clone(&self.services);
+        services.scheduler.entered(self.index);
+        let Some(handle) = domain.vcpu(id) else { return };
+        let report = || crash(&services, domain, &handle.state().lock(), defect);
+        if contained(report).is_err() {
+            domain.life().end(End::Destroyed);
+        }
+        self.loaded = None;
+        services.scheduler.leave(self.index, handle.key(), &Leave::Ended);
+        services.ended.ring();
+    }
+
     /// Saves the vCPU that ran before, if it is another.
     fn load(&mut self, domain: &Arc<Domain>, id: VcpuId) -> Result<(), Failure> {
         let previous = self.loaded.replace((domain.clone(), id));
@@ -152,11 +171,14 @@ impl PcpuLoop {
             return Ok(());
         };
         let mut vcpu = handle.state().lock();
+        self.failed = true; // until it has come back
         let saved = self.pcpu.save(&mut vcpu.context).map_err(Failure::from);
         match &saved {
-            Ok(()) => self.services.scheduler.saved(handle.key()),
+            Ok(()) => {
+                self.failed = false;
+                self.services.scheduler.saved(handle.key());
+            }
             Err(failure) => {
-                self.failed = true;
                 crash(&self.services, &previous, &vcpu, failure);
             }
         }
@@ -239,9 +261,10 @@ impl PcpuLoop {
         let (services, pcpu, mode) = (&*self.services, self.index, vcpu.mode);
         let tracer = services.tracer();
         let entered = tracer.now();
+        self.failed = true; // until it has come back
         let exit = self.pcpu.enter(&mut vcpu.context);
         services.scheduler.entered(pcpu);
-        self.failed |= exit.is_err();
+        self.failed = exit.is_err();
         let exit = exit?;
         let mut left = 0;
         tracer.record(entered, |span| {
@@ -252,14 +275,5 @@ impl PcpuLoop {
         let next = act(services, domain, handle, vcpu, &exit);
         tracer.record(left, |span| Record::Exit { pcpu, vcpu: handle.key(), exit, mode, rip, span });
         next
-    }
-}
-
-impl Drop for PcpuLoop {
-    /// A bug of the hypervisor's own ends what this pcpu ran, and nothing else waits for it.
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.give_up();
-        }
     }
 }

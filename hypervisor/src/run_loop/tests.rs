@@ -449,14 +449,39 @@ fn a_guest_that_shuts_down_is_gone_with_all_its_frames() {
 }
 
 #[test]
-fn a_panic_ends_what_its_pcpu_ran() {
+fn a_panic_in_the_machine_ends_what_its_pcpu_ran() {
     let threads = Threads::new(2);
     let (unlucky, other) = (threads.guest(), threads.guest());
-    threads.scripts.push(unlucky.identity(), |_| panic!("on purpose: a bug of the hypervisor's own"));
+    threads.scripts.push(unlucky.identity(), |_| panic!("on purpose"));
     threads.start(&unlucky);
     let end = threads.hypervisor.wait_for(&unlucky.domain, PATIENCE).unwrap();
-    assert!(end.report().unwrap().reason.ends_with("failed"));
+    assert_eq!(end.report().unwrap().reason, "a defect of the hypervisor: on purpose");
     threads.start(&other);
     threads.hypervisor.shutdown();
     assert!(matches!(other.domain.life().stage(), Stage::Gone(End::Destroyed)));
+}
+
+/// A panic behind a hypercall, on the only pcpu that there is.
+#[test]
+fn a_panic_ends_the_domain_that_it_served() {
+    let threads = Threads::new(1);
+    let free = threads.hypervisor.services().mmu.free_frames();
+    let (unlucky, other) = (threads.guest(), threads.guest());
+    let port = alloc_unbound(&unlucky.domain, DomId::HOST).unwrap();
+    let told = AtomicU64::new(0);
+    let end = move || assert_eq!(told.fetch_add(1, Ordering::SeqCst), 0, "on purpose");
+    let _host = connect(&unlucky.domain, port, Arc::new(end)).unwrap();
+    threads.poke(&unlucky, page(1), &port);
+    threads.scripts.push(unlucky.identity(), |context| syscall(context, 32, &[4, page(1)]));
+    threads.start(&unlucky);
+    let end = threads.hypervisor.wait_for(&unlucky.domain, PATIENCE).unwrap();
+    let reason = &end.report().unwrap().reason;
+    assert!(reason.starts_with("a defect of the hypervisor: ") && reason.contains("on purpose"), "{reason}");
+
+    threads.poke(&other, page(1), &ShutdownReason::POWEROFF);
+    threads.scripts.push(other.identity(), |context| syscall(context, 29, &[2, page(1)]));
+    threads.start(&other);
+    let end = threads.hypervisor.wait_for(&other.domain, PATIENCE).unwrap();
+    assert_eq!(end.reason(), ShutdownReason::POWEROFF, "the pcpu goes on");
+    assert_eq!(threads.hypervisor.services().mmu.free_frames(), free, "all is given back");
 }

@@ -121,7 +121,7 @@ impl State {
         if !online {
             return None;
         }
-        self.ready += 1;
+        self.ready = self.ready.saturating_add(1);
         self.claim_idle(loaded)
     }
 

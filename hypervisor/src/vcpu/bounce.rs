@@ -140,7 +140,7 @@ fn enter(
     let masked = info.masked();
     let (frame, words) = frame(vcpu, masked, extra);
     let top = if vcpu.mode == Mode::User { vcpu.kernel_stack } else { vcpu.context.registers.rsp };
-    let pointer = (top & !15).wrapping_sub(words as u64 * 8);
+    let pointer = (top & !15).wrapping_sub((words as u64).wrapping_mul(8));
     vcpu.enter_kernel();
     let bytes = frame.get(..words).unwrap_or(&frame);
     vcpu.space(mmu).write_words(pointer, bytes).map_err(|failure| match failure {
@@ -173,10 +173,10 @@ fn frame(vcpu: &Vcpu, masked: bool, extra: &[u64]) -> ([u64; LONGEST], usize) {
     let tail = [registers.rip, cs, flags, registers.rsp, u64::from(vcpu.context.ss)];
     let head = [registers.rcx, registers.r11];
     let words = head.iter().chain(extra).chain(&tail).copied();
-    let (mut frame, mut length) = ([0; LONGEST], 0);
+    let (mut frame, mut length) = ([0; LONGEST], 0_usize);
     for (slot, word) in frame.iter_mut().zip(words) {
         *slot = word;
-        length += 1;
+        length = length.saturating_add(1);
     }
     (frame, length)
 }

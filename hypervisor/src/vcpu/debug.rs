@@ -17,7 +17,8 @@ const NO_SUCH_REGISTER: Refusal = Refusal::new(Errno::ENODEV, "no such debug reg
 
 /// Whether a breakpoint that is armed is one for I/O.
 fn arms_io(control: u64) -> bool {
-    (0..4).any(|n| control >> (2 * n) & 3 != 0 && control >> (16 + 4 * n) & 3 == 2)
+    let [enabled, kinds] = [control & 0xff, control >> 16];
+    [(0, 0), (2, 4), (4, 8), (6, 12)].iter().any(|&(n, m)| enabled >> n & 3 != 0 && kinds >> m & 3 == 2)
 }
 
 /// Sets register `number`.

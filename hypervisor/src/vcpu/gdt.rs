@@ -50,7 +50,7 @@ impl GuestGdt {
         (0..self.entries)
             .map_while(|entry| {
                 let frame = self.frames.get((entry / DESCRIPTORS_PER_FRAME) as usize)?;
-                let offset = (entry % DESCRIPTORS_PER_FRAME) as usize * 8;
+                let offset = ((entry % DESCRIPTORS_PER_FRAME) << 3) as usize;
                 mmu.memory().load_u64(frame.mfn(), offset).ok()
             })
             .collect()

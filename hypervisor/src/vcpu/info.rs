@@ -32,7 +32,7 @@ fn checked(memory: &MachineMemory, frame: Mfn, offset: usize) -> Result<u64, NoS
     if !fits || frame.0 >= memory.frames() {
         return Err(NoSuchFrame(frame));
     }
-    Ok(frame.address() + offset as u64)
+    Ok(frame.address() | offset as u64)
 }
 
 impl InfoPage {
@@ -57,7 +57,7 @@ impl InfoPage {
         self.memory.read(old_frame, old_offset, &mut contents)?;
         self.memory.write(frame, offset, &contents)?;
         self.place.store(place, Ordering::SeqCst);
-        let selector = offset + offset_of!(VcpuInfo, evtchn_pending_sel);
+        let selector = offset.saturating_add(offset_of!(VcpuInfo, evtchn_pending_sel));
         self.memory.fetch_or_u64(frame, selector, u64::MAX)?;
         self.swap(offset_of!(VcpuInfo, evtchn_upcall_pending), 1);
         Ok(())
@@ -66,7 +66,7 @@ impl InfoPage {
     /// The frame, and the offset there, of a field.
     fn at(&self, field: usize) -> (Mfn, usize) {
         let place = self.place.load(Ordering::SeqCst);
-        (Mfn::containing(place), place as usize % PAGE_SIZE + field)
+        (Mfn::containing(place), (place as usize % PAGE_SIZE).saturating_add(field))
     }
 
     fn byte(&self, field: usize) -> Option<u8> {

@@ -28,7 +28,7 @@ pub fn prepare(vcpu: &mut Vcpu, info: &InfoPage, mmu: &Mmu) -> Result<Prepared, 
     for _ in 0..4 {
         if info.wants_upcall() {
             bounce_event(vcpu, info, mmu)?;
-            prepared.upcalls += 1;
+            prepared.upcalls = prepared.upcalls.saturating_add(1);
         }
         sanitise(&mut vcpu.context);
         match unfit(&vcpu.context) {

@@ -29,7 +29,7 @@ fn copy_each(call: &mut Call<'_>, at: u64, count: u64) -> Ran {
         let index = call.progress.elements;
         let mut request = array.get(&call.space(), index)?;
         request.status = copy_one(call, &request).err().unwrap_or(GrantStatus::OKAY);
-        call.progress.elements += 1;
+        call.progress.elements = call.progress.elements.saturating_add(1);
         array.set(&call.space(), index, &request)?;
     }
     Ok(Progress::Done)
@@ -39,7 +39,7 @@ fn copy_one(call: &Call<'_>, request: &GrantCopy) -> Result<(), GrantStatus> {
     let GrantCopy { source, dest, len, flags, .. } = *request;
     let length = usize::from(len);
     let (from, to) = (usize::from(source.offset), usize::from(dest.offset));
-    if from + length > PAGE_SIZE || to + length > PAGE_SIZE {
+    if from.max(to).saturating_add(length) > PAGE_SIZE {
         return Err(GrantStatus::BAD_COPY_ARG);
     }
     let mut bytes = [0; PAGE_SIZE];

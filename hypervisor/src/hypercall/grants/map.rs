@@ -52,7 +52,7 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
             }
             return Err(Refusal::new(Errno::EFAULT, "a mapping's handle cannot be stored").into());
         }
-        call.progress.elements += 1;
+        call.progress.elements = call.progress.elements.saturating_add(1);
     }
     Ok(Progress::Done)
 }

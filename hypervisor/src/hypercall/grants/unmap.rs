@@ -91,7 +91,7 @@ fn unmap_each<T: Request>(call: &mut Call<'_>, at: u64, count: u64) -> Ran {
         call.budget = *ended.batch.budget();
         ended.finish(call)?;
         for (index, request) in &done {
-            call.progress.elements += 1;
+            call.progress.elements = call.progress.elements.saturating_add(1);
             array.set(&call.space(), *index, request)?;
         }
         match ran? {

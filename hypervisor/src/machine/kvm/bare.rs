@@ -160,8 +160,9 @@ impl Bare {
         let (frame, base) = self.pages.stack();
         let offset = regs.rsp.wrapping_add(skip).wrapping_sub(base) as usize;
         self.memory.read(frame, offset, &mut bytes).map_err(not_there)?;
-        let word = |n: usize| u64::from_le_bytes(bytes[n * 8..n * 8 + 8].try_into().unwrap_or_default());
-        let (rip, flags, rsp) = (word(0), word(2), word(3));
+        let words =
+            |n: usize| bytes.as_chunks::<8>().0.get(n).copied().map(u64::from_le_bytes).unwrap_or_default();
+        let (rip, flags, rsp) = (words(0), words(2), words(3));
         if rip == LSTAR {
             return Ok(self.take_syscall(rsp));
         }

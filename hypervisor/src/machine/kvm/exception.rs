@@ -104,9 +104,10 @@ fn read(memory: &MachineMemory, pages: &PcpuPages, vector: u8, rsp: u64) -> Opti
         false => pages.ist_stacks(),
     };
     let mut words = [0; 6];
-    let first = if has_error_code { 0 } else { 1 };
-    for (word, at) in words[first..].iter_mut().zip((rsp - base..).step_by(8)) {
-        *word = memory.load_u64(mfn, at as usize).ok()?;
+    let missing = if has_error_code { 0 } else { 1 };
+    let start = usize::try_from(rsp.checked_sub(base)?).ok()?;
+    for (word, at) in words.iter_mut().skip(missing).zip((start..PAGE_SIZE).step_by(8)) {
+        *word = memory.load_u64(mfn, at).ok()?;
     }
     let [error_code, rip, cs, rflags, rsp, ss] = words;
     Some((error_code, Frame { rip, cs: cs as u16, rflags, rsp, ss: ss as u16 }))

@@ -57,7 +57,7 @@ impl Gate {
         let mut page = vec![0xcc; PAGE_SIZE];
         for (number, entry) in (0u64..).zip(page.chunks_exact_mut(HYPERCALL_PAGE_ENTRY_SIZE)) {
             let code = self.entry(number);
-            entry[..code.len()].copy_from_slice(&code);
+            entry.iter_mut().zip(code).for_each(|(to, from)| *to = from);
         }
         page
     }

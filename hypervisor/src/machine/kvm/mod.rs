@@ -24,6 +24,7 @@ mod descriptors;
 mod exception;
 mod fpu;
 mod gate;
+#[allow(clippy::indexing_slicing, reason = "five words or six, of six")]
 mod pcpu;
 mod presence;
 mod probe;

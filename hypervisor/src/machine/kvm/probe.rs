@@ -324,7 +324,7 @@ impl<'a> Probe<'a> {
             .zip(&mut samples)
             .map(|((gate, ..), samples)| {
                 samples.sort_unstable();
-                GateCost { gate: *gate, round_trip_ns: samples[ROUNDS / 2] }
+                GateCost { gate: *gate, round_trip_ns: samples.get(ROUNDS / 2).copied().unwrap_or_default() }
             })
             .collect())
     }

@@ -59,8 +59,9 @@ impl Invalidate {
     fn drop_translations(&self, mut frames: Vec<u64>) -> Result<(), MachineError> {
         frames.sort_unstable();
         frames.dedup();
-        for run in frames.chunk_by(|a, b| a + 1 == *b) {
-            self.memory.drop_translations(Mfn(run[0]), run.len() as u64)?;
+        for run in frames.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            let first = run.first().copied().unwrap_or_default();
+            self.memory.drop_translations(Mfn(first), run.len() as u64)?;
         }
         Ok(())
     }
