@@ -33,7 +33,7 @@ pub struct DomainConfig {
 /// # Errors
 /// Where the machine has no frame or no number left.
 pub fn create(services: &Services, config: DomainConfig) -> Result<Arc<Domain>, Failure> {
-    let id = services.domains.next_id();
+    let id = services.domains.next_id(|id| services.mmu.frames_of(id) == 0);
     let id = id.ok_or(Refusal::new(Errno::ENOSPC, "all domain numbers are in use"))?;
     if let Some(recorder) = services.trace.recorder() {
         recorder.record(Record::Domain { id, name: config.name.clone() });

@@ -23,14 +23,15 @@ impl Default for Domains {
 }
 
 impl Domains {
-    /// A number that no domain has; those of the dead come up again last. None where all are in use.
-    pub fn next_id(&self) -> Option<DomId> {
+    /// A number that no domain has, and of which nothing is left that `is_free` would know of; those of the dead come
+    /// up again last. None where all are in use.
+    pub fn next_id(&self, is_free: impl Fn(DomId) -> bool) -> Option<DomId> {
         let mut state = self.0.lock();
         for _ in 1..DomId::FIRST_RESERVED.0 {
             let id = DomId(state.next);
             let next = id.0.saturating_add(1);
             state.next = if next < DomId::FIRST_RESERVED.0 { next } else { 1 };
-            if !state.domains.contains_key(&id) {
+            if !state.domains.contains_key(&id) && is_free(id) {
                 return Some(id);
             }
         }
