@@ -161,7 +161,15 @@ impl World {
 
     /// Guests die, and everything that they have must come back.
     pub fn end(&mut self, guests: Vec<Guest>) {
-        for guest in &guests {
+        self.destroy(&guests);
+        for guest in guests {
+            assert_eq!(self.services.mmu.frames_of(guest.domain.id()), 0);
+        }
+    }
+
+    /// Guests die.
+    pub fn destroy(&mut self, guests: &[Guest]) {
+        for guest in guests {
             guest.domain.life().end(crate::domain::End::Destroyed);
             self.services.scheduler.evict(guest.domain.id());
         }
@@ -169,9 +177,6 @@ impl World {
             self.turns(index, guests.len() + 1);
         }
         crate::control::teardown::reap_once(&self.services);
-        for guest in guests {
-            assert_eq!(self.services.mmu.frames_of(guest.domain.id()), 0);
-        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Domains' lives.
 
 use super::*;
+use crate::clock::{Clock, SECOND};
 use crate::domain::{NoConsole, Stage};
-use crate::event_channel::{alloc_unbound, bind_interdomain, status};
+use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, send, status};
+use crate::hypercall::Services;
+use crate::sched::TimerKind;
 use crate::testing::{Guest, Threads, World};
-use pv_abi::Mfn;
-use pv_abi::event_channel::PortStatus;
+use pv_abi::event_channel::{PortStatus, Virq};
+use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};
 
 #[test]
 fn a_bad_start_ends_the_domain() {
@@ -66,4 +69,69 @@ fn a_dead_domains_peers_are_left_unbound() {
     world.end(vec![dying]);
     assert_eq!(status(&peer.domain, far).unwrap().status, PortStatus::UNBOUND);
     world.check_end(vec![peer]);
+}
+
+/// From the last number on, the first ones come up again.
+fn count_round(services: &Services) {
+    let last = Some(DomId(DomId::FIRST_RESERVED.0 - 1));
+    while services.domains.next_id(|_| true) != last {}
+}
+
+/// A number that comes up again belongs to another domain, to which nothing of the first may come. Numbers come up
+/// late, so the test brings it up.
+#[test]
+fn a_reused_domid_inherits_nothing() {
+    let mut world = World::new();
+    let keeper = world.guest();
+    let first = world.guest();
+    let id = first.domain.id();
+    let far = alloc_unbound(&keeper.domain, id).unwrap();
+    bind_interdomain(&world.services.domains, &first.domain, keeper.domain.id(), far).unwrap();
+    bind_virq(&first.domain, Virq::TIMER, VcpuId(0)).unwrap();
+    first.domain.shared().set_pending(EventPort(3));
+    first.domain.vcpus()[0].info().set_masked(false);
+    first.domain.vcpus()[0].info().mark_pending(0);
+    first.domain.set_exit_status(9);
+    let key = first.domain.vcpus()[0].key();
+    world.services.scheduler.set_timer(key, TimerKind::Singleshot, Some(world.clock.now() + SECOND));
+    let (own_page, held) = (first.pages[3], first.pages[4]);
+    for mfn in [own_page, held] {
+        world.services.mmu.memory().write(mfn, 0, b"a secret").unwrap();
+    }
+    let lent = world.services.mmu.hold(id, held, true).unwrap();
+    world.destroy(&[first]);
+
+    // While somebody still has a frame of it, the number is not given to anybody.
+    count_round(&world.services);
+    let other = world.guest();
+    assert_ne!(other.domain.id(), id);
+    world.services.mmu.release(lent);
+
+    count_round(&world.services);
+    let second = world.guest();
+    assert_eq!(second.domain.id(), id);
+    let (domain, memory) = (&second.domain, world.services.mmu.memory());
+    assert!(domain.ports().lock().is_empty());
+    assert_eq!(send(&world.services.domains, &keeper.domain, far), Ok(()), "it goes nowhere");
+    assert!(!domain.shared().is_pending(EventPort(3)) && !domain.shared().is_pending(EventPort(1)));
+    let info = domain.vcpus()[0].info();
+    assert!(info.masked() && !info.wants_upcall());
+    assert_eq!((domain.exit_status(), domain.statistics().snapshot().hypercalls.len()), (0, 0));
+    bind_virq(domain, Virq::TIMER, VcpuId(0)).unwrap();
+    world.clock.advance(2 * SECOND);
+    world.services.scheduler.fire_timers();
+    assert!(!domain.shared().is_pending(EventPort(1)), "a timer of the first one");
+    assert_eq!(world.services.mmu.owner(held), Some(id), "frames that came back last are taken first");
+    for mfn in [own_page, held] {
+        let mut bytes = [0; 8];
+        memory.read(mfn, 0, &mut bytes).unwrap();
+        let is_its_own = world.services.mmu.owner(mfn) == Some(id);
+        assert!(!is_its_own || &bytes != b"a secret", "{mfn} is not scrubbed");
+        assert!(is_its_own || world.services.mmu.pfn(mfn) == Pfn::INVALID);
+        assert_eq!(
+            world.services.mmu.hold(id, mfn, false).map(|held| world.services.mmu.release(held)).is_ok(),
+            is_its_own
+        );
+    }
+    world.check_end(vec![keeper, other, second]);
 }

@@ -189,6 +189,7 @@ impl Scheduler {
             match state.activity(key) {
                 _ if nobody_runs => {
                     state.vcpus.remove(&key);
+                    state.timers.forget(key);
                 }
                 Some(Activity::Running(pcpu)) => self.kick(pcpu),
                 // A pcpu picks it up, finds its domain ended, and takes it off.
@@ -307,6 +308,7 @@ impl Scheduler {
             }
             goes_on
         });
+        lost.iter().for_each(|&(_, key)| state.timers.forget(key));
         state.count_ready();
         lost
     }

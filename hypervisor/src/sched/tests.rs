@@ -189,3 +189,25 @@ fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     });
     assert_eq!(woken.collect::<Vec<_>>(), [Some(0), Some(1), None]);
 }
+
+/// A number may be used again: a timer that outlived its vCPU would be somebody else's.
+#[test]
+fn timers_go_with_their_vcpu_also_where_no_pcpu_is_left() {
+    for evicted in [false, true] {
+        let world = World::new();
+        let guest = Guest::build(&world.services);
+        let (scheduler, ..) = scheduler(1);
+        if evicted {
+            scheduler.fail(0);
+        }
+        scheduler.start(&guest.domain);
+        scheduler.set_timer(key_of(&guest), TimerKind::Singleshot, Some(7));
+        if evicted {
+            scheduler.evict(guest.domain.id());
+        } else {
+            scheduler.fail(0);
+        }
+        assert!(!scheduler.knows(guest.domain.id()));
+        assert_eq!(scheduler.state.lock().timers.next(), None, "evicted: {evicted}");
+    }
+}
