@@ -28,6 +28,7 @@ pub mod console;
 pub mod fake_host;
 pub mod host;
 pub mod patience;
+pub mod xenstore;
 
 use host::HostError;
 

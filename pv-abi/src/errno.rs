@@ -16,6 +16,12 @@ macro_rules! errno {
                 match self.0 { $($value => Some(stringify!($name)),)* _ => None }
             }
 
+            /// The error of that name, without the `XEN_`.
+            pub fn from_name(name: &[u8]) -> Option<Self> {
+                $(if name == stringify!($name).as_bytes() { return Some(Self($value)); })*
+                None
+            }
+
             /// What it means, in a few words.
             pub const fn text(self) -> &'static str {
                 match self.0 { $($value => $text,)* _ => "unknown error" }
@@ -42,14 +48,18 @@ errno! {
         EBUSY = 16, "busy";
         EEXIST = 17, "exists already";
         ENODEV = 19, "no such device";
+        EISDIR = 21, "is a directory";
         EINVAL = 22, "invalid argument";
         ENOSPC = 28, "no space";
+        EROFS = 30, "read-only";
         ERANGE = 34, "out of range";
         ENOSYS = 38, "not implemented";
+        ENOTEMPTY = 39, "not empty";
         ENODATA = 61, "no data";
         ETIME = 62, "time is over";
         EOVERFLOW = 75, "value too large";
         EOPNOTSUPP = 95, "not supported";
+        EISCONN = 106, "connected already";
     }
 }
 

@@ -55,6 +55,11 @@ const SPELLED_OUT: &[(&str, &str)] = &[
     ("cpuid::EMULATE_PREFIX", "emulate_prefix"),
     ("io::console::IN_SIZE", "sizeof(((struct xencons_interface *)NULL)->in)"),
     ("io::console::OUT_SIZE", "sizeof(((struct xencons_interface *)NULL)->out)"),
+    (
+        "io::xenstore::ERRORS",
+        "({ static uint16_t numbers[sizeof(xsd_errors) / sizeof(*xsd_errors)]; \
+         for (unsigned i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) numbers[i] = xsd_errors[i].errnum; numbers; })",
+    ),
     ("trap::TrapInfo::MASKS_EVENTS", "({ trap_info_t info = {0}; TI_SET_IF(&info, 1); info.flags; })"),
 ];
 
@@ -441,7 +446,7 @@ fn lines(item: &Item, within: &[String], names: &[&str]) -> Vec<String> {
             each(&|name| format!("number({name:?}, {ours} as u64, size_of_val(&{ours}));"))
         }
         What::Array if names.len() == 1 => {
-            vec![format!("array(|index| format!(\"{}[{{index}}]\"), &{ours});", names[0])]
+            vec![format!("array(|index| format!(\"{{}}[{{index}}]\", {:?}), &{ours});", names[0])]
         }
         What::Array => vec![format!("array(|index| {names:?}[index].to_owned(), &{ours});")],
         What::Enumeration | What::Opaque => Vec::new(),

@@ -1,0 +1,58 @@
+//! The store: a small tree of names and values in which domains and the toolstack find each other (`xenstored`).
+//!
+//! | where | what | knows of |
+//! |---|---|---|
+//! | `guest` (with `ring`), `socket`, `handle` | a guest's page, a Unix socket, callers of this process | locks, threads, bells |
+//! | `wire` | streams of bytes to requests | nothing but the store |
+//! | `request` | requests to operations and watches | |
+//! | `store` | domains, connections, watches, and transactions | |
+//! | `operation`, `transaction`, `tree` | what can be done with nodes, by whom, at once | |
+//!
+//! All but the first row is pure: no I/O, no lock, no clock.
+//!
+//! **Locks.** There is one, around the store ([`StoreHandle`]). It is held for one request at a time and while nothing
+//! else is locked or waited for; who got an event is told after it was given back. Behind it only bells are rung.
+
+pub mod client;
+mod events;
+mod guest;
+mod handle;
+mod operation;
+mod path;
+mod permissions;
+mod quota;
+mod request;
+mod ring;
+mod socket;
+mod store;
+mod transaction;
+mod tree;
+pub mod wire;
+
+pub use events::Event;
+pub use guest::{End, GuestServer};
+pub use handle::{Connection, StoreError, StoreHandle, Wake, Watcher};
+pub use operation::{Children, Operation};
+pub use path::Path;
+pub use permissions::{Access, Permissions};
+pub use quota::{NODE_OVERHEAD, Quota};
+pub use socket::SocketServer;
+pub use store::Store;
+
+use pv_abi::DomId;
+
+/// Who uses the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Caller {
+    /// The host domain: may do everything, without quota.
+    Privileged,
+    /// A guest.
+    Domain(DomId),
+}
+
+/// A connection; no two ever have the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ConnectionId(u64);
+
+#[cfg(test)]
+mod tests;

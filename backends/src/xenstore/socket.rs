@@ -1,0 +1,190 @@
+//! The store on a Unix socket, for people and tools: the protocol of the rings, and every client is privileged. Who may
+//! connect is the file's matter: it is its owner's alone.
+//!
+//! A thread per client, and one that lets them in. A client that does not read, or breaks the protocol, is its own
+//! thread's trouble only.
+
+use super::Caller;
+use super::handle::{Connection, StoreHandle};
+use super::wire::Wire;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::{Mode, chmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const BACKLOG: i32 = 16;
+
+/// A served socket. Dropping it disconnects all clients and removes the file.
+pub struct SocketServer {
+    path: PathBuf,
+    signal: Arc<Signal>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SocketServer {
+    /// Serves `store` at `path`. A socket that is there and that nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// What the host refuses, with the path.
+    pub fn start(path: &Path, store: StoreHandle) -> io::Result<Self> {
+        let listener = open(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("can't serve xenstore at {}: {error}", path.display()))
+        })?;
+        let signal = Arc::new(Signal::new()?);
+        let heard = Arc::clone(&signal);
+        let thread = std::thread::Builder::new().name("xenstore socket".into());
+        let thread = thread.spawn(move || admit(&listener, &store, &heard))?;
+        Ok(Self { path: path.to_owned(), signal, thread: Some(thread) })
+    }
+}
+
+impl Drop for SocketServer {
+    fn drop(&mut self) {
+        self.signal.stop();
+        // A client's thread that panicked has ended, and that is all that is wanted here.
+        let _ = self.thread.take().map(JoinHandle::join);
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Opens a socket that nobody but this user can connect to, at any time: it takes clients only when its mode is set.
+fn open(path: &Path) -> io::Result<UnixListener> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match bind(&socket, &address) {
+        Err(rustix::io::Errno::ADDRINUSE) if nobody_serves(path) => {
+            std::fs::remove_file(path)?;
+            bind(&socket, &address)?;
+        }
+        done => done?,
+    }
+    chmod(path, Mode::RUSR | Mode::WUSR)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn nobody_serves(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
+    is_socket
+        && matches!(UnixStream::connect(path), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// How other threads reach one that waits for a file.
+struct Signal {
+    file: OwnedFd,
+    stop: AtomicBool,
+}
+
+impl Signal {
+    fn new() -> io::Result<Self> {
+        let file = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { file, stop: AtomicBool::new(false) })
+    }
+
+    /// Wakes the thread, now or when it next waits.
+    fn raise(&self) {
+        // Refused only where it stands raised already, so often that it can count no further.
+        let _ = rustix::io::write(&self.file, &1u64.to_ne_bytes());
+    }
+
+    fn lower(&self) {
+        // Refused where it is not raised.
+        let _ = rustix::io::read(&self.file, &mut [0; 8]);
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.raise();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// Waits until one of two files is ready.
+fn wait(file: &impl AsFd, flags: PollFlags, signal: &Signal) -> io::Result<()> {
+    let mut files = [PollFd::new(file, flags), PollFd::new(&signal.file, PollFlags::IN)];
+    match poll(&mut files, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn admit(listener: &UnixListener, store: &StoreHandle, signal: &Signal) {
+    let mut clients: Vec<(Arc<Signal>, JoinHandle<()>)> = Vec::new();
+    while !signal.is_stopped() {
+        clients.retain(|(_, thread)| !thread.is_finished());
+        match listener.accept() {
+            // A client that the host has no thread or file for is closed.
+            Ok((stream, _)) => clients.extend(start(stream, store).ok()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if wait(listener, PollFlags::IN, signal).is_err() {
+                    break;
+                }
+            }
+            // Where files have run out: not again at once.
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    clients.iter().for_each(|(client, _)| client.stop());
+    for (_, thread) in clients {
+        let _ = thread.join();
+    }
+}
+
+fn start(stream: UnixStream, store: &StoreHandle) -> io::Result<(Arc<Signal>, JoinHandle<()>)> {
+    stream.set_nonblocking(true)?;
+    let signal = Arc::new(Signal::new()?);
+    let (wake, serving) = (Arc::clone(&signal), Arc::clone(&signal));
+    let connection = store.connect(Caller::Privileged, Arc::new(move || wake.raise()));
+    let connection = connection.map_err(|error| io::Error::other(error.text()))?;
+    let thread = std::thread::Builder::new().name("xenstore client".into());
+    // A client that leaves or breaks the protocol is served no more, and there is nobody else to tell.
+    let thread = thread.spawn(move || drop(serve(stream, &connection, &serving)))?;
+    Ok((signal, thread))
+}
+
+fn serve(mut stream: UnixStream, connection: &Connection, signal: &Signal) -> io::Result<()> {
+    let mut wire = Wire::new(connection.id());
+    let mut buffer = [0; 4096];
+    while !signal.is_stopped() {
+        signal.lower();
+        while send(&mut wire, &mut stream)? && connection.with(|store| wire.advance(store)) == Ok(true) {}
+        let wanted = wire.wanted().min(buffer.len());
+        if wanted == 0 {
+            wait(&stream, PollFlags::OUT, signal)?;
+            continue;
+        }
+        match stream.read(&mut buffer[..wanted]) {
+            Ok(0) => break,
+            Ok(length) => wire.receive(&buffer[..length]).map(drop).map_err(io::Error::other)?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait(&stream, PollFlags::IN, signal)?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Sends what the client takes; true where that was everything.
+fn send(wire: &mut Wire, stream: &mut UnixStream) -> io::Result<bool> {
+    while !wire.output().is_empty() {
+        match stream.write(wire.output()) {
+            Ok(length) => wire.sent(length),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,161 @@
+//! A transaction: nodes that it looked at, as they were at the first look, and what it made of them.
+//!
+//! Everything that reads or changes nodes does so in a transaction; a request without one has its own, which nobody can
+//! get in the way of. As in Xen's store, nothing is copied at the start. What a transaction sees may
+//! therefore be of two times, but it can be committed only while all of it still is as it was seen: a transaction that
+//! succeeds has seen one state, that at its end.
+//!
+//! **Invariant**: [`Transaction::get`] may fail, [`Transaction::put`] cannot, and no node is put before it was got. So an
+//! operation that gets all it needs first is done whole or not at all.
+
+use super::path::Path;
+use super::permissions::Permissions;
+use super::tree::{Account, Accounts, Node, Tree, cost};
+use pv_abi::{DomId, Errno};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Who is told of a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tell {
+    /// Nobody: the list of children changed.
+    Nobody,
+    /// Watches of the very path: it went with a node above it.
+    Exact,
+    /// Watches of the path and of all above it.
+    Above,
+}
+
+/// A change that watches are to be told of.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub path: Path,
+    pub exact: bool,
+    /// Who could read it before may know that it is gone, or closed to him.
+    pub before: Option<Permissions>,
+}
+
+/// How much a transaction may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub nodes: usize,
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+struct Accessed {
+    /// The generation that it had at the first look; none where there was no node.
+    seen: Option<u64>,
+    now: Option<Arc<Node>>,
+    changed: bool,
+    /// Where in `changes` it is.
+    noted: Option<usize>,
+}
+
+#[derive(Default, Debug)]
+pub(super) struct Transaction {
+    accessed: BTreeMap<Path, Accessed>,
+    changes: Vec<Change>,
+    /// What it adds to everybody's accounts.
+    accounts: Accounts,
+    bytes: usize,
+    /// Without: as much as it likes.
+    pub room: Option<Room>,
+    /// It cannot be committed any more.
+    pub doomed: bool,
+}
+
+impl Transaction {
+    /// Bytes that it holds: at least what is kept in memory on its behalf.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What `owner` would have if this were committed now.
+    pub fn account(&self, tree: &Tree, owner: DomId) -> Account {
+        let (there, here) = (tree.account(owner), self.accounts.of(owner));
+        Account { nodes: there.nodes + here.nodes, bytes: there.bytes + here.bytes }
+    }
+
+    /// True where there is a node. Does not count as a look.
+    pub fn exists(&self, tree: &Tree, path: &str) -> bool {
+        self.accessed.get(path).map_or_else(|| tree.get(path).is_some(), |accessed| accessed.now.is_some())
+    }
+
+    /// Looks at a node.
+    ///
+    /// # Errors
+    /// ENOSPC where that is more than it may look at.
+    pub fn get(&mut self, tree: &Tree, path: &Path) -> Result<Option<Arc<Node>>, Errno> {
+        if let Some(accessed) = self.accessed.get(path) {
+            return Ok(accessed.now.clone());
+        }
+        let node = tree.get(path.as_str()).cloned();
+        let held = path.as_str().len() + node.as_ref().map_or(0, |node| cost(path, node) as usize);
+        if let Some(room) = self.room
+            && (self.accessed.len() >= room.nodes || self.bytes + held > room.bytes)
+        {
+            return Err(Errno::ENOSPC);
+        }
+        self.bytes += held;
+        let seen = node.as_ref().map(|node| node.generation);
+        self.accessed.insert(path.clone(), Accessed { seen, now: node.clone(), changed: false, noted: None });
+        Ok(node)
+    }
+
+    /// Puts another node, or none, where it has looked.
+    pub fn put(&mut self, tree: &mut Tree, path: &Path, mut node: Option<Node>, tell: Tell) {
+        let Some(accessed) = self.accessed.get_mut(path.as_str()) else {
+            debug_assert!(false, "{path} is put and was not got");
+            return;
+        };
+        if let Some(node) = &mut node {
+            node.generation = tree.next_generation();
+            self.accounts.add(path, node);
+            self.bytes += cost(path, node) as usize;
+        }
+        let old = std::mem::replace(&mut accessed.now, node.map(Arc::new));
+        accessed.changed = true;
+        if let Some(old) = &old {
+            self.accounts.subtract(path, old);
+        }
+        if tell == Tell::Nobody {
+            return;
+        }
+        let exact = tell == Tell::Exact;
+        match accessed.noted {
+            Some(index) => self.changes[index].exact &= exact,
+            None => {
+                accessed.noted = Some(self.changes.len());
+                let before = old.map(|old| old.permissions.clone());
+                self.changes.push(Change { path: path.clone(), exact, before });
+            }
+        }
+    }
+
+    /// Makes its changes the tree's, if everything still is as it was seen; tells what there is to tell.
+    ///
+    /// # Errors
+    /// EAGAIN where something is not as it was, and what `afford` says of somebody who would own more than before.
+    pub fn commit(
+        self,
+        tree: &mut Tree,
+        afford: impl Fn(DomId, Account) -> Result<(), Errno>,
+    ) -> Result<Vec<Change>, Errno> {
+        let generation = |path: &Path| tree.get(path.as_str()).map(|node| node.generation);
+        if self.doomed || self.accessed.iter().any(|(path, accessed)| generation(path) != accessed.seen) {
+            return Err(Errno::EAGAIN);
+        }
+        for (owner, more) in self.accounts.iter() {
+            if more.nodes > 0 || more.bytes > 0 {
+                afford(owner, self.account(tree, owner))?;
+            }
+        }
+        for (path, accessed) in self.accessed {
+            if accessed.changed {
+                tree.replace(&path, accessed.now);
+            }
+        }
+        Ok(self.changes)
+    }
+}
