@@ -53,5 +53,8 @@ pub mod time;
 pub mod trace;
 pub mod vcpu;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))] // fuzzing needs a part of it
 mod testing;

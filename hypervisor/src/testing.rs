@@ -230,6 +230,17 @@ impl Guest {
     }
 }
 
+/// A vCPU that a mad guest may have left anywhere goes on in its kernel.
+pub fn recover(world: &World, guest: &Guest) {
+    world.on_vcpu(guest, |_, vcpu| {
+        vcpu.continuation = None;
+        if vcpu.mode == crate::vcpu::Mode::User {
+            vcpu.enter_kernel_for_test();
+        }
+        vcpu.context.registers.rsp = STACK;
+    });
+}
+
 /// A hypercall in a script.
 pub fn syscall(context: &mut Context, number: u64, arguments: &[u64]) -> Exit {
     let mut words = [0; 6];

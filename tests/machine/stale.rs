@@ -194,7 +194,7 @@ impl Cell<'_> {
     fn touched(&mut self) -> Result<(), Failed> {
         self.ticket += 2;
         self.memory().store_u64(self.stage.mailbox, 0, self.ticket)?;
-        self.toucher().passes(&self.machine.memory, self.stage.mailbox)
+        self.toucher().finished(self.ticket, &self.machine.memory, self.stage.mailbox)
     }
 
     /// Pages that hold the present ticket.

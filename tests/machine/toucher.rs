@@ -18,12 +18,12 @@ use std::thread::{JoinHandle, yield_now};
 /// next:  add rsi, 4096
 ///        dec rcx
 ///        jnz store
-///        inc qword [rdi + 8] a pass is done
+///        mov [rdi + 8], rax  a pass with this ticket is done
 ///        jmp start
 /// ```
 pub const GUEST_CODE: &[u8] = &[
     0x48, 0x8b, 0x07, 0x4c, 0x89, 0xc1, 0x4c, 0x89, 0xce, 0x48, 0x89, 0x06, 0x48, 0x81, 0xc6, 0x00, 0x10,
-    0x00, 0x00, 0x48, 0xff, 0xc9, 0x75, 0xf1, 0x48, 0xff, 0x47, 0x08, 0xeb, 0xe2,
+    0x00, 0x00, 0x48, 0xff, 0xc9, 0x75, 0xf1, 0x48, 0x89, 0x47, 0x08, 0xeb, 0xe2,
 ];
 const STORE: u64 = CODE + 9;
 const NEXT: u64 = CODE + 12;
@@ -71,10 +71,10 @@ impl Toucher {
         Self { orders, kick, thread: Some(thread) }
     }
 
-    /// Waits until the guest has touched everything at least once since now.
-    pub fn passes(&self, memory: &MachineMemory, mailbox: Mfn) -> Result<(), Failed> {
-        let before = memory.load_u64(mailbox, 8)?;
-        while memory.load_u64(mailbox, 8)? < before + 2 {
+    /// Waits until the guest has touched everything with this ticket. It tells which one a pass stored rather than
+    /// counting passes: a processor may read the next pass's ticket before others see that the last pass is done.
+    pub fn finished(&self, ticket: u64, memory: &MachineMemory, mailbox: Mfn) -> Result<(), Failed> {
+        while memory.load_u64(mailbox, 8)? < ticket {
             self.is_there()?;
             yield_now();
         }

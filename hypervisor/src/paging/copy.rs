@@ -47,7 +47,7 @@ impl Mmu {
         address: u64,
         into: &mut [u8],
     ) -> Result<(), BadAddress> {
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         let length = into.len();
         let mut at = address;
         let mut rest = into;
@@ -60,7 +60,7 @@ impl Mmu {
             at = next_page(at, behind.is_empty())?;
             rest = behind;
         }
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         crate::testing::was_read(self, domain, root, address, length);
         Ok(())
     }

@@ -84,7 +84,7 @@ impl PcpuLoop {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn turn_for_test(&mut self) {
         self.once();
     }

@@ -34,7 +34,7 @@ impl Vcpu {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn enter_kernel_for_test(&mut self) {
         self.enter_kernel();
     }

@@ -1,7 +1,7 @@
 //! Whatever a guest passes, the hypervisor refuses or does it: it never panics, and the books still balance.
 
 use super::super::{Outcome, TABLE, dispatch, resume};
-use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page};
+use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page, recover};
 use pv_abi::Errno;
 use pv_abi::hypercall::MulticallEntry;
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
@@ -37,17 +37,17 @@ const WILD: [u64; 26] = [
 ];
 
 /// A small generator (xorshift): the same calls in every run.
-pub struct Random(pub u64);
+struct Random(u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
@@ -65,17 +65,6 @@ impl Random {
             _ => WILD[self.below(WILD.len() as u64) as usize],
         }
     }
-}
-
-/// A vCPU that a mad guest may have left anywhere goes on in its kernel.
-pub fn recover(world: &World, guest: &Guest) {
-    world.on_vcpu(guest, |_, vcpu| {
-        vcpu.continuation = None;
-        if vcpu.mode == crate::vcpu::Mode::User {
-            vcpu.enter_kernel_for_test();
-        }
-        vcpu.context.registers.rsp = STACK;
-    });
 }
 
 #[test]
