@@ -28,15 +28,15 @@ pub const fn used(size: u32, prod: u32, cons: u32) -> Result<u32, BadIndices> {
 /// [`BadIndices`] as for [`used`].
 pub const fn free(size: u32, prod: u32, cons: u32) -> Result<u32, BadIndices> {
     match used(size, prod, cons) {
-        Ok(used) => Ok(size - used),
+        Ok(used) => Ok(size.wrapping_sub(used)), // no more than the size
         Err(bad) => Err(bad),
     }
 }
 
 /// Where in the ring a run of at most `wanted` bytes from `index` lies: offset, and length up to the ring's end.
 pub const fn run(size: u32, index: u32, wanted: u32) -> (u32, u32) {
-    let offset = index & (size - 1);
-    let to_end = size - offset;
+    let offset = index & size.wrapping_sub(1);
+    let to_end = size.wrapping_sub(offset);
     (offset, if wanted < to_end { wanted } else { to_end })
 }
 
