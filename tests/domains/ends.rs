@@ -2,8 +2,8 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, TABLE, check_power_off};
-use backends::console::Input;
-use hypervisor::host_domain::{ConsoleThread, HostDomain};
+use backends::console::{End, Input};
+use hypervisor::host_domain::{HostDomain, Service, start_console};
 use libtest_mimic::{Failed, Trial};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,11 +77,11 @@ fn settled(host: &Host) -> Result<(u64, usize, usize), Failed> {
 }
 
 /// A back-end of a guest's console.
-fn connect(host: &Host, guest: &Guest) -> Result<ConsoleThread, Failed> {
+fn connect(host: &Host, guest: &Guest) -> Result<Service<End>, Failed> {
     let mmu = host.hypervisor.services().mmu.clone();
-    let back_end = HostDomain::new(mmu, guest.domain.clone());
+    let back_end = Arc::new(HostDomain::new(mmu, guest.domain.clone()));
     let input = Arc::new(Input::default());
-    let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
+    let console = start_console(back_end, guest.console_port, input, Vec::new(), |_| {});
     console.map_err(|error| error.to_string().into())
 }
 

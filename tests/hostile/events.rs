@@ -3,7 +3,7 @@
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, SCRATCH, check_power_off};
 use backends::console::{End as ConsoleEnd, Input};
-use hypervisor::host_domain::{ConsoleThread, HostDomain};
+use hypervisor::host_domain::{HostDomain, Service, start_console};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp, PORTS};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -103,11 +103,11 @@ const OUT_CONS: u32 = 3080;
 const OUT_PROD: u32 = 3084;
 
 /// A back-end of a guest's console.
-fn connect(host: &Host, guest: &Guest) -> Result<ConsoleThread, Failed> {
+fn connect(host: &Host, guest: &Guest) -> Result<Service<ConsoleEnd>, Failed> {
     let mmu = host.hypervisor.services().mmu.clone();
-    let back_end = HostDomain::new(mmu, guest.domain.clone());
+    let back_end = Arc::new(HostDomain::new(mmu, guest.domain.clone()));
     let input = Arc::new(Input::default());
-    let console = ConsoleThread::start(back_end, guest.console_port, input, Vec::new(), |_| {});
+    let console = start_console(back_end, guest.console_port, input, Vec::new(), |_| {});
     console.map_err(|error| error.to_string().into())
 }
 

@@ -27,6 +27,8 @@ pub struct Identity {
     pub shared_info: Mfn,
     /// The port that it is to use for its console.
     pub console_port: EventPort,
+    /// The one for its store.
+    pub store_port: EventPort,
 }
 
 /// A domain whose first vCPU can start, with selectors 0xe033 and 0xe02b.
@@ -42,6 +44,8 @@ pub struct BuiltDomain {
     pub start_info: u64,
     /// The frame of the console ring.
     pub console: Mfn,
+    /// The frame of the xenstore ring.
+    pub store: Mfn,
 }
 
 /// Builds a domain: takes its memory, fills it, and has its page tables validated.
@@ -68,6 +72,7 @@ pub fn build(
         stack: plan.address(plan.stack + 1),
         start_info: plan.address(plan.start_info),
         console: site.mfn(plan.console)?,
+        store: site.mfn(plan.xenstore)?,
     })
 }
 
@@ -136,8 +141,8 @@ impl Site<'_> {
         info.shared_info = identity.shared_info.address();
         info.console_mfn = self.mfn(plan.console)?;
         info.console_evtchn = identity.console_port;
-        // There is no xenstore yet: its page is kept free, and a frame of 0 says that nobody serves it.
-        info.store_mfn = Mfn(0);
+        info.store_mfn = self.mfn(plan.xenstore)?;
+        info.store_evtchn = identity.store_port;
         info.pt_base = plan.address(plan.table_frames.start);
         info.nr_pt_frames = plan.table_frames.end - plan.table_frames.start;
         info.mfn_list = plan.p2m_address;

@@ -31,7 +31,8 @@ fn built(maker: &Maker, ramdisk: &[u8]) -> Built {
     let plan = plan(&image, 4096, ramdisk);
     let mmu = machine(5000);
     let shared_info = mmu.allocate_shared(DOMAIN).unwrap();
-    let identity = Identity { domain: DOMAIN, shared_info, console_port: EventPort(3) };
+    let identity =
+        Identity { domain: DOMAIN, shared_info, console_port: EventPort(3), store_port: EventPort(4) };
     let domain = build(&mmu, identity, &image, ramdisk, &plan).unwrap();
     Built { mmu, plan, domain, shared_info }
 }
@@ -113,7 +114,7 @@ fn start_info_says_what_there_is() {
     assert_eq!((info.nr_pages, info.flags), (4096, 0));
     assert_eq!(info.shared_info, built.shared_info.address());
     assert_eq!((info.console_mfn, info.console_evtchn), (built.domain.console, EventPort(3)));
-    assert_eq!(info.store_mfn, Mfn(0));
+    assert_eq!((info.store_mfn, info.store_evtchn), (built.domain.store, EventPort(4)));
     assert_eq!(info.pt_base, built.plan.address(built.plan.table_frames.start));
     assert_eq!(built.walk(info.pt_base).unwrap().mfn(), built.domain.root);
     assert_eq!((info.nr_pt_frames, info.mfn_list), (5, built.plan.p2m_address));
@@ -142,7 +143,12 @@ fn a_machine_that_is_too_small_is_refused_with_both_figures() {
     let image = KernelImage::parse(&file).unwrap();
     let plan = plan(&image, 4096, b"");
     let mmu = machine(2048);
-    let identity = Identity { domain: DOMAIN, shared_info: Mfn(0), console_port: EventPort(1) };
+    let identity = Identity {
+        domain: DOMAIN,
+        shared_info: Mfn(0),
+        console_port: EventPort(1),
+        store_port: EventPort(2),
+    };
     let error = build(&mmu, identity, &image, b"", &plan).unwrap_err().to_string();
     let free = Amount(mmu.free_frames());
     assert_eq!(error, format!("the domain needs 16 MiB, and the machine has {free} left"));

@@ -64,7 +64,7 @@ pub struct Plan {
     pub p2m_address: u64,
     /// The start_info page.
     pub start_info: u64,
-    /// The page kept for the xenstore ring.
+    /// The page of the xenstore ring.
     pub xenstore: u64,
     /// The page of the console ring.
     pub console: u64,

@@ -10,6 +10,7 @@ use super::session::Session;
 use super::status::Failure;
 use super::terminal::{self, Raw};
 use super::voice::{Voice, voices};
+use backends::xenstore::StoreHandle;
 use hypervisor::control::Hypervisor;
 use std::io;
 use std::sync::Arc;
@@ -54,10 +55,12 @@ impl Console {
         hypervisor: &Arc<Hypervisor>,
         statistics: bool,
     ) -> Vec<Session<'a>> {
+        let store = StoreHandle::default();
         let session = |(index, (guest, voice)): (usize, (Guest<'a>, &Voice))| Session {
             index,
             hypervisor: Arc::clone(hypervisor),
             guest,
+            store: store.clone(),
             voice: voice.clone(),
             desk: Arc::clone(&self.desk),
             exit: Arc::clone(&self.exit),

@@ -23,6 +23,7 @@ mod marked;
 mod output;
 mod run;
 mod screen;
+mod served;
 mod session;
 mod size;
 mod spec;

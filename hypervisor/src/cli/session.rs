@@ -3,20 +3,18 @@
 use super::command_line::Commands;
 use super::desk::Desk;
 use super::exit::Exit;
-use super::files::reason;
 use super::guest::Guest;
 use super::output::Output;
 use super::screen;
+use super::served::Served;
 use super::status::Failure;
 use super::voice::Voice;
-use backends::console::End;
+use backends::xenstore::StoreHandle;
 use hypervisor::builder::{Plan, functions};
 use hypervisor::control::{DomainConfig, Hypervisor, fill};
 use hypervisor::domain::{Console, Domain, DomainEnd};
-use hypervisor::host_domain::{ConsoleThread, HostDomain};
 use hypervisor::report::Symbol;
-use pv_abi::EventPort;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -28,6 +26,8 @@ pub struct Session<'a> {
     pub hypervisor: Arc<Hypervisor>,
     /// The guest.
     pub guest: Guest<'a>,
+    /// The store of the machine.
+    pub store: StoreHandle,
     /// Where its words go.
     pub voice: Voice,
     /// Where it is typed to.
@@ -44,7 +44,7 @@ pub struct Life {
     pub born: Instant,
     domain: Arc<Domain>,
     /// None where the user has left before it was there.
-    console: Option<ConsoleThread>,
+    served: Option<Served>,
 }
 
 impl Session<'_> {
@@ -60,28 +60,23 @@ impl Session<'_> {
         };
         let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
         self.exit.set_domain(self.index, &domain);
-        let console = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
+        let served = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
             self.hypervisor.destroy(&domain);
             self.hypervisor.wait(&domain);
             // A user who leaves meanwhile is no failure.
             if self.exit.has_left() { Ok(None) } else { Err(failure) }
         })?;
-        Ok(Life { born, domain, console })
+        Ok(Life { born, domain, served })
     }
 
     /// Stays until nothing is left of a life.
     pub fn outlast(&self, life: Life) -> DomainEnd {
         let end = self.hypervisor.wait(&life.domain);
-        life.console.map(ConsoleThread::finish);
+        life.served.into_iter().for_each(Served::finish);
         end
     }
 
-    fn fill_and_start(
-        &self,
-        domain: &Arc<Domain>,
-        plan: &Plan,
-        output: Output,
-    ) -> Result<ConsoleThread, Failure> {
+    fn fill_and_start(&self, domain: &Arc<Domain>, plan: &Plan, output: Output) -> Result<Served, Failure> {
         let images = self.guest.images;
         let filled = fill(self.hypervisor.services(), domain, &self.guest.kernel, images.ramdisk(), plan);
         let filled = filled.map_err(|error| Failure::about(images.name(), error))?;
@@ -89,29 +84,9 @@ impl Session<'_> {
         let symbol =
             |f: hypervisor::builder::Function| Symbol { address: f.address, size: f.size, name: f.name };
         domain.set_symbols(functions.map(symbol).collect());
-        let console = self.serve_console(domain, filled.console_port, output)?;
+        let served = Served::start(self, domain, &filled, output)?;
         self.hypervisor.start(domain, &filled.start_state()).map_err(Failure::new)?;
-        Ok(console)
-    }
-
-    fn serve_console(
-        &self,
-        domain: &Arc<Domain>,
-        port: EventPort,
-        output: Output,
-    ) -> Result<ConsoleThread, Failure> {
-        let host = HostDomain::new(self.hypervisor.services().mmu.clone(), domain.clone());
-        let (exit, voice) = (Arc::clone(&self.exit), self.voice.clone());
-        let ended = move |end: &End| match end {
-            // Whoever read the output has seen enough.
-            End::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe => exit.leave(),
-            End::Sink(error) => exit.fail(Failure::about("the guest's output", reason(error))),
-            End::Disconnected(reason) => {
-                voice.warn(&format!("the guest's console is disconnected: {reason}"));
-            }
-            End::Stopped => {}
-        };
-        ConsoleThread::start(host, port, self.desk.input(self.index), output, ended).map_err(Failure::new)
+        Ok(served)
     }
 
     /// The guest's output; its first words bring the rest of the first screen.

@@ -14,6 +14,8 @@ pub struct FilledDomain {
     pub built: BuiltDomain,
     /// The port that it offers to its console's back-end.
     pub console_port: EventPort,
+    /// The port that it offers to xenstore.
+    pub store_port: EventPort,
 }
 
 impl FilledDomain {
@@ -24,7 +26,8 @@ impl FilledDomain {
     }
 }
 
-/// Builds `image` into a new domain, offers the host domain a port for its console, and grants it the page.
+/// Builds `image` into a new domain, offers the host domain ports for its console and its store, and grants it their
+/// pages.
 ///
 /// # Errors
 /// Why the domain cannot be built; whoever called ends it.
@@ -36,12 +39,15 @@ pub fn fill(
     plan: &Plan,
 ) -> Result<FilledDomain, BuildError> {
     let mmu = &services.mmu;
-    let console_port = alloc_unbound(domain, DomId::HOST)?;
-    let identity = Identity { domain: domain.id(), shared_info: domain.shared().frame(), console_port };
+    let [store_port, console_port] =
+        [alloc_unbound(domain, DomId::HOST)?, alloc_unbound(domain, DomId::HOST)?];
+    let shared_info = domain.shared().frame();
+    let identity = Identity { domain: domain.id(), shared_info, console_port, store_port };
     let built = build(mmu, identity, image, ramdisk, plan)?;
     domain.set_current_pages(plan.pages);
     let mut grants = domain.grants().lock();
     grants.grow(mmu, domain.id(), 1)?;
     grants.permit(mmu, GrantRef::CONSOLE, DomId::HOST, built.console)?;
-    Ok(FilledDomain { built, console_port })
+    grants.permit(mmu, GrantRef::XENSTORE, DomId::HOST, built.store)?;
+    Ok(FilledDomain { built, console_port, store_port })
 }

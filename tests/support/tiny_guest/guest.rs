@@ -74,7 +74,7 @@ impl Guest {
         let domain = hypervisor.create_domain(config).map_err(failed)?;
         let mmu = &hypervisor.services().mmu;
         let filled = fill(hypervisor.services(), &domain, &image, &[], &plan).map_err(failed)?;
-        let FilledDomain { built, console_port } = filled;
+        let FilledDomain { built, console_port, .. } = filled;
         let p2m = |pfn: u64| mmu.read(domain.id(), built.root, plan.p2m_address + pfn * 8);
         let mfns: Vec<Mfn> = (0..PAGES).map(p2m).collect::<Result<_, _>>().map_err(failed)?;
         let hypervisor = hypervisor.clone();

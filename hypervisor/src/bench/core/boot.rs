@@ -6,9 +6,9 @@ use crate::bench::{BenchError, Row, Sink};
 use crate::builder::{KernelImage, Plan, Wishes};
 use crate::control::{DomainConfig, Hypervisor, fill};
 use crate::domain::{Domain, NoConsole};
-use crate::host_domain::{ConsoleThread, HostDomain};
+use crate::host_domain::{HostDomain, Service, start_console};
 use crate::kernel_image::KERNEL_IMAGE;
-use backends::console::Input;
+use backends::console::{End, Input};
 use crossbeam_channel::{Sender, bounded};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -50,13 +50,14 @@ fn start_kernel(
     hypervisor: &Hypervisor,
     domain: &Arc<Domain>,
     sink: Watch,
-) -> Result<ConsoleThread, BenchError> {
+) -> Result<Service<End>, BenchError> {
     let image = KernelImage::parse(KERNEL_IMAGE)?;
     let plan = Plan::new(&image, &Wishes { pages: PAGES, ..Wishes::default() })?;
     let filled = fill(hypervisor.services(), domain, &image, &[], &plan)?;
-    let host = HostDomain::new(Arc::clone(&hypervisor.services().mmu), Arc::clone(domain));
+    let mmu = Arc::clone(&hypervisor.services().mmu);
+    let host = Arc::new(HostDomain::new(mmu, Arc::clone(domain)));
     let input = Arc::new(Input::default());
-    let console = ConsoleThread::start(host, filled.console_port, input, sink, |_| {})?;
+    let console = start_console(host, filled.console_port, input, sink, |_| {})?;
     hypervisor.start(domain, &filled.start_state())?;
     Ok(console)
 }

@@ -3,21 +3,25 @@
 //! A page of a guest is mapped by holding what the guest grants: while a back-end has it, the guest can make no page
 //! table of it, and it stays the guest's after the guest's end.
 
-use crate::contain::contained;
+mod console;
+mod home;
+mod service;
+mod store;
+
+pub use console::start_console;
+pub use home::{Home, move_in};
+pub use service::Service;
+pub use store::start_store;
+
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};
 use crate::grant::{Access, HostGrant};
 use crate::machine::{MachineMemory, NoSuchFrame};
 use crate::paging::Mmu;
-use backends::Disconnect;
 use backends::bell::Bell;
-use backends::console::{Console, End, Input};
 use backends::host::{Host, HostError, Page};
 use pv_abi::{DomId, EventPort, GrantRef};
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 /// What the host domain has of one guest.
 #[derive(Debug)]
@@ -105,53 +109,5 @@ impl Page for HostPage {
     }
 }
 
-/// A thread that serves a guest's console.
-#[derive(Debug)]
-pub struct ConsoleThread {
-    stop: Arc<AtomicBool>,
-    input: Arc<Input>,
-    thread: JoinHandle<End>,
-}
-
-impl ConsoleThread {
-    /// Serves the console of `host`'s guest, which waits on `port`: `input` to the guest, its output to `sink`.
-    /// `ended` is called where it ends before it is stopped.
-    ///
-    /// # Errors
-    /// Where the guest has no such console, or the host no thread.
-    pub fn start(
-        host: HostDomain,
-        port: EventPort,
-        input: Arc<Input>,
-        mut sink: impl Write + Send + 'static,
-        ended: impl FnOnce(&End) + Send + 'static,
-    ) -> Result<Self, Disconnect> {
-        let guest = host.guest.id();
-        let console = Console::connect(Arc::new(host), guest, GrantRef::CONSOLE, port, Arc::clone(&input))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let serve = move || {
-            let end = contained(|| console.run(&mut sink, &stopped));
-            let end = end.unwrap_or_else(|defect| Disconnect::from(HostError::new(defect)).into());
-            if !matches!(end, End::Stopped) {
-                ended(&end);
-            }
-            end
-        };
-        let thread = std::thread::Builder::new().name(format!("{guest} console")).spawn(serve);
-        let thread =
-            thread.map_err(|error: io::Error| HostError::new(format!("a console thread: {error}")))?;
-        Ok(Self { stop, input, thread })
-    }
-
-    /// Stops it, once all output that the guest has left is written.
-    pub fn finish(self) -> Option<End> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.input.bell().ring();
-        self.thread.join().ok()
-    }
-}
-
 #[cfg(test)]
-#[path = "host_domain_tests.rs"]
 mod tests;

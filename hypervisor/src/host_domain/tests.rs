@@ -1,8 +1,10 @@
 use super::*;
 use crate::event_channel::alloc_unbound;
 use crate::testing::{Guest, World};
+use backends::console::{End, Input};
 use pv_abi::Mfn;
 use pv_abi::io::console::{ConsoleInterface, IN_SIZE};
+use std::io::{self, Write};
 use std::mem::offset_of;
 use std::sync::mpsc;
 
@@ -84,7 +86,7 @@ fn a_console_thread_serves_the_ring() {
     let input = Arc::new(Input::default());
     input.push(b"keys");
     let thread =
-        ConsoleThread::start(host, port, input, Sink(sender), |end| panic!("it ended early: {end:?}"))
+        start_console(Arc::new(host), port, input, Sink(sender), |end| panic!("it ended early: {end:?}"))
             .unwrap();
     memory.write(frame, IN_SIZE as usize, b"hello").unwrap();
     memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 3).unwrap();

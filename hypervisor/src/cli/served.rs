@@ -1,0 +1,93 @@
+//! What the host domain serves a guest with, for one of its lives.
+
+use super::files::reason;
+use super::output::Output;
+use super::session::Session;
+use super::status::Failure;
+use backends::{console, xenstore};
+use hypervisor::control::FilledDomain;
+use hypervisor::domain::Domain;
+use hypervisor::host_domain::{Home, HostDomain, Service, move_in, start_console, start_store};
+use pv_abi::DomId;
+use std::io;
+use std::sync::Arc;
+
+/// Threads of the host domain, and the guest's home in xenstore.
+pub struct Served {
+    console: Service<console::End>,
+    store: Service<xenstore::End>,
+    home: Tenancy,
+}
+
+/// A domain's place in xenstore: it is gone when this is dropped.
+struct Tenancy {
+    store: xenstore::StoreHandle,
+    domain: DomId,
+}
+
+impl Drop for Tenancy {
+    fn drop(&mut self) {
+        self.store.release(self.domain);
+        // Somebody may have removed it by hand.
+        let _ = self.store.remove(&format!("/local/domain/{}", self.domain.0));
+    }
+}
+
+impl Served {
+    /// Starts them, for a domain that has not started.
+    pub fn start(
+        session: &Session<'_>,
+        domain: &Arc<Domain>,
+        filled: &FilledDomain,
+        output: Output,
+    ) -> Result<Self, Failure> {
+        let host = Arc::new(HostDomain::new(session.hypervisor.services().mmu.clone(), domain.clone()));
+        let home = Home {
+            domain: domain.id(),
+            name: &session.guest.spec.name,
+            pages: domain.maximum_pages(),
+            vcpus: session.guest.spec.vcpus,
+            console_port: filled.console_port,
+            store_port: filled.store_port,
+        };
+        move_in(&session.store, &home).map_err(Failure::new)?;
+        let home = Tenancy { store: session.store.clone(), domain: domain.id() };
+        let voice = session.voice.clone();
+        let ended = move |end: &xenstore::End| {
+            if let xenstore::End::Disconnected(reason) = end {
+                voice.warn(&format!("the guest's xenstore is disconnected: {reason}"));
+            }
+        };
+        let store = start_store(host.clone(), filled.store_port, &session.store, ended);
+        let store = store.map_err(Failure::new)?;
+        let console = serve_console(session, host, filled, output)?;
+        Ok(Self { console, store, home })
+    }
+
+    /// Stops them, once what the guest has left behind is served.
+    pub fn finish(self) {
+        self.console.finish();
+        self.store.finish();
+        drop(self.home);
+    }
+}
+
+fn serve_console(
+    session: &Session<'_>,
+    host: Arc<HostDomain>,
+    filled: &FilledDomain,
+    output: Output,
+) -> Result<Service<console::End>, Failure> {
+    let (exit, voice) = (Arc::clone(&session.exit), session.voice.clone());
+    let ended = move |end: &console::End| match end {
+        // Whoever read the output has seen enough.
+        console::End::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe => exit.leave(),
+        console::End::Sink(error) => exit.fail(Failure::about("the guest's output", reason(error))),
+        console::End::Disconnected(reason) => {
+            voice.warn(&format!("the guest's console is disconnected: {reason}"));
+        }
+        console::End::Stopped => {}
+    };
+    let input = session.desk.input(session.index);
+    start_console(host, filled.console_port, input, output, ended).map_err(Failure::new)
+}
