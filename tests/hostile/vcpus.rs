@@ -269,6 +269,14 @@ fn storing() -> Code {
     code
 }
 
+/// As [`again_until_zero`], counted once the other vCPU has got to the page often enough; and leaves it an opening.
+fn again_until_raced(code: &mut Code, to: u64) {
+    const ENOUGH: u64 = 50;
+    code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, MAPPED).mov(Reg::Rcx, ENOUGH);
+    code.raw(&[0x48, 0x39, 0xc8]).jump(Condition::Below, to); // cmp rax, rcx
+    again_until_zero(code, to);
+}
+
 /// Plays such a race to its end.
 fn race(host: &Host, code: &Code, evil: u64, prepare: impl Fn(&Guest)) -> Result<(), Failed> {
     let guest = host.build(code)?;
@@ -280,7 +288,7 @@ fn race(host: &Host, code: &Code, evil: u64, prepare: impl Fn(&Guest)) -> Result
     check_power_off(&guest.wait()?)?;
     check_said(&guest, 3)?;
     let [mapped, stale, leaked] = [MAPPED, STALE, LEAKED].map(|count| guest.peek(count));
-    check(mapped > 0 && stale == 0 && leaked == 0, || {
+    check(stale == 0 && leaked == 0, || {
         format!("mapped {mapped} times, {stale} stores too late, {leaked} words slipped in")
     })
 }
@@ -309,7 +317,7 @@ fn store_against_pin() -> Result<(), Failed> {
     assert_eq!(code.here(), behind);
     update(&mut code, unhook);
     extended(&mut code, unpin);
-    again_until_zero(&mut code, again);
+    again_until_raced(&mut code, again);
     code.power_off();
     let evil = host.canary().mfn(CODE).0 << 12 | RW;
     race(&host, &code, evil, |guest| {
@@ -343,7 +351,7 @@ fn store_against_gdt() -> Result<(), Failed> {
     let behind = code.here() + 6 + 8;
     code.jump(Condition::NotZero, behind).increment(LEAKED);
     code.hypercall(N::SET_GDT, &[frame, 0]);
-    again_until_zero(&mut code, again);
+    again_until_raced(&mut code, again);
     code.power_off();
     race(&host, &code, GATE, |guest| {
         let mfn = guest.mfn(PAGES).0;
