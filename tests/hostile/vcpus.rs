@@ -476,87 +476,136 @@ fn crash_in_a_long_operation() -> Result<(), Failed> {
 
 const TICKET: u64 = COUNTS;
 const PASSES: u64 = COUNTS + 8;
-const REACHED: u64 = COUNTS + 16;
-const STORED: u64 = COUNTS + 24;
+/// What was found where a ticket belongs, added up: through the L1 table, and through the L2 table.
+const BY_L1: u64 = COUNTS + 16;
+const BY_L2: u64 = COUNTS + 24;
+/// What was found in tables where nothing belongs.
+const IN_TABLES: u64 = COUNTS + 32;
 
-/// The page under test, the frame that is a table of one level and then of another, and a table that it names then.
-const PAGE: u64 = PAGES;
-const FRAME: u64 = PAGES + 4096;
-const LOWER: u64 = PAGES + 2 * 4096;
+/// The frame that is a table of one level and then of another.
+const FRAME: u64 = PAGES;
+/// What it maps as an L1 table.
+const PAGE: u64 = PAGES + 4096;
+/// What it names as an L2 table, by turns, and what those map.
+const LOWER: [u64; 2] = [PAGES + 2 * 4096, PAGES + 3 * 4096];
+const BELOW: [u64; 2] = [PAGES + 4 * 4096, PAGES + 5 * 4096];
 
-/// A frame is an L1 table, and a page is reached through it, which another vCPU does without pause. Then it leaves
-/// the tree and becomes an L2 table, which at the same place names an L1 table. Who still took it for an L1 table
-/// could write that one.
+/// Where it is an L1 table, and where an L2 table; both for the second word of a page.
+const AS_L1: u64 = UNMAPPED + 8;
+const AS_L2: u64 = 0xffff_ffff_c000_0008;
+
+/// Stores the ticket through the L1 table, through the L2 table, and so on; a fault goes on with the other one.
+fn touching() -> Code {
+    let mut code = further(1);
+    code.increment(PASSES).mov(Reg::Rax, AS_L1 ^ AS_L2).raw(&[0x49, 0x31, 0xc5]); // xor r13, rax
+    code.load(Reg::Rax, TICKET).raw(&[0x49, 0x89, 0x45, 0]).jump(Condition::Always, CODE); // mov [r13], rax
+    code
+}
+
+/// The operations of one turn of the frame: what is written into it, and where it is put.
+struct Turn {
+    /// Its first entry.
+    entry: u64,
+    pin: u64,
+    hook: u64,
+    unhook: u64,
+    /// Where the ticket arrives, and what that is added to.
+    found: (u64, u64),
+}
+
+/// One vCPU makes an L1 table of a frame, then an L2 table, then an L1 table again, while another one never stops to
+/// store through it. It reaches what the table maps now. Who still took it for a table of the other level, or for what
+/// it was before, would store into a table, or into another page.
 fn level_changes() -> Result<(), Failed> {
-    const ROUNDS: u64 = 100;
+    const ROUNDS: u64 = 25;
     let host = Host::with_pcpus(2)?;
     let mut code = Code::default();
-    let [pin_l1, pin_l2, unpin, pin_lower] =
-        [Command::PIN_L1_TABLE, Command::PIN_L2_TABLE, Command::UNPIN_TABLE, Command::PIN_L1_TABLE]
-            .map(|command| code.data(&MmuExtOp::new(command, 0)));
-    let [hook, unhook] = [0; 2].map(|word| code.data(&MmuUpdate { ptr: word, val: 0 }));
-    let [writable, as_l1, as_l2, read_lower] = [0u64; 4].map(|word| code.data(&[word]));
-    // All that is asked for is granted; a refusal would crash the domain.
-    let granted = |code: &mut Code| {
-        let behind = code.here() + 3 + 6 + 2;
-        code.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Zero, behind).raw(&[0x0f, 0x0b]);
-    };
+    let word = |code: &mut Code| code.data(&[0u64; 3]);
+    let [writable, unpin] = [(); 2].map(|()| word(&mut code));
+    let readable = LOWER.map(|_| [(); 2].map(|()| word(&mut code)));
+    let turns =
+        [(PAGE, BY_L1), (BELOW[0], BY_L2), (PAGE, BY_L1), (BELOW[1], BY_L2)].map(|(page, sum)| Turn {
+            entry: word(&mut code),
+            pin: word(&mut code),
+            hook: word(&mut code),
+            unhook: word(&mut code),
+            found: (page + 8, sum),
+        });
     map(&mut code, FRAME, NOTHING);
     code.say();
-    map(&mut code, LOWER, read_lower);
-    code.say();
-    extended(&mut code, pin_lower);
-    code.say();
+    for (lower, [entry, pin]) in LOWER.into_iter().zip(readable) {
+        map(&mut code, lower, entry);
+        code.say();
+        extended(&mut code, pin);
+        code.say();
+    }
     start(&mut code, 1);
     code.mov(Reg::R12, ROUNDS);
     let again = code.here();
-    for (entry, pin, is_l1) in [(as_l1, pin_l1, true), (as_l2, pin_l2, false)] {
-        map(&mut code, FRAME, writable);
-        granted(&mut code);
-        code.load(Reg::Rax, entry).store(FRAME, Reg::Rax);
-        map(&mut code, FRAME, NOTHING);
-        granted(&mut code);
-        extended(&mut code, pin);
-        granted(&mut code);
-        if is_l1 {
-            update(&mut code, hook);
-            granted(&mut code);
-        }
-        // A new ticket, and at least two passes of the other one.
-        code.increment(TICKET).load(Reg::Rbx, PASSES).raw(&[0x48, 0x83, 0xc3, 2]); // add rbx, 2
-        let wait = code.here();
-        code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, PASSES);
-        code.raw(&[0x48, 0x39, 0xd8]).jump(Condition::Below, wait); // cmp rax, rbx
-        let (seen, sum) = if is_l1 { (PAGE, REACHED) } else { (LOWER, STORED) };
-        code.load(Reg::Rax, seen).raw(&[0x48, 0x01, 0x04, 0x25]).raw(&(sum as u32).to_le_bytes()); // add [sum], rax
-        if is_l1 {
-            update(&mut code, unhook);
-            granted(&mut code);
-        }
-        extended(&mut code, unpin);
-        granted(&mut code);
-    }
+    turns.iter().for_each(|turn| take(&mut code, turn, writable, unpin));
     again_until_zero(&mut code, again);
     code.power_off();
-    let mut touching = further(1);
-    touching.increment(PASSES).load(Reg::Rax, TICKET).store(UNMAPPED, Reg::Rax).jump(Condition::Always, CODE);
+
     let guest = host.build(&code)?;
-    place(&guest, 1, &touching);
-    let [page, frame, lower] = [PAGE, FRAME, LOWER].map(|address| guest.mfn(address).0);
-    let slot = (guest.table(Level::L2, CODE).0 << 12) + Level::L2.index(UNMAPPED) as u64 * 8;
-    [pin_l1, pin_l2, unpin].iter().for_each(|at| guest.poke(at + 8, &frame));
-    guest.poke(pin_lower + 8, &lower);
-    [hook, unhook].iter().for_each(|&at| guest.poke(at, &slot));
-    guest.poke(hook + 8, &(frame << 12 | RW));
-    guest.poke(writable, &(frame << 12 | RW));
-    guest.poke(as_l1, &(page << 12 | RW));
-    guest.poke(as_l2, &(lower << 12 | RW));
-    guest.poke(read_lower, &(lower << 12 | RO));
+    place(&guest, 1, &touching());
+    let mut first = context(&guest, 1);
+    first.user_regs.r13 = AS_L1;
+    guest.poke(context_of(1), &*first);
+    let entry = |address: u64, flags: u64| guest.mfn(address).0 << 12 | flags;
+    let slot = |level: Level, address| (guest.table(level, CODE).0 << 12) + level.index(address) as u64 * 8;
+    guest.poke(writable, &entry(FRAME, RW));
+    guest.poke(unpin, &MmuExtOp::new(Command::UNPIN_TABLE, guest.mfn(FRAME).0));
+    for ((lower, below), [view, pin]) in LOWER.into_iter().zip(BELOW).zip(readable) {
+        guest.poke(lower, &entry(below, RW));
+        guest.poke(view, &entry(lower, RO));
+        guest.poke(pin, &MmuExtOp::new(Command::PIN_L1_TABLE, guest.mfn(lower).0));
+    }
+    let l1 = (Command::PIN_L1_TABLE, slot(Level::L2, AS_L1));
+    let l2 = (Command::PIN_L2_TABLE, slot(Level::L3, AS_L2));
+    let kinds = [(l1, PAGE), (l2, LOWER[0]), (l1, PAGE), (l2, LOWER[1])];
+    for (turn, ((command, ptr), names)) in turns.iter().zip(kinds) {
+        guest.poke(turn.entry, &entry(names, RW));
+        guest.poke(turn.pin, &MmuExtOp::new(command, guest.mfn(FRAME).0));
+        guest.poke(turn.hook, &MmuUpdate { ptr, val: entry(FRAME, RW) });
+        guest.poke(turn.unhook, &MmuUpdate { ptr, val: 0 });
+    }
     guest.start()?;
     check_power_off(&guest.wait()?)?;
-    check_said(&guest, 5)?;
-    let [reached, stored] = [REACHED, STORED].map(|sum| guest.peek(sum));
-    check(reached == ROUNDS * ROUNDS, || format!("the page was not always reached: {reached}"))?; // 1 + 3 + 5 + …
-    check(stored == 0, || format!("a table was written: {stored:#x}"))?;
+    check_said(&guest, 7)?;
+    // Tickets 1, 3, 5 and so on by the L1 table, the even ones by the L2 table.
+    let half = 2 * ROUNDS;
+    let found = [BY_L1, BY_L2, IN_TABLES].map(|sum| guest.peek(sum));
+    check(found == [half * half, half * (half + 1), 0], || format!("{found:?} is not what was to be found"))?;
     host.finish()
+}
+
+/// The frame becomes a table, is used as one, and ceases to be one. All that is asked for is granted: a refusal would
+/// crash the domain.
+fn take(code: &mut Code, turn: &Turn, writable: u64, unpin: u64) {
+    let granted = |code: &mut Code| {
+        let behind = code.here() + 3 + 6 + 2;
+        code.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Zero, behind).raw(&[0x0f, 0x0b]); // test rax, rax; ud2
+    };
+    map(code, FRAME, writable);
+    granted(code);
+    code.load(Reg::Rax, turn.entry).store(FRAME, Reg::Rax);
+    map(code, FRAME, NOTHING);
+    granted(code);
+    extended(code, turn.pin);
+    granted(code);
+    update(code, turn.hook);
+    granted(code);
+    // A new ticket, and at least one pass of the other one by each table.
+    code.increment(TICKET).load(Reg::Rbx, PASSES).raw(&[0x48, 0x83, 0xc3, 4]); // add rbx, 4
+    let wait = code.here();
+    code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, PASSES);
+    code.raw(&[0x48, 0x39, 0xd8]).jump(Condition::Below, wait); // cmp rax, rbx
+    let (page, sum) = turn.found;
+    for (address, sum) in [(page, sum), (LOWER[0] + 8, IN_TABLES), (LOWER[1] + 8, IN_TABLES)] {
+        code.load(Reg::Rax, address).raw(&[0x48, 0x01, 0x04, 0x25]).raw(&(sum as u32).to_le_bytes()); // add [sum], rax
+    }
+    update(code, turn.unhook);
+    granted(code);
+    extended(code, unpin);
+    granted(code);
 }
