@@ -8,6 +8,7 @@ mod garbage;
 mod hypercalls;
 mod loops;
 mod process;
+mod reuse;
 mod roots;
 mod selectors;
 #[path = "../support/mod.rs"]
@@ -15,6 +16,7 @@ mod support;
 mod tables;
 #[path = "../support/tiny_guest/mod.rs"]
 mod tiny_guest;
+mod vcpus;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         tables::tests(),
         roots::tests(),
         events::tests(),
+        vcpus::tests(),
+        reuse::tests(),
         process::tests(),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests.into_iter().flatten().collect()).exit_code()

@@ -291,6 +291,11 @@ impl Code {
         self.mov(Reg::Rsp, STACK).load_arrived().say()
     }
 
+    /// The instructions alone: they can run anywhere, but for what [`Code::here`] said.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The kernel as an ELF file.
     pub fn image(&self) -> Vec<u8> {
         let mut bytes = self.text.clone();

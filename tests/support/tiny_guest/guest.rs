@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
+/// vCPUs of a guest, of which the first one runs until it starts others.
+pub const VCPUS: u32 = 4;
 /// Pages of a guest: what its initial mapping needs.
 const PAGES: u64 = 1024;
 /// Longer than anything takes here, on a slow host too.
@@ -67,7 +69,7 @@ impl Guest {
         let said = Arc::new(Said::default());
         let config = DomainConfig {
             name: "tiny".into(),
-            vcpus: 1,
+            vcpus: VCPUS,
             maximum_pages: PAGES,
             console: console.unwrap_or(said.clone()),
         };
