@@ -58,6 +58,7 @@ impl Guest {
     pub(super) fn build(
         hypervisor: &Arc<Hypervisor>,
         code: &Code,
+        vcpus: u32,
         console: Option<Arc<dyn Console>>,
     ) -> Result<Self, Failed> {
         let file = code.image();
@@ -67,7 +68,7 @@ impl Guest {
         let said = Arc::new(Said::default());
         let config = DomainConfig {
             name: "tiny".into(),
-            vcpus: 1,
+            vcpus,
             maximum_pages: PAGES,
             console: console.unwrap_or(said.clone()),
         };
