@@ -85,9 +85,15 @@ pub struct Caller<'a, C> {
 impl<C: Choices> Caller<'_, C> {
     /// The next call.
     pub fn case(&mut self) -> Case {
-        let any = self.choices.pick(&self.ground.numbers);
         // Page tables are what keeps domains apart: half of all calls are theirs.
-        let number = self.choices.pick(&[any, any, N::MMU_UPDATE.0, N::MMUEXT_OP.0, N::UPDATE_VA_MAPPING.0]);
+        let number = match self.choices.below(10) {
+            0 | 1 => N::MMU_UPDATE.0,
+            2 | 3 => N::MMUEXT_OP.0,
+            4 => N::UPDATE_VA_MAPPING.0,
+            5 => N::EVENT_CHANNEL_OP.0,
+            6 => N::MEMORY_OP.0,
+            _ => self.choices.pick(&self.ground.numbers),
+        };
         self.case_of(number)
     }
 

@@ -4,6 +4,7 @@ use super::{Caller, Case, Choices};
 use pv_abi::event_channel::EventChannelOp as Event;
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::memory::MemoryOp;
+use pv_abi::segment::{FLAT_KERNEL_CS64, FLAT_RING3_SS64};
 
 /// Arguments, and the structure at `at`.
 type Shape = ([u64; 6], Vec<u64>);
@@ -29,7 +30,9 @@ impl<C: Choices> Caller<'_, C> {
                 ([self.choices.word(), self.choices.word(), self.choices.word(), 0, 0, 0], Vec::new())
             }
             _ => {
-                let arguments = [self.number(24), at, self.number(64), self.result(), 0, 0];
+                let most = self.choices.pick(&[4, 24]);
+                let second = if self.choices.once_in(3) { self.number(8) } else { at };
+                let arguments = [self.number(most), second, self.number(64), self.result(), 0, 0];
                 (arguments, self.small_words(8))
             }
         };
@@ -111,13 +114,13 @@ impl<C: Choices> Caller<'_, C> {
     }
 
     fn event(&mut self, at: u64) -> Shape {
-        let op = self.number(14);
+        let op = self.number(12);
         let first = match Event(op) {
             Event::BIND_INTERDOMAIN | Event::STATUS | Event::ALLOC_UNBOUND | Event::RESET => {
                 let remote = if Event(op) == Event::ALLOC_UNBOUND { self.domain() << 16 } else { 0 };
                 self.domain() | remote | self.number(12) << 32
             }
-            _ => self.number(24) | self.number(3) << 32,
+            _ => self.number(8) | self.number(3) << 32,
         };
         let mut words = self.small_words(3);
         words[0] = first;
@@ -129,9 +132,10 @@ impl<C: Choices> Caller<'_, C> {
         let (stack, code) = (self.ground.stack, self.ground.code);
         let mut word = |usual: u64| if self.choices.once_in(6) { self.number(1 << 16) } else { usual };
         // RAX, R11, RCX, flags, RIP, CS, RFLAGS, RSP, SS
-        let mut words = [0, 0, 0, 0, code, 0xe033, 0x202, stack, 0xe02b].map(&mut word).to_vec();
+        let (cs, ss) = (FLAT_KERNEL_CS64.into(), u64::from(FLAT_RING3_SS64 & !3));
+        let mut words = [0, 0, 0, 0, code, cs, 0x202, stack, ss].map(&mut word).to_vec();
         if !self.dares() {
-            (words[4], words[5], words[8]) = (code, 0xe033, 0xe02b);
+            (words[4], words[5], words[7]) = (code, cs, stack);
         }
         Case { number: N::IRET.0, arguments: [0; 6], memory: vec![(stack, words)] }
     }

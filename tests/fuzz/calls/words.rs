@@ -58,8 +58,9 @@ impl<C: Choices> Caller<'_, C> {
     /// Pins and roots that may work.
     fn sensible_operation(&mut self) -> [u64; 3] {
         match self.choices.below(8) {
-            0 if self.dares() => [self.choices.pick(&[5, 15]), self.draft(4), 0],
-            0 | 1 => [5, self.ground.root, 0],
+            0 if self.dares() => [5, self.draft(4), 0],
+            0 => [15, self.draft(4), 0],
+            1 => [self.choices.pick(&[5, 15]), self.ground.root, 0],
             2 | 3 => {
                 let level = 1 + self.choices.below(4);
                 [4, self.draft(level), 0]

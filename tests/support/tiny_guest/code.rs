@@ -41,6 +41,14 @@ pub(super) const PARKED: u64 = OWN + 24;
 /// A shutdown reason of 0: power-off.
 const REASON: u64 = OWN + 32;
 
+/// Bytes of the entry of each handler.
+const HANDLER_BYTES: u64 = 16;
+
+/// Where what arrives comes in, by vector or as in [`trap`].
+pub const fn handler(what: u64) -> u64 {
+    HANDLERS + what * HANDLER_BYTES
+}
+
 /// What an attempt says that no fault has stopped.
 pub const NONE: u64 = u64::MAX;
 
@@ -135,6 +143,11 @@ impl Code {
     /// Address of the next instruction.
     pub fn here(&self) -> u64 {
         CODE + self.text.len() as u64
+    }
+
+    /// Its instructions so far.
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// Instructions as bytes.
@@ -240,14 +253,13 @@ impl Code {
     /// From here on, whatever arrives at the kernel, exceptions and callbacks, notes what it was and goes on where
     /// the last [`Code::resume_at`] or [`Code::attempt`] said, on a fresh stack.
     pub fn catch_faults(&mut self) -> &mut Self {
-        const STUB: u64 = 16;
-        let common = HANDLERS + 64 * STUB;
+        let common = handler(64);
         let mut handlers = Self::default();
         for what in 0..64 {
-            handlers.text.resize((what * STUB) as usize, 0xcc);
+            handlers.text.resize((what * HANDLER_BYTES) as usize, 0xcc);
             handlers.mov(Reg::Rax, what);
             // The jump is relative, and this code runs elsewhere.
-            let distance = common - (HANDLERS + what * STUB + 15);
+            let distance = common - (handler(what) + 15);
             handlers.raw(&[0xe9]).raw(&(distance as u32).to_le_bytes());
         }
         handlers.text.resize((common - HANDLERS) as usize, 0xcc);
@@ -259,14 +271,13 @@ impl Code {
             flags: 0,
             cs: FLAT_RING3_CS64,
             padding: 0,
-            address: HANDLERS + u64::from(vector) * STUB,
+            address: handler(vector.into()),
         };
         let mut table: Vec<TrapInfo> = (0..32).map(entry).collect();
         table.push(TrapInfo::default());
         let table = self.data(table.as_slice());
         self.hypercall(N::SET_TRAP_TABLE, &[table]);
-        let [event, failsafe, syscall] =
-            [trap::EVENT, trap::FAILSAFE, trap::SYSCALL].map(|what| HANDLERS + what * STUB);
+        let [event, failsafe, syscall] = [trap::EVENT, trap::FAILSAFE, trap::SYSCALL].map(handler);
         self.hypercall(N::SET_CALLBACKS, &[event, failsafe, syscall]);
         self.hypercall(N::STACK_SWITCH, &[0xe02b, STACK])
     }

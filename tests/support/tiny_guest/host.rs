@@ -6,7 +6,10 @@ use super::guest::{Guest, failed};
 use hypervisor::assemble::{assemble, machine};
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::{Console, End};
+use hypervisor::frame::{FrameType, ReferenceKind};
 use libtest_mimic::Failed;
+use pv_abi::Mfn;
+use pv_abi::page_table::Level;
 use std::sync::Arc;
 
 /// Frames of a machine: for itself, and for a few guests.
@@ -17,6 +20,8 @@ pub struct Host {
     /// The hypervisor.
     pub hypervisor: Arc<Hypervisor>,
     canary: Option<Guest>,
+    /// The references that the canary's vCPU holds for as long as it lives.
+    held: Vec<(Mfn, ReferenceKind)>,
     free: u64,
 }
 
@@ -32,6 +37,8 @@ impl Host {
         let mut canary = host.build(&canary::code())?;
         canary.original = canary.contents();
         canary.start()?;
+        // Its vCPU may be on a pcpu already: what it holds is known.
+        host.held = vec![(canary.built.root, ReferenceKind::Typed(FrameType::Table(Level::L4)))];
         host.canary = Some(canary);
         host.canary_goes_on()?;
         Ok(host)
@@ -47,7 +54,7 @@ impl Host {
         let machine = machine(FRAMES, pcpus).map_err(failed)?;
         let hypervisor = Arc::new(assemble(machine).map_err(failed)?);
         let free = hypervisor.services().mmu.free_frames();
-        Ok(Self { hypervisor, canary: None, free })
+        Ok(Self { hypervisor, canary: None, held: Vec::new(), free })
     }
 
     /// A guest that is ready to start.
@@ -78,6 +85,17 @@ impl Host {
         let before = canary.peek(canary::COUNTER);
         let done = canary.wait_for(|| canary.peek(canary::COUNTER) >= before + 1000);
         done.map_err(|error| format!("the canary: {error:?}").into())
+    }
+
+    /// Every count is right while nobody but the canary runs.
+    pub fn audit_beside_canary(&self) -> Result<(), Failed> {
+        let audit = self.hypervisor.services().mmu.audit(&self.held);
+        if audit.is_empty() { Ok(()) } else { Err(format!("the books are wrong: {audit:?}").into()) }
+    }
+
+    /// The canary's memory is as it was, though it counts on.
+    pub fn canary_is_unharmed(&self) -> Result<(), Failed> {
+        self.canary().check_memory(&[canary::COUNTER])
     }
 
     /// Frames that nobody has.

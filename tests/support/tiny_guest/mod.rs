@@ -14,7 +14,7 @@ mod host;
 mod image_maker;
 mod random;
 
-pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, trap};
+pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, handler, trap};
 pub use file::TinyGuest;
 pub use guest::{Guest, check_crash, check_power_off};
 pub use host::Host;
