@@ -14,7 +14,7 @@ use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Errno, Mfn};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -314,4 +314,20 @@ pub fn was_read(mmu: &Mmu, domain: DomId, root: Mfn, address: u64, length: usize
         let _ = mmu.write(domain, root, at, &new);
     }
     CHANGES.set(Some((domain, seed)));
+}
+
+thread_local! {
+    static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// What others do, once, when this thread has looked at a frame's word and not changed it yet.
+pub fn meanwhile(act: impl FnOnce() + 'static) {
+    MEANWHILE.set(Some(Box::new(act)));
+}
+
+/// A frame's word was looked at, and is about to be changed.
+pub fn was_looked_at() {
+    if let Some(act) = MEANWHILE.take() {
+        act();
+    }
 }

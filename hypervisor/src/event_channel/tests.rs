@@ -195,6 +195,8 @@ fn the_host_has_ends_of_its_own() {
     assert_eq!((events.1.load(Ordering::SeqCst), channel.notify()), (1, false));
     let reused = alloc_unbound(&guest.domain, DomId::HOST).unwrap();
     assert_eq!(reused, port);
+    let newer = connect(&guest.domain, reused, events.clone()).unwrap();
+    assert!(!channel.notify() && newer.notify(), "an old handle reaches no new port");
     drop(channel);
-    assert!(!guest.domain.shared().is_pending(reused), "an old handle reaches no new port");
+    assert_eq!(state(&guest, reused), PortStatus::INTERDOMAIN, "nor does it let go of one");
 }
