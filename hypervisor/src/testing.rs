@@ -15,6 +15,7 @@ use crate::vcpu::{StartState, Vcpu, VcpuHandle};
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Errno, Mfn};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -323,6 +324,14 @@ thread_local! {
 /// What others do, once, when this thread has looked at a frame's word and not changed it yet.
 pub fn meanwhile(act: impl FnOnce() + 'static) {
     MEANWHILE.set(Some(Box::new(act)));
+}
+
+/// The same, each time.
+pub fn at_each_look(act: Rc<dyn Fn()>) {
+    meanwhile(move || {
+        act();
+        at_each_look(act);
+    });
 }
 
 /// A frame's word was looked at, and is about to be changed.

@@ -95,6 +95,24 @@ fn an_event_to_a_closed_port_goes_nowhere() {
     assert!(!b.domain.shared().is_pending(other), "also where it was on its way meanwhile");
 }
 
+/// The numbers are the same as before, and the domain is not; or the other way round.
+#[test]
+fn an_event_to_a_reconnected_port_goes_nowhere() {
+    let world = World::new();
+    let (a, b, near, far) = pair(&world);
+    let c = world.guest();
+    let domains = &world.services.domains;
+    close(domains, &b.domain, far).unwrap();
+    assert_eq!(alloc_unbound(&b.domain, c.domain.id()), Ok(far));
+    assert_eq!(bind_interdomain(domains, &c.domain, b.domain.id(), far), Ok(near));
+    raise_peer(&b.domain, far, a.domain.id(), near);
+    assert!(!b.domain.shared().is_pending(far), "another domain's");
+    raise_peer(&b.domain, far, c.domain.id(), EventPort(near.0 + 1));
+    assert!(!b.domain.shared().is_pending(far), "another port of that domain's");
+    raise_peer(&b.domain, far, c.domain.id(), near);
+    assert!(b.domain.shared().is_pending(far));
+}
+
 #[test]
 fn a_channel_within_one_domain_works() {
     let world = World::new();

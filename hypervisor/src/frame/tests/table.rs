@@ -58,9 +58,12 @@ fn a_frame_given_back_stays_its_owners_until_the_last_reference_goes() {
 
 #[test]
 fn a_writable_reference_is_the_owners_only_and_leaves_no_trace_where_it_is_refused() {
-    let (frames, _machine) = table();
+    let frames = Arc::new(table().0);
     let mfn = frames.allocate(A).unwrap();
     let untouched = frames.word(mfn);
+    let owners = Arc::clone(&frames);
+    // Between its two steps.
+    meanwhile(|| meanwhile(move || assert_eq!(owners.word(mfn).kind, FrameType::None, "in its owner's way")));
     assert_eq!(frames.get_writable(B, mfn).unwrap_err().errno, Errno::EPERM);
     let table = frames.get(A, mfn).unwrap();
     frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors)).unwrap();
