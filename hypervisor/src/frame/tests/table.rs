@@ -63,7 +63,9 @@ fn a_writable_reference_is_the_owners_only_and_leaves_no_trace_where_it_is_refus
     let untouched = frames.word(mfn);
     let owners = Arc::clone(&frames);
     // Between its two steps.
-    meanwhile(|| meanwhile(move || assert_eq!(owners.word(mfn).kind, FrameType::None, "in its owner's way")));
+    meanwhile(move || {
+        meanwhile(move || assert_eq!(owners.word(mfn).kind, FrameType::None, "in its owner's way"))
+    });
     assert_eq!(frames.get_writable(B, mfn).unwrap_err().errno, Errno::EPERM);
     let table = frames.get(A, mfn).unwrap();
     frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors)).unwrap();
