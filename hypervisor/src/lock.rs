@@ -171,6 +171,16 @@ mod tests {
         let _outer = outer.lock();
     }
 
+    /// Two domains' tables have places of their own; two locks of one place would wait for each other one day.
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "while holding")]
+    fn a_second_lock_of_the_same_place_is_caught() {
+        let [one, other] = [1, 2].map(|value| Ranked::ordered(Rank::Ports, 7, value));
+        let _one = one.lock();
+        let _other = other.lock();
+    }
+
     #[test]
     fn a_lock_that_is_only_tried_may_be_of_any_rank() {
         let [outer, inner] = [1, 2].map(|value| Ranked::new(Rank::Vcpu, value));

@@ -14,7 +14,8 @@ use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Errno, Mfn};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -330,4 +331,28 @@ pub fn was_read(mmu: &Mmu, domain: DomId, root: Mfn, address: u64, length: usize
         let _ = mmu.write(domain, root, at, &new);
     }
     CHANGES.set(Some((domain, seed)));
+}
+
+thread_local! {
+    static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// What others do, once, when this thread has looked at a frame's word and not changed it yet.
+pub fn meanwhile(act: impl FnOnce() + 'static) {
+    MEANWHILE.set(Some(Box::new(act)));
+}
+
+/// The same, each time.
+pub fn at_each_look(act: Rc<dyn Fn()>) {
+    meanwhile(move || {
+        act();
+        at_each_look(act);
+    });
+}
+
+/// A frame's word was looked at, and is about to be changed.
+pub fn was_looked_at() {
+    if let Some(act) = MEANWHILE.take() {
+        act();
+    }
 }

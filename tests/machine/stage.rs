@@ -1,7 +1,7 @@
 //! A domain whose page tables the real paging code keeps on the real machine, laid out for losing access to pages.
 //!
 //! Two paths of tables lead to the guest's code: the *main* one maps the pages under test as well, the *spare* one
-//! does not. Tables of both are pinned but for the one under test, so that each can be exchanged alone.
+//! does not. Tables of the spare one are pinned, so that each can be exchanged alone.
 
 use crate::guest::{CODE, MAILBOX, STACK_TOP};
 use hypervisor::machine::kvm::KvmMachine;

@@ -132,8 +132,12 @@ fn run_cell(loss: Loss, view: View, limits: (u64, Duration), sabotage: bool) -> 
     let mut machine = machine(2)?;
     let pcpus = std::mem::take(&mut machine.pcpus);
     let mut stage = Stage::new(&machine, GUEST_CODE)?;
-    if let Loss::TableReused(_) = loss {
+    if let Loss::TableReused(level) = loss {
         stage.drop_other_root()?;
+        // What lies below stays a table and keeps what is derived from it: only this table's retirement takes it away.
+        if let Some(below) = level.below() {
+            stage.pin(stage.main[slot(below)], below)?;
+        }
     }
     let root = if view == View::OtherRoot { stage.other_root } else { stage.main[slot(Level::L4)] };
     let base = if view == View::Alias { ALIAS } else { DATA };

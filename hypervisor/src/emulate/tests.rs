@@ -129,6 +129,21 @@ fn the_m2p_can_be_read_at_xens_address() {
     }
 }
 
+/// What is carried out for kernels is not for their programs: there it is the fault that it was.
+#[test]
+fn user_mode_does_not_read_the_m2p() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.machine.memory.write(guest.user_pages[0], 0, &[0x48, 0x8b, 0x00]).unwrap();
+    world.on_vcpu(&guest, |handle, vcpu| {
+        vcpu.user_for_test(&world.services.mmu, guest.user_root);
+        vcpu.context.registers.rip = USER_BASE;
+        let fault = Fault { vector: 14, error_code: 0b100, cr2: MACH2PHYS_VIRT_START + 8 };
+        exception(&world.services, vcpu, handle.info(), fault).unwrap();
+        assert_eq!((vcpu.mode, vcpu.context.registers.rip), (Mode::Kernel, handler(14)));
+    });
+}
+
 #[test]
 fn an_instruction_that_cannot_be_fetched_is_the_guests_fault() {
     let world = World::new();

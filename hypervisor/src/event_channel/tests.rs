@@ -95,6 +95,24 @@ fn an_event_to_a_closed_port_goes_nowhere() {
     assert!(!b.domain.shared().is_pending(other), "also where it was on its way meanwhile");
 }
 
+/// The numbers are the same as before, and the domain is not; or the other way round.
+#[test]
+fn an_event_to_a_reconnected_port_goes_nowhere() {
+    let world = World::new();
+    let (a, b, near, far) = pair(&world);
+    let c = world.guest();
+    let domains = &world.services.domains;
+    close(domains, &b.domain, far).unwrap();
+    assert_eq!(alloc_unbound(&b.domain, c.domain.id()), Ok(far));
+    assert_eq!(bind_interdomain(domains, &c.domain, b.domain.id(), far), Ok(near));
+    raise_peer(&b.domain, far, a.domain.id(), near);
+    assert!(!b.domain.shared().is_pending(far), "another domain's");
+    raise_peer(&b.domain, far, c.domain.id(), EventPort(near.0 + 1));
+    assert!(!b.domain.shared().is_pending(far), "another port of that domain's");
+    raise_peer(&b.domain, far, c.domain.id(), near);
+    assert!(b.domain.shared().is_pending(far));
+}
+
 #[test]
 fn a_channel_within_one_domain_works() {
     let world = World::new();
@@ -195,6 +213,8 @@ fn the_host_has_ends_of_its_own() {
     assert_eq!((events.1.load(Ordering::SeqCst), channel.notify()), (1, false));
     let reused = alloc_unbound(&guest.domain, DomId::HOST).unwrap();
     assert_eq!(reused, port);
+    let newer = connect(&guest.domain, reused, events.clone()).unwrap();
+    assert!(!channel.notify() && newer.notify(), "an old handle reaches no new port");
     drop(channel);
-    assert!(!guest.domain.shared().is_pending(reused), "an old handle reaches no new port");
+    assert_eq!(state(&guest, reused), PortStatus::INTERDOMAIN, "nor does it let go of one");
 }

@@ -28,6 +28,8 @@ pub fn change(
     let mut seen = word.load(Ordering::SeqCst);
     loop {
         let (next, effect) = steps(Word::unpack(seen))?;
+        #[cfg(test)]
+        crate::testing::was_looked_at();
         match word.compare_exchange_weak(seen, next.pack(), Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => return Ok(effect),
             Err(now) => seen = now,

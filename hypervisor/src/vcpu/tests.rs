@@ -190,6 +190,21 @@ fn iret_to_user_mode_and_back_into_the_kernel() {
     });
 }
 
+/// Which mode is meant says the privilege level alone: the kernel's own tables are never open to a program.
+#[test]
+fn iret_to_user_mode_by_any_selector() {
+    let world = World::new();
+    let guest = guest(&world);
+    for cs in [3, 0x1b, 0xe023, 0xe02b, 0xffff] {
+        put_iret(&world, &guest, IretContext { cs, ..user_frame() });
+        world.on_vcpu(&guest, |handle, vcpu| {
+            iret(vcpu, handle.info(), &world.services.mmu).unwrap();
+            assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root), "{cs:#x}");
+            vcpu.enter_kernel();
+        });
+    }
+}
+
 #[test]
 fn iret_without_a_user_root_or_a_readable_frame_crashes_the_domain() {
     let world = World::new();

@@ -2,6 +2,7 @@
 
 use crate::frame::{FrameTable, FrameType, Operation, Word};
 use crate::machine::fake::FakeMachine;
+use crate::testing::meanwhile;
 use pv_abi::{DomId, Errno, Mfn, Pfn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,9 +58,14 @@ fn a_frame_given_back_stays_its_owners_until_the_last_reference_goes() {
 
 #[test]
 fn a_writable_reference_is_the_owners_only_and_leaves_no_trace_where_it_is_refused() {
-    let (frames, _machine) = table();
+    let frames = Arc::new(table().0);
     let mfn = frames.allocate(A).unwrap();
     let untouched = frames.word(mfn);
+    let owners = Arc::clone(&frames);
+    // Between its two steps.
+    meanwhile(move || {
+        meanwhile(move || assert_eq!(owners.word(mfn).kind, FrameType::None, "in its owner's way"))
+    });
     assert_eq!(frames.get_writable(B, mfn).unwrap_err().errno, Errno::EPERM);
     let table = frames.get(A, mfn).unwrap();
     frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors)).unwrap();
@@ -75,6 +81,29 @@ fn a_writable_reference_is_the_owners_only_and_leaves_no_trace_where_it_is_refus
     frames.deallocate(A, mfn).unwrap();
     assert_eq!(frames.give_back(writable), None);
     assert_eq!(frames.owner(mfn), None, "the last reference frees it");
+}
+
+/// XSA class "ownership transfer": between a look at the frame and the reference it becomes another domain's.
+#[test]
+fn a_frame_that_changes_hands_is_had_by_its_owner_only() {
+    let frames = Arc::new(table().0);
+    let get = |mfn| frames.get(A, mfn);
+    let get_writable = |mfn| frames.get_writable(A, mfn);
+    for take in [&get as &dyn Fn(Mfn) -> _, &get_writable] {
+        let mfn = frames.allocate(A).unwrap();
+        let theirs = Arc::clone(&frames);
+        meanwhile(move || {
+            theirs.deallocate(A, mfn).unwrap();
+            assert_eq!(theirs.allocate(B), Ok(mfn));
+        });
+        assert_eq!(take(mfn).unwrap_err().why, "the frame belongs to another domain");
+        assert_eq!(
+            frames.word(mfn),
+            Word { general: 1, allocated: true, ..Word::FREE },
+            "no reference is left"
+        );
+        frames.deallocate(B, mfn).unwrap();
+    }
 }
 
 #[test]

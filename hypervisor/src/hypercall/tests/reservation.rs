@@ -64,7 +64,9 @@ fn refusals(world: &World, guest: &Guest) {
         {
             (request.extent_start, request.nr_extents) = (start, count);
             world.poke(guest, page(1), &request);
+            let free = world.services.mmu.free_frames();
             assert_eq!(world.call(guest, 12, &[op, page(1)]), Ok(0), "{op}: {start:#x}, {count}");
+            assert_eq!(world.services.mmu.free_frames(), free, "no frame that nobody counts");
         }
     }
     let mut exchange = MemoryExchange::new_zeroed();

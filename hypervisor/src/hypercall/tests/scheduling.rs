@@ -3,7 +3,7 @@
 use crate::domain::{End, Stage};
 use crate::error::Failure;
 use crate::hypercall::Outcome;
-use crate::testing::{BASE, Guest, USER_BASE, World, page};
+use crate::testing::{BASE, Guest, USER_BASE, World, change_what_is_read, page};
 use crate::vcpu::Mode;
 use pv_abi::event_channel::Virq;
 use pv_abi::hypercall::MulticallEntry;
@@ -153,6 +153,28 @@ pub fn sched_op(world: &World, guest: &Guest) {
     assert_eq!(world.outcome(guest, 29, &[2, page(1)]).unwrap(), Outcome::Ended);
     let stage = guest.domain.life().stage();
     assert!(matches!(stage, Stage::Ending(End::Shutdown(ShutdownReason::WATCHDOG))), "{stage:?}");
+}
+
+/// XSA class "raw indices": a port that is read twice can be a good one the first time and anything the second.
+#[test]
+fn the_ports_of_a_poll_are_read_once() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let mut polled = 0;
+    for seed in 1..400 {
+        world.poke(&guest, page(1), &Poll { ports: page(2), nr_ports: 16, padding: 0, timeout: 0 });
+        world.poke(&guest, page(2), [EventPort(5); 16].as_slice());
+        change_what_is_read(Some((guest.domain.id(), seed * 0x9e37_79b9)));
+        let outcome = world.outcome(&guest, 29, &[3, page(1)]).unwrap();
+        change_what_is_read(None);
+        world.on_vcpu(&guest, |_, vcpu| vcpu.continuation = None);
+        if let Outcome::Polling(ports) = outcome {
+            polled += 1;
+            assert!(ports.iter().all(|&port| port == EventPort(5)), "{ports:?}");
+        }
+    }
+    assert!(polled > 100, "{polled} polls");
+    world.check_end(vec![guest]);
 }
 
 fn poll(world: &World, guest: &Guest) {

@@ -188,7 +188,7 @@ fn a_context_that_no_vcpu_can_start_with_is_refused() {
     assert_eq!(op(&world, &guest, Op::INITIALISE, 1, page(31) + 8), Err(Errno::EFAULT));
     assert_eq!(op(&world, &guest, Op::INITIALISE, 1, BASE - 4096), Err(Errno::EFAULT));
     assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0), "and then it can be started");
-    for vcpu in [4, 31, 32, u64::from(u32::MAX), u64::MAX] {
+    for vcpu in [4, 31, 32, u64::from(u32::MAX), 1 << 32 | 1, u64::MAX] {
         for call in [Op::INITIALISE, Op::UP, Op::DOWN, Op::IS_UP, Op::REGISTER_VCPU_INFO, Op(99)] {
             assert_eq!(op(&world, &guest, call, vcpu, AT), Err(Errno::ENOENT), "{call} of {vcpu}");
         }

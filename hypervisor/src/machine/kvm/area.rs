@@ -264,3 +264,22 @@ impl Area {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a CPU with Meltdown a guest could read all memory that its root maps for CPL0.
+    #[test]
+    fn the_direct_map_stands_in_the_scribes_root_only() {
+        let area = Area::new(1 << 12, 2);
+        let memory = MachineMemory::new(1 << 12).unwrap();
+        area.write_tables(&memory).unwrap();
+        let slot = Level::L4.index(DIRECT_MAP);
+        assert!(memory.entry(area.scribe_root(), slot).unwrap().is_present());
+        for m2p_at_fixed_address in [false, true] {
+            let slots = area.slots(m2p_at_fixed_address);
+            assert!(slots[slot - FIRST_HYPERVISOR_SLOT..].iter().all(|slot| *slot == Pte(0)), "{slots:?}");
+        }
+    }
+}

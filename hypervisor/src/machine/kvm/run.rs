@@ -59,6 +59,22 @@ impl Mapping {
     }
 }
 
+#[cfg(test)]
+impl Mapping {
+    /// A page that no kernel looks at.
+    pub fn without_vcpu() -> Self {
+        let length = size_of::<kvm_run>();
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let page = unsafe {
+            let (protection, flags) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0)
+        };
+        assert_ne!(page, libc::MAP_FAILED);
+        Self { page: page.cast(), length }
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `Run::new`, unmapped once.

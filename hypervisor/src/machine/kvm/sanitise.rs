@@ -54,3 +54,73 @@ pub fn visible_selector(selector: u16) -> u16 {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::Mfn;
+
+    const CODE: u64 = 0x00af_fb00_0000_ffff;
+    const DATA: u64 = 0x00cf_f300_0000_ffff;
+    /// What is read of code, and written of data.
+    const OPEN: u64 = 1 << 41;
+    const NOT_SYSTEM: u64 = 1 << 44;
+    const DPL: u64 = 3 << 45;
+    const PRESENT: u64 = 1 << 47;
+    /// Entry 1 of the guest's part of the GDT.
+    const OWN: u16 = 1 << 3 | 3;
+
+    fn context() -> Context {
+        Context::new(1, Mfn(9), 0x1000)
+    }
+
+    /// Which of code, stack and data the guest's own descriptor may be.
+    fn uses(descriptor: u64) -> [bool; 3] {
+        let mut context = context();
+        context.descriptors = vec![0, descriptor];
+        (context.cs, context.ss) = (OWN, OWN);
+        assert!(sanitise(&mut context));
+        let data = descriptors::data_segment(&context, OWN).unusable == 0;
+        [context.cs == OWN, context.ss == OWN, data]
+    }
+
+    #[test]
+    fn segments_are_those_of_cpl3() {
+        assert_eq!(uses(CODE), [true, false, true]);
+        assert_eq!(uses(CODE & !OPEN), [true, false, false]);
+        assert_eq!(uses(DATA), [false, true, true]);
+        assert_eq!(uses(DATA & !OPEN), [false, false, true]);
+        for descriptor in [CODE, DATA] {
+            for missing in [DPL, 1 << 45, 1 << 46, NOT_SYSTEM, PRESENT] {
+                assert_eq!(uses(descriptor & !missing), [false; 3], "{descriptor:#x} without {missing:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_of_nothing_and_of_the_stub_become_flat_ones() {
+        for selector in [0, 3, OWN & !3, OWN | 4, 0xe008, 0xe00b, 0xe010, 0xe013, 0xe040, 0xffff] {
+            let mut context = context();
+            (context.cs, context.ss) = (selector, selector);
+            assert!(sanitise(&mut context));
+            assert_eq!((context.cs, context.ss), (FLAT_RING3_CS64, FLAT_RING3_SS64), "{selector:#x}");
+        }
+    }
+
+    #[test]
+    fn flags_bases_and_rip_are_what_iretq_and_cpl3_can_have() {
+        let mut context = context();
+        context.registers.rflags = !0;
+        (context.fs_base, context.gs_base) = (1 << 47, 1 << 63);
+        assert!(sanitise(&mut context));
+        let allowed = rflags::USER_MASK & !rflags::NT | rflags::RF | rflags::RESERVED1 | rflags::IF;
+        assert_eq!((context.registers.rflags, context.fs_base, context.gs_base), (allowed, 0, 0));
+        context.registers.rflags = 0;
+        assert!(sanitise(&mut context));
+        assert_eq!(context.registers.rflags, rflags::RESERVED1 | rflags::IF);
+        for (rip, fits) in [(1 << 47, false), (1 << 63, false), ((1 << 47) - 1, true), (!0, true)] {
+            context.registers.rip = rip;
+            assert_eq!(sanitise(&mut context), fits, "{rip:#x}");
+        }
+    }
+}

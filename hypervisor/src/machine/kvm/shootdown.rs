@@ -91,3 +91,35 @@ pub fn install_kick_handler() -> Result<(), MachineError> {
     register_signal_handler(KICK_SIGNAL, nothing)
         .map_err(|error| MachineError::new("the kick's signal cannot be set up", error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    /// XSA class "type change against TLB and cache": whoever changed a table goes on when nobody can use the old one.
+    #[test]
+    fn whoever_flushes_waits_for_a_pcpu_that_is_in_a_guest() {
+        install_kick_handler().unwrap();
+        let mapping = Arc::new(Mapping::without_vcpu());
+        let pcpus = [Arc::new(Shared::new(Arc::clone(&mapping)))];
+        let order = Mutex::new(Vec::new());
+        assert!(!pcpus[0].going_in());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                flush_all(&pcpus);
+                order.lock().unwrap().push("flushed");
+            });
+            while mapping.immediate_exit().load(SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            // Kicked, and slow to leave: long enough for whoever does not wait.
+            std::thread::sleep(Duration::from_millis(100));
+            order.lock().unwrap().push("out");
+            pcpus[0].is_out(false);
+        });
+        assert_eq!(order.into_inner().unwrap(), ["out", "flushed"]);
+        assert!(pcpus[0].going_in(), "its root is loaded before the next guest instruction");
+    }
+}

@@ -116,3 +116,32 @@ impl Translations for Invalidate {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::run::Mapping;
+    use super::*;
+    use pv_abi::page_table::Pte;
+
+    /// XSA class "type change against TLB and cache". No test host shows it: emulated SVM flushes at each entry.
+    #[test]
+    fn each_way_of_flushing_reaches_every_pcpu() {
+        let pcpu = || Arc::new(Shared::new(Arc::new(Mapping::without_vcpu())));
+        let pcpus = vec![pcpu(), pcpu()];
+        let flush = Flush::new(pcpus.clone());
+        let must_load_their_root = || {
+            pcpus.iter().all(|pcpu| {
+                let must = pcpu.going_in();
+                pcpu.is_out(true);
+                must
+            })
+        };
+        let change = Change { table: Mfn(1), index: 0, level: Level::L1, old: Pte(1) };
+        flush.settle(&[change]).unwrap();
+        assert!(must_load_their_root() && !must_load_their_root(), "settled, and flushed once");
+        flush.retire(Mfn(1), Level::L1).unwrap();
+        assert!(must_load_their_root(), "retired");
+        flush.flush().unwrap();
+        assert!(must_load_their_root(), "asked for");
+    }
+}

@@ -82,6 +82,21 @@ fn preserving_keeps_accessed_and_dirty_and_a_plain_update_does_not() {
     world.end(A, &mut roots);
 }
 
+/// XSA-148, XSA-402: an update that changes nothing worth a check gets in no flag that a checked one does not.
+#[test]
+fn the_fast_path_stores_what_was_admitted() {
+    let world = World::new();
+    let tree = world.tree(A, 1);
+    let mut roots = world.start(&tree);
+    let admitted = Pte::new(tree.pages[0], RO | PteFlags::WRITABLE | PteFlags::USER | PteFlags::AVAIL0);
+    let refused = PteFlags::WRITE_THROUGH | PteFlags::CACHE_DISABLE | PteFlags::GLOBAL;
+    let asked = Pte(admitted.0 & !PteFlags::USER.bits() | (refused | PteFlags::PAGE_SIZE_OR_PAT).bits());
+    world.set(A, tree.l1, 0, asked).unwrap();
+    assert_eq!(world.machine.memory.entry(tree.l1, 0).unwrap(), admitted);
+    world.check(&[&roots]);
+    world.end(A, &mut roots);
+}
+
 #[test]
 fn the_m2p_says_what_the_owner_says_and_nothing_for_a_free_frame() {
     let world = World::new();

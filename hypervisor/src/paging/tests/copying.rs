@@ -2,8 +2,12 @@
 
 use super::world::{A, B, Tree, World, address, ro, rw, why};
 use crate::paging::{BadAddress, Roots};
+use crate::testing::at_each_look;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Level, Pte, PteFlags};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 fn world() -> (World, Tree, Roots) {
@@ -128,6 +132,20 @@ fn a_page_that_is_being_written_becomes_no_table() {
     world.check_with(&roots.held().chain([(page, held.kind())]).collect::<Vec<_>>());
     world.mmu.release(held);
     world.pin(A, page, Level::L1).unwrap();
+    world.check(&[&roots]);
+    world.end(A, &mut roots);
+}
+
+/// XSA class "freed before the last mapping is gone": the reference goes back when the access is over.
+#[test]
+fn a_page_is_written_before_it_is_let_go() {
+    let (world, tree, mut roots) = world();
+    let (memory, page) = (Arc::clone(&world.machine.memory), tree.pages[0]);
+    let seen = Rc::new(Cell::new(0));
+    let at_last = Rc::clone(&seen);
+    at_each_look(Rc::new(move || at_last.set(memory.load_u64(page, 0).unwrap())));
+    world.mmu.copy_to_guest(A, tree.l4, 0, &7_u64.to_le_bytes()).unwrap();
+    assert_eq!(seen.get(), 7, "what it was when the reference went back");
     world.check(&[&roots]);
     world.end(A, &mut roots);
 }
