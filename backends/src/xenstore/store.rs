@@ -96,16 +96,21 @@ impl Store {
     }
 
     /// Removes a domain from the tree: its nodes go, and so do entries in others' permissions, of which nobody is told.
+    /// What can't go, `/` and special names, is the host's again.
     fn forget(&mut self, domain: DomId) {
         for path in self.tree.naming(domain) {
             // Where it is gone already, a node above it was the domain's too.
             let Some(node) = self.tree.get(path.as_str()) else { continue };
-            if node.permissions.owner == domain {
+            let owned = node.permissions.owner == domain;
+            if owned && path.split().is_some() {
                 let removed = self.operate(Caller::Privileged, |operation| operation.remove(path.as_str()));
                 debug_assert_eq!(removed, Ok(()));
             } else {
                 let mut node = Node::clone(node);
                 node.permissions.entries.retain(|(named, _)| *named != domain);
+                if owned {
+                    node.permissions = Permissions::private(DomId::HOST);
+                }
                 node.generation = self.tree.next_generation();
                 self.tree.replace(&path, Some(node.into()));
             }

@@ -10,6 +10,7 @@
 
 use super::path::Path;
 use super::permissions::Permissions;
+use super::quota::NODE_OVERHEAD;
 use super::tree::{Account, Accounts, Node, Tree, cost};
 use pv_abi::{DomId, Errno};
 use std::collections::BTreeMap;
@@ -91,7 +92,8 @@ impl Transaction {
             return Ok(accessed.now.clone());
         }
         let node = tree.get(path.as_str()).cloned();
-        let held = path.as_str().len() + node.as_ref().map_or(0, |node| cost(path, node) as usize);
+        let held =
+            node.as_ref().map_or(path.as_str().len() + NODE_OVERHEAD, |node| cost(path, node) as usize);
         if let Some(room) = self.room
             && (self.accessed.len() >= room.nodes || self.bytes + held > room.bytes)
         {

@@ -9,7 +9,7 @@ fn a_watch_tells_nothing_of_what_its_owner_may_not_read() {
     let mut setup = Setup::new();
     let (one, two) = (setup.one, setup.two);
     for path in ["/", "/local/domain/1", "/local/domain/1/secret"] {
-        setup.ask(two, MessageType::WATCH, &format!("{path}|w|"));
+        setup.ask(two, MessageType::WATCH, &format!("{path}|{path}|"));
     }
     setup.events(two);
     setup.ask(one, MessageType::WRITE, "secret|x");
@@ -61,6 +61,20 @@ fn a_reused_number_inherits_nothing() {
     setup.ask(one, MessageType::WRITE, "all|x");
     assert_eq!(setup.events(two), [""; 0]);
     assert!(setup.store.tree.naming(TWO).len() == 1, "its new home");
+}
+
+/// Not even what can't be removed stays with a domain that is gone.
+#[test]
+fn the_root_returns_to_the_host() {
+    let mut setup = Setup::new();
+    let host = setup.host;
+    for name in ["/", "@releaseDomain"] {
+        assert_eq!(setup.ask(host, MessageType::SET_PERMS, &format!("{name}|n2|r1|")), "OK|");
+    }
+    setup.store.release(TWO);
+    for name in ["/", "@releaseDomain"] {
+        assert_eq!(setup.ask(host, MessageType::GET_PERMS, &format!("{name}|")), "n0|");
+    }
 }
 
 /// Rights for a number that nobody has yet would wait for whoever gets it.
@@ -134,7 +148,7 @@ fn a_node_has_a_greatest_size() {
     let made = (0..1000).take_while(|number| {
         setup.ask(one, MessageType::MKDIR, &format!("dir/a-name-of-23-bytes-{number:04}|")) == "OK|"
     });
-    assert_eq!(made.count(), 2044 / 27, "the names of children count");
+    assert_eq!(made.count(), 2044 / 24, "the names of children count");
 }
 
 /// Quotas that were looked at before a transaction, but not when it ended.
@@ -267,7 +281,8 @@ fn an_event_that_is_too_long_names_the_watched_path() {
 fn no_depth_needs_a_deep_stack() {
     let deep = |setup: &mut Setup, who, of| setup.try_ask(who, 0, of, format!("{}a\0", "a/".repeat(1000)));
     let attack = move || {
-        let mut setup = Setup::with_quota(Quota { nodes: 5000, ..Quota::default() });
+        let mut setup =
+            Setup::with_quota(Quota { nodes: 5000, transaction_bytes: 8 << 20, ..Quota::default() });
         let one = setup.one;
         deep(&mut setup, one, MessageType::MKDIR).unwrap();
         deep(&mut setup, one, MessageType::WATCH).unwrap_err();
