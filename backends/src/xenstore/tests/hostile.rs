@@ -85,12 +85,13 @@ fn nothing_can_be_left_for_a_domain_to_come() {
     setup.ask(one, MessageType::MKDIR, "trap|");
     assert_eq!(setup.ask(one, MessageType::SET_PERMS, "trap|n1|b3|r2|"), "OK|");
     assert_eq!(setup.ask(one, MessageType::GET_PERMS, "trap|"), "n1|r2|");
+    setup.ask(one, MessageType::MKDIR, "other|");
     let transaction = setup.start(one);
-    setup.ask_in(one, transaction, MessageType::SET_PERMS, "trap|n1|b2|");
+    setup.ask_in(one, transaction, MessageType::SET_PERMS, "other|n1|b2|");
     setup.store.release(TWO);
     introduce(&mut setup.store, TWO);
     assert_eq!(setup.ask_in(one, transaction, MessageType::TRANSACTION_END, "T|"), "EAGAIN");
-    assert_eq!(setup.ask(one, MessageType::GET_PERMS, "trap|"), "n1|");
+    assert_eq!(setup.ask(one, MessageType::GET_PERMS, "other|"), "n1|");
 }
 
 /// Nodes that outlived their owners let guests fill the store by coming and going.
@@ -222,6 +223,24 @@ fn transactions_hold_so_much_and_no_more() {
     assert!(writes.iter().filter(|answer| *answer == "OK|").count() < 6, "{writes:?}");
     assert_eq!(setup.ask_in(one, open[2], MessageType::TRANSACTION_END, "F|"), "OK|");
     setup.start(one);
+}
+
+/// Nodes that were looked at while they were small, and grew.
+#[test]
+fn what_a_transaction_writes_is_held_too() {
+    let mut setup = Setup::with_quota(Quota { transaction_bytes: 9000, ..Quota::default() });
+    let one = setup.one;
+    for number in 0..20 {
+        setup.ask(one, MessageType::MKDIR, &format!("{number}|"));
+    }
+    let transaction = setup.start(one);
+    for number in 0..20 {
+        assert_eq!(setup.ask_in(one, transaction, MessageType::READ, &format!("{number}|")), "");
+    }
+    let value = "v".repeat(2000);
+    let writes = (0..20)
+        .map(|number| setup.ask_in(one, transaction, MessageType::WRITE, &format!("{number}|{value}")));
+    assert!(writes.filter(|answer| answer == "OK|").count() <= 5);
 }
 
 #[test]
