@@ -28,6 +28,7 @@ pub mod console;
 pub mod fake_host;
 pub mod host;
 pub mod patience;
+pub mod xenbus;
 #[allow(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -5,7 +5,7 @@
 //! | `guest` (with `ring`), `socket`, `handle` | a guest's page, a Unix socket, callers of this process | locks, threads, bells |
 //! | `wire` | streams of bytes to requests | nothing but the store |
 //! | `request` | requests to operations and watches | |
-//! | `store` | domains, connections, watches, and transactions | |
+//! | `store` (with `domains`, `watching`) | connections, domains, watches, and transactions | |
 //! | `operation`, `transaction`, `tree` | what can be done with nodes, by whom, at once | |
 //!
 //! All but the first row is pure: no I/O, no lock, no clock.
@@ -14,6 +14,7 @@
 //! else is locked or waited for; who got an event is told after it was given back. Behind it only bells are rung.
 
 pub mod client;
+mod domains;
 mod events;
 mod guest;
 mod handle;
@@ -27,6 +28,7 @@ mod socket;
 mod store;
 mod transaction;
 mod tree;
+mod watching;
 pub mod wire;
 
 pub use events::Event;

@@ -107,12 +107,18 @@ impl<'a> Operation<'a> {
     /// As at [`Self`]; EINVAL for `/`.
     pub fn remove(&mut self, path: impl AsRef<[u8]>) -> Result<(), Errno> {
         let path = self.path(path)?;
-        let (parent_path, leaf) = path.split().ok_or(Errno::EINVAL)?;
-        match self.look_up(&path, Need::Write) {
-            Ok(_) => {}
-            Err(Errno::ENOENT) if self.transaction.exists(self.tree, parent_path.as_str()) => return Ok(()),
-            Err(error) => return Err(error),
-        }
+        let found = self.look_up(&path, Need::Write);
+        let (parent_path, leaf) = match path.split() {
+            None => return found.and(Err(Errno::EINVAL)),
+            Some((parent, _))
+                if matches!(found, Err(Errno::ENOENT))
+                    && self.transaction.exists(self.tree, parent.as_str()) =>
+            {
+                return Ok(());
+            }
+            Some(split) => split,
+        };
+        found?;
         let mut parent = Node::clone(&*self.get(&parent_path)?.ok_or(Errno::EIO)?);
         let below = self.all_below(&path)?;
         parent.children.remove(&leaf);

@@ -7,13 +7,12 @@
 //! - a watch tells of a node only who may read it, or its parent, or could before the change;
 //! - a request that fails has changed nothing.
 
-use super::events::{Event, Events, Watch, Watches};
+use super::events::{Event, Events, Watches};
 use super::operation::Operation;
-use super::path::Path;
-use super::permissions::{Need, Permissions};
+use super::permissions::Permissions;
 use super::quota::Quota;
-use super::transaction::{Change, Room, Transaction};
-use super::tree::{INTRODUCE_DOMAIN, Node, RELEASE_DOMAIN, Tree};
+use super::transaction::{Room, Transaction};
+use super::tree::Tree;
 use super::{Caller, ConnectionId};
 use pv_abi::{DomId, Errno};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,21 +21,21 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug)]
 pub struct Store {
     pub(super) tree: Tree,
-    quota: Quota,
-    domains: BTreeSet<DomId>,
-    connections: BTreeMap<ConnectionId, Connection>,
-    watches: Watches,
+    pub(super) quota: Quota,
+    pub(super) domains: BTreeSet<DomId>,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) watches: Watches,
     last_connection: u64,
-    woken: BTreeSet<ConnectionId>,
+    pub(super) woken: BTreeSet<ConnectionId>,
 }
 
 #[derive(Debug)]
-struct Connection {
-    caller: Caller,
-    transactions: BTreeMap<u32, Transaction>,
+pub(super) struct Connection {
+    pub caller: Caller,
+    pub transactions: BTreeMap<u32, Transaction>,
     last_transaction: u32,
-    watches: usize,
-    events: Events,
+    pub watches: usize,
+    pub events: Events,
 }
 
 impl Default for Store {
@@ -57,64 +56,6 @@ impl Store {
             last_connection: 0,
             woken: BTreeSet::new(),
         }
-    }
-
-    // ---- Domains -------------------------------------------------------------------------------------------------
-
-    /// A domain is there from now on, and may connect and be named in permissions. Its builder calls this before it
-    /// makes the domain's home. Fires `@introduceDomain`.
-    ///
-    /// # Errors
-    /// EINVAL for a number that no guest has, EEXIST for a domain that is there.
-    pub fn introduce(&mut self, domain: DomId) -> Result<(), Errno> {
-        if domain == DomId::HOST || domain >= DomId::FIRST_RESERVED {
-            return Err(Errno::EINVAL);
-        }
-        if !self.domains.insert(domain) {
-            return Err(Errno::EEXIST);
-        }
-        self.fire_special(INTRODUCE_DOMAIN);
-        Ok(())
-    }
-
-    /// A domain is gone: its connection with all watches and transactions, the nodes that it owns with all below them,
-    /// and each permission that names it. Whoever gets its number next inherits nothing. Fires `@releaseDomain`.
-    ///
-    /// Transactions that are open now can't be committed: they may be about to name the domain.
-    pub fn release(&mut self, domain: DomId) {
-        if !self.domains.remove(&domain) {
-            return;
-        }
-        let its = |connection: &Connection| connection.caller == Caller::Domain(domain);
-        let ids: Vec<_> = self.connections.iter().filter(|(_, it)| its(it)).map(|(id, _)| *id).collect();
-        ids.into_iter().for_each(|id| self.disconnect(id));
-        for connection in self.connections.values_mut() {
-            connection.transactions.values_mut().for_each(|transaction| transaction.doomed = true);
-        }
-        self.forget(domain);
-        self.fire_special(RELEASE_DOMAIN);
-    }
-
-    /// Removes a domain from the tree: its nodes go, and so do entries in others' permissions, of which nobody is told.
-    fn forget(&mut self, domain: DomId) {
-        for path in self.tree.naming(domain) {
-            // Where it is gone already, a node above it was the domain's too.
-            let Some(node) = self.tree.get(path.as_str()) else { continue };
-            if node.permissions.owner == domain {
-                let removed = self.operate(Caller::Privileged, |operation| operation.remove(path.as_str()));
-                debug_assert_eq!(removed, Ok(()));
-            } else {
-                let mut node = Node::clone(node);
-                node.permissions.entries.retain(|(named, _)| *named != domain);
-                node.generation = self.tree.next_generation();
-                self.tree.replace(&path, Some(node.into()));
-            }
-        }
-    }
-
-    /// True from a domain's introduction to its release.
-    pub fn is_introduced(&self, domain: DomId) -> bool {
-        domain == DomId::HOST || self.domains.contains(&domain)
     }
 
     // ---- Connections ---------------------------------------------------------------------------------------------
@@ -277,72 +218,6 @@ impl Store {
         let domains = self.domains.clone();
         let exists = move |domain| domain == DomId::HOST || domains.contains(&domain);
         self.within(id, transaction, |it| it.set_permissions_if(path, permissions, exists))
-    }
-
-    // ---- Watches -------------------------------------------------------------------------------------------------
-
-    /// Watches a path and all below it, or a special name. The first event comes at once.
-    ///
-    /// # Errors
-    /// EINVAL for what is no path, EEXIST for a watch that there is, E2BIG for one more than a guest may have.
-    pub fn watch(&mut self, id: ConnectionId, path: &[u8], token: &[u8]) -> Result<(), Errno> {
-        let limit = self.quota.watches;
-        let connection = self.connections.get_mut(&id).ok_or(Errno::EIO)?;
-        let watched = Path::parse(connection.caller, path)?;
-        let written = std::str::from_utf8(path).map_err(|_| Errno::EINVAL)?;
-        let whole = Event { path: written.into(), token: token.into() };
-        let first = Watch { connection: id, whole: whole.clone() };
-        if self.watches.of(watched.as_str()).any(|(_, it)| it.connection == id && *it.whole.token == *token) {
-            return Err(Errno::EEXIST);
-        }
-        if connection.caller != Caller::Privileged && connection.watches >= limit {
-            return Err(Errno::E2BIG);
-        }
-        connection.events.push(&first, whole, self.quota.events);
-        connection.watches += 1;
-        self.woken.insert(id);
-        self.watches.add(watched, first);
-        Ok(())
-    }
-
-    /// Ends a watch. Events of it that wait already are still delivered.
-    ///
-    /// # Errors
-    /// EINVAL for what is no path, ENOENT where there is no such watch.
-    pub fn unwatch(&mut self, id: ConnectionId, path: &[u8], token: &[u8]) -> Result<(), Errno> {
-        let connection = self.connections.get_mut(&id).ok_or(Errno::EIO)?;
-        let path = Path::parse(connection.caller, path)?;
-        if !self.watches.remove(&path, id, token) {
-            return Err(Errno::ENOENT);
-        }
-        connection.watches -= 1;
-        Ok(())
-    }
-
-    fn fire_special(&mut self, name: &str) {
-        let path = Path::special_node(name);
-        self.fire(&Change { path, exact: false, before: None });
-    }
-
-    /// Tells watches of a change.
-    fn fire(&mut self, change: &Change) {
-        let path = &change.path;
-        let parent = path.split().and_then(|(parent, _)| self.tree.get(parent.as_str()));
-        let nodes = [self.tree.get(path.as_str()), parent];
-        let may_know = |caller| {
-            let may_read = |permissions: &Permissions| permissions.allow(caller, Need::Read);
-            caller == Caller::Privileged
-                || change.before.as_ref().is_some_and(may_read)
-                || nodes.iter().flatten().any(|node| may_read(&node.permissions))
-        };
-        let above = path.lineage().rev().take(if change.exact { 1 } else { usize::MAX });
-        for (watched, watch) in above.flat_map(|above| self.watches.of(above)) {
-            let Some(connection) = self.connections.get_mut(&watch.connection) else { continue };
-            if may_know(connection.caller) {
-                connection.events.push(watch, watch.event(watched, path), self.quota.events);
-                self.woken.insert(watch.connection);
-            }
-        }
     }
 
     /// How many events wait for a connection.

@@ -10,6 +10,7 @@
 
 use super::path::Path;
 use super::permissions::Permissions;
+use super::quota::NODE_OVERHEAD;
 use super::tree::{Account, Accounts, Node, Tree, cost};
 use pv_abi::{DomId, Errno};
 use std::collections::BTreeMap;
@@ -85,17 +86,22 @@ impl Transaction {
     /// Looks at a node.
     ///
     /// # Errors
-    /// ENOSPC where that is more than it may look at.
+    /// ENOSPC where that is more than it may look at, or it holds more than it may already: putting can't fail, so
+    /// what was put is counted at the next look.
     pub fn get(&mut self, tree: &Tree, path: &Path) -> Result<Option<Arc<Node>>, Errno> {
-        if let Some(accessed) = self.accessed.get(path) {
-            return Ok(accessed.now.clone());
-        }
-        let node = tree.get(path.as_str()).cloned();
-        let held = path.as_str().len() + node.as_ref().map_or(0, |node| cost(path, node) as usize);
-        if let Some(room) = self.room
-            && (self.accessed.len() >= room.nodes || self.bytes + held > room.bytes)
-        {
+        let accessed = self.accessed.get(path);
+        let node = accessed.map_or_else(|| tree.get(path.as_str()).cloned(), |accessed| accessed.now.clone());
+        let held = match (accessed, &node) {
+            (Some(_), _) => 0,
+            (None, Some(node)) => cost(path, node) as usize,
+            (None, None) => path.as_str().len() + NODE_OVERHEAD,
+        };
+        let (looks, bytes) = (self.accessed.len() + usize::from(held != 0), self.bytes + held);
+        if self.room.is_some_and(|room| looks > room.nodes || bytes > room.bytes) {
             return Err(Errno::ENOSPC);
+        }
+        if held == 0 {
+            return Ok(node);
         }
         self.bytes += held;
         let seen = node.as_ref().map(|node| node.generation);
