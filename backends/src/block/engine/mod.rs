@@ -5,6 +5,7 @@
 //! those mean is for whoever started the call. The memory of a call belongs to the engine until it has reported.
 
 pub(crate) mod blocking;
+pub(crate) mod uring;
 
 use super::buffer::Buffer;
 use super::image::Image;
@@ -13,6 +14,7 @@ use crate::host::Page;
 use blocking::Blocking;
 use std::io;
 use std::sync::Arc;
+use uring::Uring;
 
 /// A call on an image.
 pub enum Call<P> {
@@ -67,9 +69,15 @@ pub trait Engine<P: Page>: Send {
 /// The best engine that there is for an image on this host: for `depth` calls at a time, which ring `bell`.
 pub(super) fn best<P: Page>(
     image: Arc<dyn Image>,
-    _uring: bool,
-    _depth: u32,
-    _bell: &Bell,
+    uring: bool,
+    depth: u32,
+    bell: &Bell,
 ) -> Box<dyn Engine<P>> {
+    if uring
+        && uring::is_available()
+        && let Ok(engine) = Uring::new(Arc::clone(&image), depth, bell)
+    {
+        return Box::new(engine);
+    }
     Box::new(Blocking::new(image))
 }

@@ -130,7 +130,7 @@ fn a_call_that_stalls_holds_up_nobody_else() {
         let mut front = Front::new();
         let (_file, disk) = file_disk(64);
         let (mut backend, _) =
-            faulty(&front, &disk, by, |event| (*event == Event::Read(0)).then_some(Fault::Stall(10_000)));
+            faulty(&front, &disk, by, |event| (*event == Event::Read(0)).then_some(Fault::Stall(u32::MAX)));
         front.ask(&read(1, 0, &[whole(0)]));
         for id in 2..100 {
             front.ask(&read(id, 8, &[whole(1)]));

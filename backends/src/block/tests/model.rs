@@ -182,6 +182,9 @@ fn play(by: By, seed: u64, faults: bool) -> HashMap<&'static str, u32> {
         for _ in 0..model.random.below(4) {
             backend.serve().unwrap();
         }
+        if model.random.once_in(4) {
+            backend.finish().unwrap();
+        }
         front.answers().into_iter().for_each(|(id, status)| model.answer(&front, id, status));
     }
     finish(&mut backend);
