@@ -75,6 +75,7 @@ pub(super) fn best<P: Page>(
 ) -> Box<dyn Engine<P>> {
     if uring
         && uring::is_available()
+        && image.as_raw().is_some_and(|raw| uring::suits(raw.file()))
         && let Ok(engine) = Uring::new(Arc::clone(&image), depth, bell)
     {
         return Box::new(engine);

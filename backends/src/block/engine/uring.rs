@@ -1,6 +1,10 @@
 //! Calls made through io_uring: as many at a time as were started, and the kernel moves the bytes directly between the
 //! image's file and the pages of the front-end.
 //!
+//! Writes are made at once, one after the other: into the host's page cache they only copy. Most file systems cannot
+//! write there without perhaps waiting, so that io_uring would hand each to a thread of the kernel's, for several times
+//! the price of the write itself.
+//!
 //! Invariants:
 //! - what the kernel was given pointers to (pages, and the vectors that list them) stays where it is, owned by
 //!   `under_way`, until the completion of its call was taken; dropping the engine waits for that;
@@ -15,12 +19,15 @@ use crate::block::image::{Image, RawImage};
 use crate::host::Page;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use vm_memory::VolatileSlice;
 
 /// The image's file, as the ring knows it.
 const FILE: types::Fixed = types::Fixed(0);
@@ -30,10 +37,10 @@ pub(crate) struct Uring<P: Page> {
     ring: IoUring,
     /// By token.
     under_way: Vec<Option<UnderWay<P>>>,
-    /// Calls that could not even be started.
-    failed: VecDeque<(u32, io::Error)>,
+    /// Calls that were made at once, or could not even be started.
+    finished: VecDeque<(u32, io::Result<usize>)>,
     awake: bool,
-    _image: Arc<dyn Image>,
+    image: Arc<dyn Image>,
 }
 
 /// What the kernel was given pointers to.
@@ -52,7 +59,7 @@ pub(crate) fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| {
         let Ok(ring) = IoUring::new(2) else { return false };
         let mut probe = Probe::new();
-        let calls = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+        let calls = [opcode::Read::CODE, opcode::Readv::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
         ring.submitter().register_probe(&mut probe).is_ok()
             && calls.iter().all(|call| probe.is_supported(*call))
     })
@@ -71,7 +78,7 @@ impl<P: Page> Uring<P> {
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         ring.submitter().register_eventfd(bell.as_raw_fd())?;
         let under_way = (0..depth).map(|_| None).collect();
-        let mut engine = Self { ring, under_way, failed: VecDeque::new(), awake: false, _image: image };
+        let mut engine = Self { ring, under_way, finished: VecDeque::new(), awake: false, image };
         engine.wake_up();
         Ok(engine)
     }
@@ -86,19 +93,11 @@ impl<P: Page> Uring<P> {
     fn try_start(&mut self, token: u32, call: Call<P>) -> io::Result<()> {
         let place = self.under_way.get_mut(token as usize).filter(|place| place.is_none());
         let place = place.ok_or_else(|| io::Error::other("the token is not free"))?;
-        let vectors = match &call {
-            Call::Read(transfer) | Call::Write(transfer) => vectors(transfer)?,
-            Call::Flush | Call::Discard { .. } => Vec::new(),
-        };
-        let entry = entry(&call, &vectors).user_data(token.into());
-        let buffer = match call {
-            Call::Read(transfer) | Call::Write(transfer) => Some(transfer.buffer),
-            Call::Flush | Call::Discard { .. } => None,
-        };
-        let _kept = place.insert(UnderWay { _buffer: buffer, _vectors: vectors });
-        // SAFETY: the entry's pointers are to `vectors` and into the pages of `buffer`, both of which `under_way` owns
-        // from now on: neither moves nor goes before `finished` has taken the completion with this token.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
+        let (entry, kept) = entry(call)?;
+        *place = Some(kept);
+        // SAFETY: the entry's pointers are to the vectors and into the pages of the buffer, both of which `under_way`
+        // owns from now on: neither moves nor goes before `finished` has taken the completion with this token.
+        let pushed = unsafe { self.ring.submission().push(&entry.user_data(token.into())) };
         pushed.map_err(|_| {
             self.under_way[token as usize] = None;
             io::Error::other("the queue of calls is full")
@@ -114,7 +113,7 @@ impl<P: Page> Uring<P> {
 
 fn vectors<P: Page>(transfer: &Transfer<P>) -> io::Result<Vec<libc::iovec>> {
     let slices = transfer.buffer.slices(transfer.from).map_err(io::Error::other)?;
-    let vector = |slice: &vm_memory::VolatileSlice<'_>| libc::iovec {
+    let vector = |slice: &VolatileSlice<'_>| libc::iovec {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
     };
@@ -122,35 +121,53 @@ fn vectors<P: Page>(transfer: &Transfer<P>) -> io::Result<Vec<libc::iovec>> {
     Ok(slices.iter().take(libc::UIO_MAXIOV as usize).map(vector).collect())
 }
 
-fn entry<P>(call: &Call<P>, vectors: &[libc::iovec]) -> squeue::Entry {
-    let count = vectors.len() as u32;
-    match (call, vectors) {
-        (Call::Read(transfer), [one]) => {
-            opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(transfer.offset).build()
+/// What the kernel is told of a call, and what that points to.
+fn entry<P: Page>(call: Call<P>) -> io::Result<(squeue::Entry, UnderWay<P>)> {
+    let nothing = UnderWay { _buffer: None, _vectors: Vec::new() };
+    Ok(match call {
+        Call::Read(transfer) => {
+            let vectors = vectors(&transfer)?;
+            let entry = match vectors[..] {
+                [one] => opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32)
+                    .offset(transfer.offset)
+                    .build(),
+                _ => opcode::Readv::new(FILE, vectors.as_ptr(), vectors.len() as u32)
+                    .offset(transfer.offset)
+                    .build(),
+            };
+            (entry, UnderWay { _buffer: Some(transfer.buffer), _vectors: vectors })
         }
-        (Call::Write(transfer), [one]) => {
-            let base = one.iov_base.cast_const().cast();
-            opcode::Write::new(FILE, base, one.iov_len as u32).offset(transfer.offset).build()
-        }
-        (Call::Read(transfer), _) => {
-            opcode::Readv::new(FILE, vectors.as_ptr(), count).offset(transfer.offset).build()
-        }
-        (Call::Write(transfer), _) => {
-            opcode::Writev::new(FILE, vectors.as_ptr(), count).offset(transfer.offset).build()
-        }
-        (Call::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
-        (Call::Discard { offset, length }, _) => {
+        Call::Write(_) => return Err(io::Error::other("writes are made at once")),
+        Call::Flush => (opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(), nothing),
+        Call::Discard { offset, length } => {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            opcode::Fallocate::new(FILE, *length).offset(*offset).mode(mode.bits() as i32).build()
+            (opcode::Fallocate::new(FILE, length).offset(offset).mode(mode.bits() as i32).build(), nothing)
         }
-    }
+    })
+}
+
+/// Whether this file can be read without waiting where its bytes are in memory. Where it cannot, io_uring hands every
+/// read to a thread, and calls that wait are faster.
+pub(super) fn suits(file: &File) -> bool {
+    let mut byte = [0];
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
+    !matches!(read, Err(Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
 impl<P: Page> Engine<P> for Uring<P> {
     fn start(&mut self, token: u32, call: Call<P>) {
-        if let Err(error) = self.try_start(token, call) {
-            self.failed.push_back((token, error));
-        }
+        let result = match call {
+            Call::Write(transfer) => transfer
+                .buffer
+                .slices(transfer.from)
+                .map_err(io::Error::other)
+                .and_then(|slices| self.image.write(transfer.offset, &slices)),
+            call => match self.try_start(token, call) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+        };
+        self.finished.push_back((token, result));
     }
 
     fn batch(&self) -> u32 {
@@ -166,8 +183,8 @@ impl<P: Page> Engine<P> for Uring<P> {
     }
 
     fn finished(&mut self) -> Option<(u32, io::Result<usize>)> {
-        if let Some((token, error)) = self.failed.pop_front() {
-            return Some((token, Err(error)));
+        if let Some(finished) = self.finished.pop_front() {
+            return Some(finished);
         }
         let completion = self.ring.completion().next()?;
         let token = completion.user_data() as u32;
@@ -179,7 +196,7 @@ impl<P: Page> Engine<P> for Uring<P> {
     }
 
     fn wait(&mut self) {
-        if self.failed.is_empty() && self.under_way.iter().any(Option::is_some) {
+        if self.finished.is_empty() && self.under_way.iter().any(Option::is_some) {
             match self.ring.submit_and_wait(1) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
                     std::thread::sleep(Duration::from_millis(1))
@@ -194,7 +211,7 @@ impl<P: Page> Engine<P> for Uring<P> {
         self.ring.completion().enable_eventfd();
         // Either the kernel sees that it is to ring, or we see what it has completed before.
         fence(Ordering::SeqCst);
-        let ended = !self.ring.completion().is_empty() || !self.failed.is_empty();
+        let ended = !self.ring.completion().is_empty() || !self.finished.is_empty();
         ended || !self.ring.submission().is_empty()
     }
 }

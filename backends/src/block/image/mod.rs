@@ -1,10 +1,18 @@
 //! Where the bytes of a disk are.
 
+mod error;
+mod file;
+mod lock;
 mod memory;
+mod open;
+mod qcow2;
 mod raw;
 mod system;
 
+pub use error::ImageError;
 pub use memory::MemoryImage;
+pub use open::{Format, open};
+pub use qcow2::Qcow2Image;
 pub use raw::RawImage;
 
 use std::fmt;

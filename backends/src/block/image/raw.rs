@@ -1,6 +1,8 @@
 //! A file or block device that holds the disk's bytes as they are.
 
-use super::{Image, system};
+use super::file::ImageFile;
+use super::lock::Lock;
+use super::{Image, ImageError, system};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -11,6 +13,7 @@ use vm_memory::VolatileSlice;
 pub struct RawImage {
     file: File,
     bytes: u64,
+    _lock: Option<Lock>,
 }
 
 impl RawImage {
@@ -20,7 +23,13 @@ impl RawImage {
     /// Where its size cannot be learned.
     pub fn new(file: File) -> io::Result<Self> {
         let bytes = size(&file)?;
-        Ok(Self { file, bytes })
+        Ok(Self { file, bytes, _lock: None })
+    }
+
+    /// The disk in a file that was opened as an image.
+    pub(super) fn locked(file: ImageFile) -> Result<Self, ImageError> {
+        let bytes = size(&file.file).map_err(|error| file.error(format!("it has no size: {error}")))?;
+        Ok(Self { file: file.file, bytes, _lock: Some(file.lock) })
     }
 
     /// The file.

@@ -6,6 +6,7 @@ mod faults;
 mod faulty;
 mod front;
 mod hostile;
+mod images;
 mod model;
 mod order;
 mod random;
