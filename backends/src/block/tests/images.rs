@@ -4,6 +4,7 @@ use super::front::*;
 use super::random::Random;
 use crate::block::Disk;
 use crate::block::image::{Format, Image, open};
+use crate::fake_host::FakeHost;
 use crate::host::{Access, Page};
 use imago::qcow2::Qcow2;
 use imago::{DynStorage, FormatCreateBuilder, StorageOpenOptions};
@@ -61,16 +62,14 @@ fn refusal(path: &Path, format: Option<Format>, writable: bool) -> String {
 }
 
 fn read_at(image: &dyn Image, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
-    let front = Front::new();
-    let page = front.page(0);
+    let page = FakeHost::default().grant(GUEST, RING);
     let slice = page.slice(Access::ReadWrite).unwrap().subslice(0, length).unwrap();
     image.read(offset, &[slice])?;
     Ok(page.bytes()[..length].to_vec())
 }
 
 fn write_at(image: &dyn Image, offset: u64, bytes: &[u8]) -> std::io::Result<usize> {
-    let front = Front::new();
-    let page = front.page(0);
+    let page = FakeHost::default().grant(GUEST, RING);
     page.write(0, bytes).unwrap();
     image.write(offset, &[page.slice(Access::ReadOnly).unwrap().subslice(0, bytes.len()).unwrap()])
 }
