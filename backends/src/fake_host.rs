@@ -1,56 +1,85 @@
 //! A host domain without a hypervisor, and front-ends that do what a test tells them to.
 
 use crate::bell::Bell;
-use crate::host::{Host, HostError, Page};
+use crate::host::{Access, Host, HostError, Page};
 use pv_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// A page that both ends hold. Clones are the same page.
 ///
 /// A front-end that changes an index under the back-end's eyes is scripted with [`FakePage::script`].
-#[derive(Clone, Default)]
-pub struct FakePage(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub struct FakePage {
+    shared: Arc<Shared>,
+    access: Access,
+    /// Counts, where a back-end has this.
+    _mapping: Option<Arc<()>>,
+}
 
-struct State {
-    bytes: [u8; PAGE_SIZE],
+struct Shared {
+    memory: MmapRegion,
+    script: Mutex<Script>,
+    /// How often a back-end said that it has written.
+    written: AtomicU32,
+    /// Held by each that is mapped.
+    mappings: Arc<()>,
+}
+
+#[derive(Default)]
+struct Script {
     /// What the next loads of an index find, instead of what the page holds.
-    script: HashMap<usize, VecDeque<u32>>,
+    values: HashMap<usize, VecDeque<u32>>,
     /// How often an index was loaded.
     loads: HashMap<usize, usize>,
     /// The front-end is dead: nothing works any more.
     gone: bool,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self { bytes: [0; PAGE_SIZE], script: HashMap::new(), loads: HashMap::new(), gone: false }
-    }
-}
-
 impl FakePage {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new() -> Result<Self, MmapRegionError> {
+        let (memory, script) = (MmapRegion::new(PAGE_SIZE)?, Mutex::default());
+        let shared = Shared { memory, script, written: AtomicU32::new(0), mappings: Arc::default() };
+        Ok(Self { shared: Arc::new(shared), access: Access::ReadWrite, _mapping: None })
+    }
+
+    fn script_state(&self) -> MutexGuard<'_, Script> {
+        self.shared.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on, each load of the index at `offset` finds the next of `values`, and then what the page holds.
     pub fn script(&self, offset: usize, values: impl IntoIterator<Item = u32>) {
-        self.state().script.insert(offset, values.into_iter().collect());
+        self.script_state().values.insert(offset, values.into_iter().collect());
     }
 
     /// How often the back-end has loaded the index at `offset`.
     pub fn loads(&self, offset: usize) -> usize {
-        self.state().loads.get(&offset).copied().unwrap_or(0)
+        self.script_state().loads.get(&offset).copied().unwrap_or(0)
     }
 
     /// Takes the page away.
     pub fn take_away(&self) {
-        self.state().gone = true;
+        self.script_state().gone = true;
+    }
+
+    /// How often a back-end said that it has written it without a copy.
+    pub fn times_written(&self) -> u32 {
+        self.shared.written.load(Ordering::SeqCst)
+    }
+
+    /// How often back-ends have it mapped now.
+    pub fn times_mapped(&self) -> usize {
+        Arc::strong_count(&self.shared.mappings) - 1
     }
 
     /// What the page holds, as its front-end sees it: neither scripted nor counted.
     pub fn bytes(&self) -> [u8; PAGE_SIZE] {
-        self.state().bytes
+        let mut bytes = [0; PAGE_SIZE];
+        self.shared.memory.as_volatile_slice().copy_to(&mut bytes);
+        bytes
     }
 
     /// Reads an index as its front-end sees it.
@@ -59,45 +88,50 @@ impl FakePage {
         u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
     }
 
-    fn access<R>(
-        &self,
-        offset: usize,
-        length: usize,
-        action: impl FnOnce(&mut State) -> R,
-    ) -> Result<R, HostError> {
-        let mut state = self.state();
-        if state.gone {
+    fn range(&self, offset: usize, length: usize, access: Access) -> Result<VolatileSlice<'_>, HostError> {
+        if self.script_state().gone {
             return Err(HostError::new("the page is gone"));
         }
-        match offset.checked_add(length) {
-            Some(end) if end <= PAGE_SIZE => Ok(action(&mut state)),
-            _ => Err(HostError::new("the access leaves the page")),
+        if access == Access::ReadWrite && self.access == Access::ReadOnly {
+            return Err(HostError::new("the page is mapped for reading only"));
         }
+        let range = self.shared.memory.get_slice(offset, length);
+        range.map_err(|_| HostError::new("the access leaves the page"))
     }
 }
 
 impl Page for FakePage {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), HostError> {
-        let length = into.len();
-        self.access(offset, length, |state| into.copy_from_slice(&state.bytes[offset..offset + length]))
+        self.range(offset, into.len(), Access::ReadOnly)?.copy_to(into);
+        Ok(())
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<(), HostError> {
-        self.access(offset, from.len(), |state| {
-            state.bytes[offset..offset + from.len()].copy_from_slice(from)
-        })
+        self.range(offset, from.len(), Access::ReadWrite)?.copy_from(from);
+        Ok(())
     }
 
     fn load_u32(&self, offset: usize) -> Result<u32, HostError> {
-        let scripted = self.access(offset, 4, |state| {
-            *state.loads.entry(offset).or_default() += 1;
-            state.script.get_mut(&offset).and_then(VecDeque::pop_front)
-        })?;
-        Ok(scripted.unwrap_or_else(|| self.peek(offset)))
+        let range = self.range(offset, 4, Access::ReadOnly)?;
+        let mut script = self.script_state();
+        *script.loads.entry(offset).or_default() += 1;
+        match script.values.get_mut(&offset).and_then(VecDeque::pop_front) {
+            Some(value) => Ok(value),
+            None => range.load(0, Ordering::SeqCst).map_err(|error| HostError::new(error.to_string())),
+        }
     }
 
     fn store_u32(&self, offset: usize, value: u32) -> Result<(), HostError> {
-        self.write(offset, &value.to_le_bytes())
+        let range = self.range(offset, 4, Access::ReadWrite)?;
+        range.store(value, 0, Ordering::SeqCst).map_err(|error| HostError::new(error.to_string()))
+    }
+
+    fn slice(&self, access: Access) -> Result<VolatileSlice<'_>, HostError> {
+        self.range(0, PAGE_SIZE, access)
+    }
+
+    fn written(&self) {
+        self.shared.written.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -109,8 +143,14 @@ pub struct FakeHost(Mutex<Tables>);
 struct Tables {
     pages: HashMap<(DomId, GrantRef), FakePage>,
     offers: HashMap<(DomId, EventPort), Option<Arc<Bell>>>,
-    /// One an own port: the other end, and how often that was notified.
-    ports: Vec<((DomId, EventPort), usize)>,
+    ports: Vec<Port>,
+}
+
+/// An own port.
+struct Port {
+    remote: (DomId, EventPort),
+    notifications: usize,
+    open: bool,
 }
 
 impl FakeHost {
@@ -118,9 +158,22 @@ impl FakeHost {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A page that `domain` grants.
+    /// A page that `domain` grants, for reading and writing.
     pub fn grant(&self, domain: DomId, reference: GrantRef) -> FakePage {
-        self.tables().pages.entry((domain, reference)).or_default().clone()
+        let new = || FakePage::new().expect("the test's host has memory for a page");
+        self.tables().pages.entry((domain, reference)).or_insert_with(new).clone()
+    }
+
+    /// From now on, `domain` grants that page for reading only.
+    pub fn restrict(&self, domain: DomId, reference: GrantRef) {
+        if let Some(page) = self.tables().pages.get_mut(&(domain, reference)) {
+            page.access = Access::ReadOnly;
+        }
+    }
+
+    /// `domain` grants that page no longer. Whoever has mapped it keeps it.
+    pub fn revoke(&self, domain: DomId, reference: GrantRef) {
+        self.tables().pages.remove(&(domain, reference));
     }
 
     /// A port that `domain` offers.
@@ -136,30 +189,56 @@ impl FakeHost {
 
     /// How often the back-end notified that end.
     pub fn notifications(&self, domain: DomId, port: EventPort) -> usize {
-        self.tables().ports.iter().filter(|(end, _)| *end == (domain, port)).map(|(_, count)| count).sum()
+        let tables = self.tables();
+        tables.ports.iter().filter(|own| own.remote == (domain, port)).map(|own| own.notifications).sum()
+    }
+
+    /// How many own ports are open.
+    pub fn open_ports(&self) -> usize {
+        self.tables().ports.iter().filter(|own| own.open).count()
+    }
+}
+
+impl Tables {
+    fn port(&mut self, port: EventPort) -> Option<&mut Port> {
+        let own = (port.0 as usize).checked_sub(1).and_then(|index| self.ports.get_mut(index));
+        own.filter(|own| own.open)
     }
 }
 
 impl Host for FakeHost {
     type Page = FakePage;
 
-    fn map_grant(&self, domain: DomId, reference: GrantRef) -> Result<FakePage, HostError> {
+    fn map_grant(&self, domain: DomId, reference: GrantRef, access: Access) -> Result<FakePage, HostError> {
         let page = self.tables().pages.get(&(domain, reference)).cloned();
-        page.ok_or_else(|| HostError::new(format!("{domain} grants nothing by {reference:?}")))
+        let page = page.ok_or_else(|| HostError::new(format!("{domain} grants nothing by {reference:?}")))?;
+        if access == Access::ReadWrite && page.access == Access::ReadOnly {
+            return Err(HostError::new(format!("{domain} grants {reference:?} for reading only")));
+        }
+        Ok(FakePage { access, _mapping: Some(Arc::clone(&page.shared.mappings)), ..page })
     }
 
     fn bind_port(&self, domain: DomId, remote: EventPort, bell: Arc<Bell>) -> Result<EventPort, HostError> {
         let mut tables = self.tables();
         let offer = tables.offers.get_mut(&(domain, remote)).filter(|bound| bound.is_none());
         *offer.ok_or_else(|| HostError::new(format!("{domain} offers no {remote:?}")))? = Some(bell);
-        tables.ports.push(((domain, remote), 0));
+        tables.ports.push(Port { remote: (domain, remote), notifications: 0, open: true });
         Ok(EventPort(tables.ports.len() as u32))
     }
 
     fn notify(&self, port: EventPort) -> Result<(), HostError> {
         let mut tables = self.tables();
-        let own = (port.0 as usize).checked_sub(1).and_then(|index| tables.ports.get_mut(index));
-        own.ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?.1 += 1;
+        let own = tables.port(port);
+        own.ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?.notifications += 1;
         Ok(())
+    }
+
+    fn close_port(&self, port: EventPort) {
+        let mut tables = self.tables();
+        let Some(own) = tables.port(port) else { return };
+        own.open = false;
+        let remote = own.remote;
+        // As with a real channel, the other end can be bound again.
+        tables.offers.insert(remote, None);
     }
 }

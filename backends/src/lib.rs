@@ -6,8 +6,9 @@
 //! Rules of this crate:
 //! - a front-end is hostile: an index or a request is read once, copied, then checked;
 //! - a back-end that finds its front-end lying disconnects it and says why ([`Disconnect`]); it never panics;
-//! - a back-end touches no page but those it was given.
-#![forbid(unsafe_code)]
+//! - a back-end touches no page but those it was given, and makes no reference into one;
+//! - `unsafe` is in two places, which hand memory of pages to the host's kernel: `block/image/system.rs` and
+//!   `block/engine/uring.rs`.
 // What a peer can reach must not panic.
 #![cfg_attr(
     not(test),
@@ -23,10 +24,18 @@
 )]
 
 pub mod bell;
+pub mod block;
 pub mod console;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "it stands in tests only")]
+pub mod driver;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    reason = "it stands in tests only"
+)]
 pub mod fake_host;
 pub mod host;
+pub mod pages;
 pub mod patience;
 pub mod xenbus;
 #[allow(
@@ -39,6 +48,7 @@ pub mod xenbus;
 pub mod xenstore;
 
 use host::HostError;
+use pv_abi::ring::RingError;
 
 /// Why a back-end stopped serving its front-end.
 #[derive(Debug, thiserror::Error)]
@@ -49,4 +59,17 @@ pub enum Disconnect {
     /// The host took a page or a port away, or never gave it.
     #[error(transparent)]
     Host(#[from] HostError),
+}
+
+impl From<RingError<HostError>> for Disconnect {
+    fn from(error: RingError<HostError>) -> Self {
+        match error {
+            RingError::Overrun { produced, consumed } => Self::Protocol(format!(
+                "the ring's indices do not fit: produced {produced}, consumed {consumed}"
+            )),
+            RingError::NoRoom => Self::Protocol("the ring has no room for a response".into()),
+            RingError::TooSmall => Self::Protocol("the ring has no room for a request".into()),
+            RingError::Memory(error) => Self::Host(error),
+        }
+    }
 }

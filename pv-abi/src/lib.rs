@@ -48,6 +48,7 @@ pub mod memory;
 pub mod mmu;
 pub mod page_table;
 pub mod physdev;
+pub mod ring;
 pub mod sched;
 pub mod segment;
 pub mod shared_info;

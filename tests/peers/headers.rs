@@ -37,6 +37,10 @@ const NOT_XENS: &[(&str, &str)] = &[
     ("hypercall::HYPERCALL_PAGE_ENTRY_SIZE", "in a comment only"),
     ("ids::DomId::HOST", "a convention"),
     ("ids::VcpuId", "a plain integer in C"),
+    ("io::block::LAST_SECTOR_OF_PAGE", "in a comment only"),
+    ("io::block::PROTOCOL", "a string"),
+    ("io::block::SECTOR_BYTES", "in a comment only"),
+    ("io::block::SEGMENTS_PER_PAGE", "a page over a segment's size"),
     ("memory::COMMAND_MASK", "in no public header"),
     ("memory::E820Entry", "the PC's"),
     ("page_table", "the processor's"),
@@ -60,6 +64,11 @@ const SPELLED_OUT: &[(&str, &str)] = &[
         "({ static uint16_t numbers[sizeof(xsd_errors) / sizeof(*xsd_errors)]; \
          for (unsigned i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) numbers[i] = xsd_errors[i].errnum; numbers; })",
     ),
+    ("ring::REQ_EVENT", "offsetof(struct blkif_sring, req_event)"),
+    ("ring::REQ_PROD", "offsetof(struct blkif_sring, req_prod)"),
+    ("ring::RSP_EVENT", "offsetof(struct blkif_sring, rsp_event)"),
+    ("ring::RSP_PROD", "offsetof(struct blkif_sring, rsp_prod)"),
+    ("ring::SLOTS", "offsetof(struct blkif_sring, ring)"),
     ("trap::TrapInfo::MASKS_EVENTS", "({ trap_info_t info = {0}; TI_SET_IF(&info, 1); info.flags; })"),
 ];
 

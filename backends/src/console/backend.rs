@@ -4,7 +4,7 @@ use super::Input;
 use super::ring::RingEnd;
 use crate::Disconnect;
 use crate::bell::Bell;
-use crate::host::Host;
+use crate::host::{Access, Host};
 use crate::patience::Patience;
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::io::{self, Write};
@@ -56,7 +56,7 @@ impl<H: Host> Console<H> {
         port: EventPort,
         input: Arc<Input>,
     ) -> Result<Self, Disconnect> {
-        let ring = RingEnd::new(host.map_grant(domain, reference)?)?;
+        let ring = RingEnd::new(host.map_grant(domain, reference, Access::ReadWrite)?)?;
         let port = host.bind_port(domain, port, Arc::clone(input.bell()))?;
         Ok(Self { host, ring, port, input, output: Vec::new(), unflushed: false })
     }

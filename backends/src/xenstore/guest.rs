@@ -71,7 +71,7 @@ impl<H: Host> GuestServer<H> {
         let connection = store.connect(Caller::Domain(domain), Arc::new(move || wake.ring()));
         let connection = connection
             .map_err(|error| HostError::new(format!("{domain} can't connect to the store: {error}")))?;
-        let ring = RingEnd::new(host.map_grant(domain, reference)?)?;
+        let ring = RingEnd::new(host.map_grant(domain, reference, Access::ReadWrite)?)?;
         let port = host.bind_port(domain, port, Arc::clone(&bell))?;
         Ok(Self { host, port, ring, wire: Wire::new(connection.id()), connection, bell })
     }

@@ -15,21 +15,22 @@ pub use store::start_store;
 
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};
-use crate::grant::{Access, HostGrant};
+use crate::grant::{self, HostGrant};
 use crate::machine::{MachineMemory, NoSuchFrame};
 use crate::paging::Mmu;
 use backends::bell::Bell;
-use backends::host::{Host, HostError, Page};
+use backends::host::{Access, Host, HostError, Page};
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::sync::{Arc, Mutex, PoisonError};
+use vm_memory::VolatileSlice;
 
 /// What the host domain has of one guest.
 #[derive(Debug)]
 pub struct HostDomain {
     mmu: Arc<Mmu>,
     guest: Arc<Domain>,
-    /// The own ends of channels; port n is the one at n - 1.
-    channels: Mutex<Vec<HostChannel>>,
+    /// The own ends of channels; port n is the one at n - 1, and none where that was closed.
+    channels: Mutex<Vec<Option<HostChannel>>>,
 }
 
 impl HostDomain {
@@ -49,10 +50,19 @@ impl HostDomain {
 impl Host for HostDomain {
     type Page = HostPage;
 
-    fn map_grant(&self, domain: DomId, reference: GrantRef) -> Result<HostPage, HostError> {
+    fn map_grant(
+        &self,
+        domain: DomId,
+        reference: GrantRef,
+        access: Access,
+    ) -> Result<HostPage, HostError> {
         self.check_guest(domain)?;
         let (mmu, guest) = (Arc::clone(&self.mmu), Arc::clone(&self.guest));
-        HostGrant::new(mmu, guest, reference, Access::ReadWrite)
+        let access = match access {
+            Access::ReadOnly => grant::Access::ReadOnly,
+            Access::ReadWrite => grant::Access::ReadWrite,
+        };
+        HostGrant::new(mmu, guest, reference, access)
             .map(HostPage)
             .map_err(|status| HostError::new(format!("{domain} grants no page by {reference:?}: {status}")))
     }
@@ -63,17 +73,28 @@ impl Host for HostDomain {
         let channel = connect(&self.guest, remote, end)
             .map_err(|refusal| HostError::new(format!("{domain}'s {remote:?}: {refusal}")))?;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.push(channel);
-        Ok(EventPort(channels.len() as u32))
+        let closed = channels.iter().position(Option::is_none);
+        let index = closed.unwrap_or_else(|| {
+            channels.push(None);
+            channels.len() - 1
+        });
+        channels[index] = Some(channel);
+        Ok(EventPort(index as u32 + 1))
     }
 
     fn notify(&self, port: EventPort) -> Result<(), HostError> {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = (port.0 as usize).checked_sub(1).and_then(|index| channels.get(index));
+        let channel = (port.0 as usize).checked_sub(1).and_then(|index| channels.get(index)?.as_ref());
         let channel = channel.ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?;
         // A guest that has closed its end is not told anything any more: its own affair.
         let _ = channel.notify();
         Ok(())
+    }
+
+    fn close_port(&self, port: EventPort) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = (port.0 as usize).checked_sub(1).and_then(|index| channels.get_mut(index));
+        drop(own.and_then(Option::take));
     }
 }
 
@@ -84,6 +105,13 @@ pub struct HostPage(HostGrant);
 impl HostPage {
     fn memory(&self) -> &MachineMemory {
         self.0.mmu().memory()
+    }
+
+    fn check_writable(&self) -> Result<(), HostError> {
+        match self.0.access() {
+            grant::Access::ReadWrite => Ok(()),
+            grant::Access::ReadOnly => Err(HostError::new("the page is mapped for reading only")),
+        }
     }
 }
 
@@ -97,6 +125,7 @@ impl Page for HostPage {
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<(), HostError> {
+        self.check_writable()?;
         self.memory().write(self.0.mfn(), offset, from).map_err(outside)
     }
 
@@ -105,7 +134,19 @@ impl Page for HostPage {
     }
 
     fn store_u32(&self, offset: usize, value: u32) -> Result<(), HostError> {
+        self.check_writable()?;
         self.memory().store_u32(self.0.mfn(), offset, value).map_err(outside)
+    }
+
+    fn slice(&self, access: Access) -> Result<VolatileSlice<'_>, HostError> {
+        if access == Access::ReadWrite {
+            self.check_writable()?;
+        }
+        self.memory().frame(self.0.mfn()).map_err(outside)
+    }
+
+    fn written(&self) {
+        self.memory().written(self.0.mfn());
     }
 }
 

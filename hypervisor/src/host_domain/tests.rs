@@ -29,9 +29,9 @@ fn grant(world: &World, guest: &Guest, mfn: Mfn) {
 fn nothing_but_what_the_own_guest_grants_can_be_mapped() {
     let (_world, guest, host, _) = setup();
     let id = guest.domain.id();
-    assert!(host.map_grant(id, GrantRef::CONSOLE).is_ok());
-    assert!(host.map_grant(id, GrantRef::XENSTORE).is_err());
-    assert!(host.map_grant(DomId(id.0 + 1), GrantRef::CONSOLE).is_err());
+    assert!(host.map_grant(id, GrantRef::CONSOLE, Access::ReadWrite).is_ok());
+    assert!(host.map_grant(id, GrantRef::XENSTORE, Access::ReadWrite).is_err());
+    assert!(host.map_grant(DomId(id.0 + 1), GrantRef::CONSOLE, Access::ReadWrite).is_err());
 }
 
 /// The host's writes would be a guest's way to write its own tables.
@@ -39,14 +39,14 @@ fn nothing_but_what_the_own_guest_grants_can_be_mapped() {
 fn a_page_table_cannot_be_mapped_as_a_console() {
     let (world, guest, host, _) = setup();
     grant(&world, &guest, guest.l1);
-    let error = host.map_grant(guest.domain.id(), GrantRef::CONSOLE).unwrap_err();
+    let error = host.map_grant(guest.domain.id(), GrantRef::CONSOLE, Access::ReadWrite).unwrap_err();
     assert!(error.what.contains("BAD_PAGE"), "{error}");
 }
 
 #[test]
 fn accesses_stay_within_the_page() {
     let (_world, guest, host, _) = setup();
-    let page = host.map_grant(guest.domain.id(), GrantRef::CONSOLE).unwrap();
+    let page = host.map_grant(guest.domain.id(), GrantRef::CONSOLE, Access::ReadWrite).unwrap();
     page.store_u32(4092, 7).unwrap();
     assert_eq!(page.load_u32(4092), Ok(7));
     assert!(page.load_u32(4096).is_err() && page.write(4090, &[0; 7]).is_err());
@@ -65,6 +65,9 @@ fn a_port_can_be_bound_once_and_notified() {
     host.notify(own).unwrap();
     assert!(guest.domain.shared().is_pending(port));
     assert!(host.notify(EventPort(0)).is_err() && host.notify(EventPort(own.0 + 1)).is_err());
+    host.close_port(own);
+    assert!(host.notify(own).is_err());
+    assert_eq!(host.bind_port(id, port, Arc::default()), Ok(own), "a closed port is used again");
 }
 
 /// What a guest's console does, end to end: words out, keys in, and the last words when it is stopped.

@@ -83,6 +83,20 @@ impl MachineMemory {
         self.region.get_slice(start, length).map_err(|_| NoSuchFrame(mfn))
     }
 
+    /// A frame for the host's own system calls to read and write. Whoever had them write says so with
+    /// [`Self::written`].
+    ///
+    /// # Errors
+    /// [`NoSuchFrame`].
+    pub fn frame(&self, mfn: Mfn) -> Result<VolatileSlice<'_>, NoSuchFrame> {
+        self.slice(mfn, 0, PAGE_SIZE)
+    }
+
+    /// The host has written a frame through [`Self::frame`].
+    pub fn written(&self, mfn: Mfn) {
+        self.dirty(mfn);
+    }
+
     /// Copies bytes out of a frame.
     ///
     /// # Errors

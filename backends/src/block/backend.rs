@@ -1,0 +1,295 @@
+//! A disk being served to one front-end.
+//!
+//! The way of a request: [`super::request`] checks it, [`super::grants`] maps its pages, it becomes a
+//! [`Flight`](super::flight::Flight) that [`super::queue`] starts when its order allows, an
+//! [`Engine`](super::engine::Engine) makes its calls, and its response goes back.
+//!
+//! Invariants:
+//! - a flight's token is its place in `flights`, never anything that the front-end chose;
+//! - requests that were taken and not answered are in `flights` or held by the queue: never more than the ring has slots;
+//! - what a request has mapped stays mapped until its last call has been reported.
+
+use super::disk::Disk;
+use super::engine::{self, Engine};
+use super::flight::Flight;
+use super::grants::Grants;
+use super::queue::Queue;
+use super::rate::{Limit, Rate};
+use super::request::{Limits, Refused};
+use super::{prepare, request};
+use crate::Disconnect;
+use crate::bell::Bell;
+use crate::driver::{Device, Sleep};
+use crate::host::{Access, Host};
+use crate::pages::Pages;
+use pv_abi::io::block::{MAX_SEGMENTS, Operation, Request, Response, Status};
+use pv_abi::ring::BackRing;
+use pv_abi::{DomId, EventPort, GrantRef};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Pages of a ring at most.
+pub const MAX_RING_PAGES: usize = 16;
+/// Segments of an indirect request at most: 1 MiB.
+pub const MAX_INDIRECT_SEGMENTS: u16 = 256;
+
+/// Where a front-end has its ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingParameters {
+    /// Pages of the ring, in order: a power of two of them.
+    pub ring_refs: Vec<GrantRef>,
+    /// The front-end's end of the event channel.
+    pub port: EventPort,
+    /// It always uses the same pages.
+    pub persistent_grants: bool,
+}
+
+/// What whoever attaches a disk decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How fast it may be used.
+    pub limit: Limit,
+    /// Use io_uring where the image and the host allow.
+    pub uring: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { limit: Limit::default(), uring: true }
+    }
+}
+
+/// A disk that is connected to a front-end.
+pub struct Backend<H: Host> {
+    host: Arc<H>,
+    port: Port<H>,
+    ring: BackRing<Pages<H::Page>, Request, Response>,
+    grants: Grants<H>,
+    disk: Arc<Disk>,
+    limits: Limits,
+    rate: Rate,
+    queue: Queue<H::Page>,
+    engine: Box<dyn Engine<H::Page>>,
+    last_refusal: Option<Refused>,
+}
+
+/// An own port, closed when it is dropped.
+struct Port<H: Host> {
+    host: Arc<H>,
+    port: EventPort,
+}
+
+impl<H: Host> Drop for Port<H> {
+    fn drop(&mut self) {
+        self.host.close_port(self.port);
+    }
+}
+
+impl<H: Host> Backend<H> {
+    /// Connects to the ring and the port of a front-end of `domain`; `bell` is rung by its notifications.
+    ///
+    /// # Errors
+    /// What the front-end does not have, or has said wrongly.
+    pub fn connect(
+        host: Arc<H>,
+        domain: DomId,
+        ring: &RingParameters,
+        disk: Arc<Disk>,
+        settings: Settings,
+        bell: Arc<Bell>,
+    ) -> Result<Self, Disconnect> {
+        let image = Arc::clone(disk.image());
+        let by_uring = settings.uring;
+        Self::with_engine(host, domain, ring, disk, settings, bell, |depth, bell| {
+            engine::best(image, by_uring, depth, bell)
+        })
+    }
+
+    /// As [`Self::connect`], with an engine of the caller's choice, made for that many calls at a time.
+    pub(super) fn with_engine(
+        host: Arc<H>,
+        domain: DomId,
+        parameters: &RingParameters,
+        disk: Arc<Disk>,
+        settings: Settings,
+        bell: Arc<Bell>,
+        engine: impl FnOnce(u32, &Bell) -> Box<dyn Engine<H::Page>>,
+    ) -> Result<Self, Disconnect> {
+        let refs = &parameters.ring_refs;
+        if !refs.len().is_power_of_two() || refs.len() > MAX_RING_PAGES {
+            return Err(Disconnect::Protocol(format!("a ring of {} pages", refs.len())));
+        }
+        let pages = refs.iter().map(|&reference| host.map_grant(domain, reference, Access::ReadWrite));
+        let pages = Pages::new(pages.collect::<Result<_, _>>()?);
+        let bytes = pages.bytes();
+        let ring = BackRing::attach(pages, bytes)?;
+        let port = host.bind_port(domain, parameters.port, Arc::clone(&bell))?;
+        let port = Port { host: Arc::clone(&host), port };
+        let slots = ring.slots();
+        let keep = if parameters.persistent_grants { slots as usize * MAX_SEGMENTS } else { 0 };
+        let limits = Limits {
+            sectors: disk.sectors(),
+            writable: disk.is_writable(),
+            indirect_segments: MAX_INDIRECT_SEGMENTS,
+        };
+        Ok(Self {
+            grants: Grants::new(Arc::clone(&host), domain, keep),
+            port,
+            engine: engine(slots, &bell),
+            host,
+            ring,
+            disk,
+            limits,
+            rate: Rate::new(settings.limit, Instant::now()),
+            queue: Queue::new(slots),
+            last_refusal: None,
+        })
+    }
+
+    /// The last request that was not even tried, and why.
+    pub fn last_refusal(&self) -> Option<Refused> {
+        self.last_refusal
+    }
+
+    /// Requests that were taken and not answered.
+    pub fn unanswered(&self) -> u32 {
+        self.ring.unanswered()
+    }
+
+    /// Takes and starts requests, up to a batch; true where there was any.
+    fn start(&mut self) -> Result<bool, Disconnect> {
+        let mut any = self.start_held()?;
+        let waiting = self.ring.waiting()?.min(self.engine.batch());
+        for _ in 0..waiting {
+            if self.queue.is_blocked() || !self.wait_for_rate().is_zero() {
+                break;
+            }
+            let request = self.ring.take()?;
+            self.accept(&request)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn wait_for_rate(&mut self) -> Duration {
+        if self.rate.is_limited() { self.rate.wait(Instant::now()) } else { Duration::ZERO }
+    }
+
+    /// Checks a request, and starts it or answers that it cannot be.
+    fn accept(&mut self, request: &Request) -> Result<(), Disconnect> {
+        let flight = request::check(request, self.limits)
+            .and_then(|task| prepare::prepare(request::id(request), task, &mut self.grants, self.limits));
+        match flight {
+            Ok(flight) => {
+                self.rate.take(flight.bytes());
+                self.queue.hold(flight);
+                self.start_held()?;
+                Ok(())
+            }
+            Err(refused) => {
+                self.last_refusal = Some(refused);
+                self.respond(request::id(request), request.operation, refused.status)
+            }
+        }
+    }
+
+    /// Starts the request that is held, where its order allows; true where there was one.
+    fn start_held(&mut self) -> Result<bool, Disconnect> {
+        let Some((token, flight)) = self.queue.release() else { return Ok(false) };
+        let changes = flight.order != super::flight::Order::Free;
+        let call = flight.call();
+        match if changes { self.disk.check_for_writing() } else { Ok(()) } {
+            Ok(()) => {
+                if let Some(call) = call {
+                    self.engine.start(token, call);
+                }
+            }
+            Err(error) => self.end(token, Err(error))?,
+        }
+        Ok(true)
+    }
+
+    /// Takes what the engine has finished, no more than the ring has slots; true where there was anything.
+    fn complete(&mut self) -> Result<bool, Disconnect> {
+        let mut any = false;
+        for _ in 0..self.ring.slots() {
+            let Some((token, result)) = self.engine.finished() else { break };
+            any = true;
+            let Some(flight) = self.queue.flight(token) else { continue };
+            match flight.advance(result).map(|()| flight.call()) {
+                Ok(Some(call)) => self.engine.start(token, call),
+                Ok(None) => self.end(token, Ok(()))?,
+                Err(error) => self.end(token, Err(error))?,
+            }
+        }
+        Ok(any)
+    }
+
+    /// A request is done, or has failed.
+    fn end(&mut self, token: u32, result: io::Result<()>) -> Result<(), Disconnect> {
+        let Some(flight) = self.queue.end(token) else { return Ok(()) };
+        let status = match &result {
+            Ok(()) => Status::OKAY,
+            Err(error) => self.failed(&flight, error),
+        };
+        self.respond(flight.id, flight.operation, status)
+    }
+
+    fn failed(&self, flight: &Flight<H::Page>, error: &io::Error) -> Status {
+        let unsupported = error.kind() == io::ErrorKind::Unsupported;
+        if unsupported && flight.operation == Operation::DISCARD {
+            return Status::EOPNOTSUPP;
+        }
+        if flight.is_flushing() {
+            self.disk.flush_failed();
+        }
+        self.disk.failed(flight.operation.name().unwrap_or("request"), error);
+        Status::ERROR
+    }
+
+    fn respond(&mut self, id: u64, operation: Operation, status: Status) -> Result<(), Disconnect> {
+        Ok(self.ring.put(&Response::new(id, operation, status))?)
+    }
+
+    fn publish(&mut self) -> Result<(), Disconnect> {
+        if self.ring.publish()? {
+            self.host.notify(self.port.port)?;
+        }
+        Ok(())
+    }
+}
+
+impl<H: Host> Device for Backend<H> {
+    fn serve(&mut self) -> Result<bool, Disconnect> {
+        let started = self.start()?;
+        self.engine.submit();
+        let finished = self.complete()?;
+        self.publish()?;
+        Ok(started || finished)
+    }
+
+    fn prepare_to_sleep(&mut self) -> Result<Sleep, Disconnect> {
+        if self.engine.prepare_to_sleep() {
+            return Ok(Sleep::No);
+        }
+        if self.queue.is_blocked() {
+            return Ok(Sleep::UntilRung); // by the end of what it waits for
+        }
+        let wait = self.wait_for_rate();
+        if !wait.is_zero() {
+            return Ok(Sleep::AtMost(wait));
+        }
+        Ok(if self.ring.ask_for_notification()? { Sleep::No } else { Sleep::UntilRung })
+    }
+
+    fn finish(&mut self) -> Result<(), Disconnect> {
+        while !self.queue.is_empty() {
+            self.start_held()?;
+            self.engine.submit();
+            self.engine.wait();
+            self.complete()?;
+        }
+        self.publish()
+    }
+}

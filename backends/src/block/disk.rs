@@ -1,0 +1,68 @@
+//! A disk: an image as a guest sees it.
+
+use super::image::Image;
+use pv_abi::io::block::SECTOR_BYTES;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A disk. It outlives the connections to it.
+#[derive(Debug)]
+pub struct Disk {
+    name: String,
+    image: Arc<dyn Image>,
+    writable: bool,
+    /// A flush has failed. What was written before may be lost while the host's kernel no longer knows of it, so a later
+    /// flush that succeeds would promise what is not so.
+    lost_writes: AtomicBool,
+    failures: AtomicU64,
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Disk {
+    /// The disk in `image`, under the name that messages call it by: usually the image's path. Bytes behind the last
+    /// whole sector are no part of it.
+    pub fn new(name: impl Into<String>, image: Arc<dyn Image>, writable: bool) -> Self {
+        let (lost_writes, failures, last_failure) = Default::default();
+        Self { name: name.into(), image, writable, lost_writes, failures, last_failure }
+    }
+
+    /// Its sectors, of [`SECTOR_BYTES`].
+    pub fn sectors(&self) -> u64 {
+        self.image.bytes() / SECTOR_BYTES
+    }
+
+    /// Whether it may be written.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Its image.
+    pub fn image(&self) -> &Arc<dyn Image> {
+        &self.image
+    }
+
+    /// How many requests have failed on the host's side, and how the last one did.
+    pub fn failures(&self) -> (u64, Option<String>) {
+        let last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.failures.load(Ordering::Relaxed), last)
+    }
+
+    pub(super) fn failed(&self, what: &str, error: &io::Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(format!("{}: {what}: {error}", self.name));
+    }
+
+    pub(super) fn flush_failed(&self) {
+        self.lost_writes.store(true, Ordering::SeqCst);
+    }
+
+    /// May it be written, and may flushes promise anything?
+    pub(super) fn check_for_writing(&self) -> io::Result<()> {
+        if self.lost_writes.load(Ordering::SeqCst) {
+            return Err(io::Error::other("a flush has failed before, so writes may be lost"));
+        }
+        self.image.check()
+    }
+}

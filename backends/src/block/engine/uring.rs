@@ -1,0 +1,226 @@
+//! Calls made through io_uring: as many at a time as were started, and the kernel moves the bytes directly between the
+//! image's file and the pages of the front-end.
+//!
+//! Writes are made at once, one after the other: into the host's page cache they only copy. Most file systems cannot
+//! write there without perhaps waiting, so that io_uring would hand each to a thread of the kernel's, for several times
+//! the price of the write itself.
+//!
+//! Invariants:
+//! - what the kernel was given pointers to (pages, and the vectors that list them) stays where it is, owned by
+//!   `under_way`, until the completion of its call was taken; dropping the engine waits for that;
+//! - there are never more calls under way than the queues have room for, so no completion is lost;
+//! - the image outlives the ring that was given its descriptor.
+#![allow(unsafe_code)]
+
+use super::{Call, Engine, Transfer};
+use crate::bell::Bell;
+use crate::block::buffer::Buffer;
+use crate::block::image::{Image, RawImage};
+use crate::host::Page;
+use io_uring::{IoUring, Probe, opcode, squeue, types};
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use vm_memory::VolatileSlice;
+
+/// The image's file, as the ring knows it.
+const FILE: types::Fixed = types::Fixed(0);
+
+/// The engine that works through io_uring.
+pub(crate) struct Uring<P: Page> {
+    ring: IoUring,
+    /// By token.
+    under_way: Vec<Option<UnderWay<P>>>,
+    /// Calls that were made at once, or could not even be started.
+    finished: VecDeque<(u32, io::Result<usize>)>,
+    awake: bool,
+    image: Arc<dyn Image>,
+}
+
+/// What the kernel was given pointers to.
+struct UnderWay<P> {
+    _buffer: Option<Arc<Buffer<P>>>,
+    _vectors: Vec<libc::iovec>,
+}
+
+// SAFETY: the vectors point into the pages of the buffer beside them, which may be used from any thread (`Page` is
+// `Send` and `Sync`); only the kernel follows the pointers.
+unsafe impl<P: Page> Send for UnderWay<P> {}
+
+/// Whether this host has io_uring, with all calls that are made here.
+pub(crate) fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let Ok(ring) = IoUring::new(2) else { return false };
+        let mut probe = Probe::new();
+        let calls = [opcode::Read::CODE, opcode::Readv::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+        ring.submitter().register_probe(&mut probe).is_ok()
+            && calls.iter().all(|call| probe.is_supported(*call))
+    })
+}
+
+impl<P: Page> Uring<P> {
+    /// An engine for an image that lies in a file as it is, for up to `depth` calls at a time, whose ends ring `bell`.
+    ///
+    /// # Errors
+    /// The host's, also where the bell has no descriptor.
+    pub fn new(image: Arc<dyn Image>, depth: u32, bell: &Bell) -> io::Result<Self> {
+        let unsupported = || io::Error::from(ErrorKind::Unsupported);
+        let file = image.as_raw().map(RawImage::file).ok_or_else(unsupported)?;
+        let bell = bell.descriptor().ok_or_else(unsupported)?;
+        let ring = IoUring::new(depth)?;
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        ring.submitter().register_eventfd(bell.as_raw_fd())?;
+        let under_way = (0..depth).map(|_| None).collect();
+        let mut engine = Self { ring, under_way, finished: VecDeque::new(), awake: false, image };
+        engine.wake_up();
+        Ok(engine)
+    }
+
+    fn wake_up(&mut self) {
+        if !self.awake {
+            self.ring.completion().disable_eventfd();
+            self.awake = true;
+        }
+    }
+
+    fn try_start(&mut self, token: u32, call: Call<P>) -> io::Result<()> {
+        let place = self.under_way.get_mut(token as usize).filter(|place| place.is_none());
+        let place = place.ok_or_else(|| io::Error::other("the token is not free"))?;
+        let (entry, kept) = entry(call)?;
+        *place = Some(kept);
+        // SAFETY: the entry's pointers are to the vectors and into the pages of the buffer, both of which `under_way`
+        // owns from now on: neither moves nor goes before `finished` has taken the completion with this token.
+        let pushed = unsafe { self.ring.submission().push(&entry.user_data(token.into())) };
+        pushed.map_err(|_| {
+            self.under_way[token as usize] = None;
+            io::Error::other("the queue of calls is full")
+        })
+    }
+
+    /// Calls that the kernel has, and whose completion was not taken.
+    fn in_kernel(&mut self) -> usize {
+        let unsubmitted = self.ring.submission().len();
+        self.under_way.iter().flatten().count().saturating_sub(unsubmitted)
+    }
+}
+
+fn vectors<P: Page>(transfer: &Transfer<P>) -> io::Result<Vec<libc::iovec>> {
+    let slices = transfer.buffer.slices(transfer.from).map_err(io::Error::other)?;
+    let vector = |slice: &VolatileSlice<'_>| libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    };
+    // More would be refused; this way it is a short transfer.
+    Ok(slices.iter().take(libc::UIO_MAXIOV as usize).map(vector).collect())
+}
+
+/// What the kernel is told of a call, and what that points to.
+fn entry<P: Page>(call: Call<P>) -> io::Result<(squeue::Entry, UnderWay<P>)> {
+    let nothing = UnderWay { _buffer: None, _vectors: Vec::new() };
+    Ok(match call {
+        Call::Read(transfer) => {
+            let vectors = vectors(&transfer)?;
+            let entry = match vectors[..] {
+                [one] => opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32)
+                    .offset(transfer.offset)
+                    .build(),
+                _ => opcode::Readv::new(FILE, vectors.as_ptr(), vectors.len() as u32)
+                    .offset(transfer.offset)
+                    .build(),
+            };
+            (entry, UnderWay { _buffer: Some(transfer.buffer), _vectors: vectors })
+        }
+        Call::Write(_) => return Err(io::Error::other("writes are made at once")),
+        Call::Flush => (opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(), nothing),
+        Call::Discard { offset, length } => {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            (opcode::Fallocate::new(FILE, length).offset(offset).mode(mode.bits() as i32).build(), nothing)
+        }
+    })
+}
+
+/// Whether this file can be read without waiting where its bytes are in memory. Where it cannot, io_uring hands every
+/// read to a thread, and calls that wait are faster.
+pub(super) fn suits(file: &File) -> bool {
+    let mut byte = [0];
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
+    !matches!(read, Err(Errno::OPNOTSUPP | Errno::NOSYS))
+}
+
+impl<P: Page> Engine<P> for Uring<P> {
+    fn start(&mut self, token: u32, call: Call<P>) {
+        let result = match call {
+            Call::Write(transfer) => transfer
+                .buffer
+                .slices(transfer.from)
+                .map_err(io::Error::other)
+                .and_then(|slices| self.image.write(transfer.offset, &slices)),
+            call => match self.try_start(token, call) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+        };
+        self.finished.push_back((token, result));
+    }
+
+    fn batch(&self) -> u32 {
+        u32::MAX
+    }
+
+    fn submit(&mut self) {
+        self.wake_up();
+        if !self.ring.submission().is_empty() {
+            // The host has no memory, or was interrupted: what is left is submitted the next time.
+            let _ = self.ring.submit();
+        }
+    }
+
+    fn finished(&mut self) -> Option<(u32, io::Result<usize>)> {
+        if let Some(finished) = self.finished.pop_front() {
+            return Some(finished);
+        }
+        let completion = self.ring.completion().next()?;
+        let token = completion.user_data() as u32;
+        if let Some(place) = self.under_way.get_mut(token as usize) {
+            *place = None;
+        }
+        let result = completion.result();
+        Some((token, usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))))
+    }
+
+    fn wait(&mut self) {
+        if self.finished.is_empty() && self.under_way.iter().any(Option::is_some) {
+            match self.ring.submit_and_wait(1) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => {
+                    std::thread::sleep(Duration::from_millis(1))
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn prepare_to_sleep(&mut self) -> bool {
+        self.awake = false;
+        self.ring.completion().enable_eventfd();
+        // Either the kernel sees that it is to ring, or we see what it has completed before.
+        fence(Ordering::SeqCst);
+        let ended = !self.ring.completion().is_empty() || !self.finished.is_empty();
+        ended || !self.ring.submission().is_empty()
+    }
+}
+
+impl<P: Page> Drop for Uring<P> {
+    fn drop(&mut self) {
+        while self.in_kernel() != 0 {
+            self.wait();
+            while self.finished().is_some() {}
+        }
+    }
+}

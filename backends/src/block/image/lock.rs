@@ -1,0 +1,111 @@
+//! Who uses an image: one that writes it, or any number of readers.
+//!
+//! `flock` keeps others out, in this process and in others. Who they are is told by the host's list of locks, and of
+//! this process by a list of its own. Programs that do not use `flock` are not noticed.
+
+use super::file::Identity;
+use rustix::fs::{FlockOperation, flock, major, minor};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::process;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+/// The users of images in this process, by the number of their locks.
+#[derive(Default)]
+struct Users {
+    next: u64,
+    users: HashMap<u64, (Identity, String)>,
+}
+
+static USERS: LazyLock<Mutex<Users>> = LazyLock::new(Mutex::default);
+
+fn users() -> MutexGuard<'static, Users> {
+    USERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right to use an image. It ends when the file that it was taken for is closed; this is only the name on it.
+#[derive(Debug)]
+pub(super) struct Lock {
+    number: u64,
+    pub identity: Identity,
+}
+
+impl Lock {
+    /// Takes it, or says who has it.
+    pub fn take(file: &File, identity: Identity, writable: bool, user: &str) -> Result<Self, String> {
+        let operation = match writable {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
+        };
+        match flock(file, operation) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let what = if writable { "it is to be written, but" } else { "it is to be read, but" };
+                return Err(format!("{what} it is in use by {}", holder(identity)));
+            }
+            Err(error) => return Err(format!("it cannot be locked: {error}")),
+        }
+        let mut users = users();
+        users.next += 1;
+        let number = users.next;
+        users.users.insert(number, (identity, user.to_owned()));
+        Ok(Self { number, identity })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        users().users.remove(&self.number);
+    }
+}
+
+fn holder(identity: Identity) -> String {
+    if let Some((_, user)) = users().users.values().find(|(used, _)| *used == identity) {
+        return format!("{user}, in this process");
+    }
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    match pid_of_holder(&locks, identity) {
+        Some(pid) if pid == process::id() => "this process".into(),
+        Some(pid) => match fs::read_to_string(format!("/proc/{pid}/comm")) {
+            Ok(name) => format!("process {pid} ({})", name.trim_end()),
+            Err(_) => format!("process {pid}"),
+        },
+        None => "another process, of which the host does not tell".into(),
+    }
+}
+
+/// Finds a lock of a file in `/proc/locks`. Some file systems have another device there than `stat` says: then the inode
+/// must do.
+fn pid_of_holder(locks: &str, identity: Identity) -> Option<u32> {
+    let device = format!("{:02x}:{:02x}", major(identity.device), minor(identity.device));
+    let entries = locks.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = words[..] else { return None };
+        let (on, inode) = place.rsplit_once(':')?;
+        (inode.parse() == Ok(identity.inode))
+            .then_some((on == device, pid.parse().ok().filter(|&pid| pid != 0)?))
+    });
+    entries.max_by_key(|(same_device, _)| *same_device).map(|(_, pid)| pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_is_found_among_other_locks() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 08:01:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 22 08:01:78 0 EOF\n\
+                     3: FLOCK  ADVISORY  READ  33 00:1f:77 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 44 08:01:77 0 EOF\n\
+                     4: -> FLOCK  ADVISORY  WRITE 55 08:01:77 0 EOF\n\
+                     5: FLOCK  ADVISORY  WRITE 0 08:01:79 0 EOF\n\
+                     nonsense";
+        let identity = |major, minor, inode| Identity { device: rustix::fs::makedev(major, minor), inode };
+        assert_eq!(pid_of_holder(locks, identity(8, 1, 77)), Some(44));
+        assert_eq!(pid_of_holder(locks, identity(0, 0x1f, 77)), Some(33));
+        assert_eq!(pid_of_holder(locks, identity(0, 0x40, 78)), Some(22), "by its inode");
+        assert_eq!(pid_of_holder(locks, identity(8, 1, 79)), None, "the holder is out of sight");
+    }
+}

@@ -1,0 +1,187 @@
+//! What a front-end asks for: a slot of the ring, copied out once, and all that can be checked about it.
+
+use pv_abi::io::block::{
+    DiscardRequest, IndirectRequest, LAST_SECTOR_OF_PAGE, MAX_INDIRECT_PAGES, MAX_SEGMENTS, Operation,
+    Request, SECTOR_BYTES, SEGMENTS_PER_PAGE, Segment, Status,
+};
+use pv_abi::{GrantRef, PAGE_SIZE};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// What the requests of a front-end are checked against.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Sectors of the disk.
+    pub sectors: u64,
+    /// It may be written.
+    pub writable: bool,
+    /// Segments of an indirect request.
+    pub indirect_segments: u16,
+}
+
+/// A request that is not done, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the front-end is told.
+    pub status: Status,
+    /// What people are told.
+    pub reason: &'static str,
+}
+
+const fn error(reason: &'static str) -> Refused {
+    Refused { status: Status::ERROR, reason }
+}
+
+const fn unsupported(reason: &'static str) -> Refused {
+    Refused { status: Status::EOPNOTSUPP, reason }
+}
+
+/// Which way the data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the disk into the front-end's pages.
+    Read,
+    /// From the front-end's pages to the disk.
+    Write,
+}
+
+/// A request that can be done, as far as the request itself tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Move data from or to `sector` on.
+    Transfer { direction: Direction, sector: u64, segments: Vec<Segment> },
+    /// The same, but the segments stand in pages that are to be read, and checked with [`check_segments`].
+    Indirect { direction: Direction, sector: u64, count: u16, pages: Vec<GrantRef> },
+    /// A write, perhaps of nothing, that nothing passes.
+    Barrier { sector: u64, segments: Vec<Segment> },
+    /// Make durable what was written.
+    Flush,
+    /// Forget bytes of the disk.
+    Discard { offset: u64, length: u64 },
+}
+
+/// The id of a request, whatever its shape.
+pub(super) fn id(request: &Request) -> u64 {
+    match IndirectRequest::read_from_prefix(request.as_bytes()) {
+        Ok((indirect, _)) if request.operation == Operation::INDIRECT => indirect.id,
+        _ => request.id,
+    }
+}
+
+/// Checks a request and says what is to be done.
+pub(super) fn check(request: &Request, limits: Limits) -> Result<Task, Refused> {
+    match request.operation {
+        Operation::READ => transfer(request, Direction::Read, limits),
+        Operation::WRITE => transfer(request, Direction::Write, limits),
+        Operation::WRITE_BARRIER => barrier(request, limits),
+        Operation::FLUSH_DISKCACHE if request.nr_segments != 0 => Err(error("a flush has no segments")),
+        Operation::FLUSH_DISKCACHE => Ok(Task::Flush),
+        Operation::DISCARD => discard(request, limits),
+        Operation::INDIRECT => indirect(request, limits),
+        _ => Err(unsupported("an operation nobody knows")),
+    }
+}
+
+fn segments(request: &Request) -> Result<Vec<Segment>, Refused> {
+    let segments = request.seg.get(..usize::from(request.nr_segments));
+    segments.map(<[Segment]>::to_vec).ok_or(error("more segments than a request has"))
+}
+
+fn transfer(request: &Request, direction: Direction, limits: Limits) -> Result<Task, Refused> {
+    let (segments, sector) = (segments(request)?, request.sector_number);
+    check_segments(&segments, direction, sector, limits)?;
+    Ok(Task::Transfer { direction, sector, segments })
+}
+
+fn barrier(request: &Request, limits: Limits) -> Result<Task, Refused> {
+    let (segments, sector) = (segments(request)?, request.sector_number);
+    if !segments.is_empty() {
+        check_segments(&segments, Direction::Write, sector, limits)?;
+        return Ok(Task::Barrier { sector, segments });
+    }
+    if !limits.writable {
+        return Err(READ_ONLY);
+    }
+    // Of a write of nothing, the sector means nothing, and was not checked.
+    Ok(Task::Barrier { sector: 0, segments })
+}
+
+const READ_ONLY: Refused = error("the disk is read-only");
+const BEHIND_THE_END: Refused = error("sectors behind the end of the disk");
+
+/// The segments of a transfer: each within its page, together within the disk.
+pub(super) fn check_segments(
+    segments: &[Segment],
+    direction: Direction,
+    sector: u64,
+    limits: Limits,
+) -> Result<(), Refused> {
+    if direction == Direction::Write && !limits.writable {
+        return Err(READ_ONLY);
+    }
+    if segments.is_empty() {
+        return Err(error("no segments"));
+    }
+    let mut count = 0;
+    for Segment { first_sect, last_sect, .. } in segments {
+        if first_sect > last_sect || *last_sect > LAST_SECTOR_OF_PAGE {
+            return Err(error("a segment that leaves its page"));
+        }
+        count += u64::from(last_sect - first_sect) + 1;
+    }
+    within(sector, count, limits.sectors)
+}
+
+fn within(sector: u64, count: u64, sectors: u64) -> Result<(), Refused> {
+    match sector.checked_add(count) {
+        Some(end) if end <= sectors => Ok(()),
+        _ => Err(BEHIND_THE_END),
+    }
+}
+
+fn discard(request: &Request, limits: Limits) -> Result<Task, Refused> {
+    let Ok((discard, _)) = DiscardRequest::read_from_prefix(request.as_bytes()) else {
+        return Err(error("not a discard"));
+    };
+    if !limits.writable {
+        return Err(READ_ONLY);
+    }
+    if discard.nr_sectors == 0 {
+        return Err(error("a discard of nothing"));
+    }
+    within(discard.sector_number, discard.nr_sectors, limits.sectors)?;
+    // The end of the disk in bytes is a number, so these are as well.
+    let (sector, count) = (discard.sector_number, discard.nr_sectors);
+    Ok(Task::Discard { offset: sector * SECTOR_BYTES, length: count * SECTOR_BYTES })
+}
+
+fn indirect(request: &Request, limits: Limits) -> Result<Task, Refused> {
+    let Ok((indirect, _)) = IndirectRequest::read_from_prefix(request.as_bytes()) else {
+        return Err(error("not an indirect request"));
+    };
+    let direction = match indirect.indirect_op {
+        Operation::READ => Direction::Read,
+        Operation::WRITE if limits.writable => Direction::Write,
+        Operation::WRITE => return Err(READ_ONLY),
+        _ => return Err(unsupported("an indirect request that neither reads nor writes")),
+    };
+    let count = indirect.nr_segments;
+    if count == 0 || count > limits.indirect_segments {
+        return Err(error("no segments, or more than were offered"));
+    }
+    let pages = usize::from(count).div_ceil(SEGMENTS_PER_PAGE);
+    let pages =
+        indirect.indirect_grefs.get(..pages).ok_or(error("more pages of segments than there can be"))?;
+    Ok(Task::Indirect { direction, sector: indirect.sector_number, count, pages: pages.to_vec() })
+}
+
+/// Where in its page a checked segment lies: offset and length in bytes.
+pub(super) fn range(segment: &Segment) -> (usize, usize) {
+    let sector = SECTOR_BYTES as usize;
+    let first = usize::from(segment.first_sect);
+    (first * sector, (usize::from(segment.last_sect) + 1 - first) * sector)
+}
+
+const _: () = {
+    assert!(MAX_SEGMENTS == 11 && SEGMENTS_PER_PAGE * MAX_INDIRECT_PAGES >= 4096);
+    assert!((LAST_SECTOR_OF_PAGE as usize + 1) * SECTOR_BYTES as usize == PAGE_SIZE);
+};

@@ -1,0 +1,186 @@
+//! Errors of the host at every call: the guest sees an error or what is right, never anything else.
+
+use super::faulty::{Event, Fault, Faulty, Log};
+use super::front::*;
+use super::random::Random;
+use crate::block::{Backend, Disk, Settings};
+use crate::driver::Device;
+use crate::fake_host::FakeHost;
+use crate::host::Page;
+use pv_abi::io::block::{Operation, Status};
+use rustix::io::Errno;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+fn faulty(
+    front: &Front,
+    disk: &Arc<Disk>,
+    by: By,
+    faults: impl FnMut(&Event) -> Option<Fault> + Send + 'static,
+) -> (Backend<FakeHost>, Log) {
+    let (log, image) = (Log::default(), Arc::clone(disk.image()));
+    let backend = front.connect_with(disk, Settings::default(), |depth, bell| {
+        Box::new(Faulty::new(by.engine(image, depth, bell), &log, faults))
+    });
+    (backend, log)
+}
+
+/// Every kind of call, every error: the request says so, once, and the next one is done.
+#[test]
+fn an_error_at_any_call_is_an_error_of_its_request() {
+    for by in ENGINES {
+        for errno in [Errno::IO, Errno::NOSPC, Errno::AGAIN, Errno::BADF] {
+            for (what, kind) in [
+                (read(1, 0, &[whole(0), whole(1)]), "READ"),
+                (write(1, 0, &[whole(0), whole(1)]), "WRITE"),
+                (discard(1, 0, 8), "DISCARD"),
+            ] {
+                let mut front = Front::new();
+                let (_file, disk) = file_disk(64);
+                let mut fail = true;
+                let (mut backend, _) = faulty(&front, &disk, by, move |_| {
+                    std::mem::take(&mut fail).then_some(Fault::Error(errno))
+                });
+                assert_eq!(front.call(&mut backend, &what), Status::ERROR);
+                let (count, message) = disk.failures();
+                let message = message.unwrap();
+                assert!(count == 1 && message.starts_with(&format!("file: {kind}: ")), "{message}");
+                assert_ne!(front.call(&mut backend, &what), Status::ERROR);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_discard_says_so() {
+    let mut front = Front::new();
+    let (_file, disk) = file_disk(64);
+    let (mut backend, _) = faulty(&front, &disk, By::Blocking, |_| Some(Fault::Error(Errno::OPNOTSUPP)));
+    assert_eq!(front.call(&mut backend, &discard(1, 0, 8)), Status::EOPNOTSUPP);
+    assert_eq!(front.call(&mut backend, &write(1, 0, &[whole(0)])), Status::ERROR);
+}
+
+/// After one, the kernel may have forgotten what it could not write. No later flush may promise that it is there.
+#[test]
+fn after_a_flush_that_failed_nothing_is_promised_any_more() {
+    for last in [flush(1), request(Operation::WRITE_BARRIER, 1, 0, &[whole(0)])] {
+        let mut front = Front::new();
+        let (_file, disk) = file_disk(64);
+        let mut flushes = 0;
+        let (mut backend, _) = faulty(&front, &disk, By::Blocking, move |event| {
+            flushes += u32::from(*event == Event::Flush);
+            (*event == Event::Flush && flushes == 2).then_some(Fault::Error(Errno::IO))
+        });
+        assert_eq!(front.call(&mut backend, &flush(0)), Status::OKAY);
+        assert_eq!(front.call(&mut backend, &last), Status::ERROR);
+        for request in [flush(2), request(Operation::WRITE_BARRIER, 1, 0, &[]), write(3, 0, &[whole(0)])] {
+            assert_eq!(front.call(&mut backend, &request), Status::ERROR);
+        }
+        assert!(disk.failures().1.unwrap().contains("a flush has failed before"));
+        assert_eq!(front.call(&mut backend, &read(4, 0, &[whole(0)])), Status::OKAY);
+        drop(backend);
+        let mut backend = front.connect(&disk);
+        assert_eq!(front.call(&mut backend, &flush(5)), Status::ERROR, "for the next connection neither");
+    }
+}
+
+/// A transfer of every length falls short at every place, and is interrupted besides.
+#[test]
+fn short_and_interrupted_transfers_are_gone_on_with() {
+    for by in ENGINES {
+        let mut front = Front::new();
+        let (file, disk) = file_disk(128);
+        let mut random = Random::new(7);
+        let (mut backend, log) = faulty(&front, &disk, by, move |_| match random.below(4) {
+            0 => Some(Fault::Error(Errno::INTR)),
+            1 => None,
+            _ => Some(Fault::Short(1 + random.below(3000) as usize)),
+        });
+        let mut random = Random::new(8);
+        for round in 0..50 {
+            let segments: Vec<_> =
+                (0..=random.below(10) as u32).map(|page| sectors(page, random.below(4) as u8, 6)).collect();
+            (0..11).for_each(|page| {
+                let bytes: Vec<u8> = (0..4096).map(|_| random.next() as u8).collect();
+                front.page(page).write(0, &bytes).unwrap();
+            });
+            let bytes: Vec<u8> = segments.iter().flat_map(|it| in_page(&front, it)).collect();
+            assert_eq!(front.call(&mut backend, &write(round, 5, &segments)), Status::OKAY);
+            let mut stored = vec![0; bytes.len()];
+            file.read_exact_at(&mut stored, 5 * 512).unwrap();
+            assert!(stored == bytes, "round {round}");
+            (0..11).for_each(|page| front.fill(page, 0));
+            assert_eq!(front.call(&mut backend, &read(round, 5, &segments)), Status::OKAY);
+            let read: Vec<u8> = segments.iter().flat_map(|it| in_page(&front, it)).collect();
+            assert!(read == bytes, "round {round}");
+        }
+        assert!(log.lock().unwrap().len() > 400, "it took more calls than requests");
+    }
+}
+
+fn in_page(front: &Front, segment: &pv_abi::io::block::Segment) -> Vec<u8> {
+    let (start, length) = crate::block::request::range(segment);
+    front.page(segment.gref.0 - DATA).bytes()[start..start + length].to_vec()
+}
+
+/// Others go on while a call hangs, and nothing of it is given back before it has ended.
+#[test]
+fn a_call_that_stalls_holds_up_nobody_else() {
+    for by in ENGINES {
+        let mut front = Front::new();
+        let (_file, disk) = file_disk(64);
+        let (mut backend, _) =
+            faulty(&front, &disk, by, |event| (*event == Event::Read(0)).then_some(Fault::Stall(u32::MAX)));
+        front.ask(&read(1, 0, &[whole(0)]));
+        for id in 2..100 {
+            front.ask(&read(id, 8, &[whole(1)]));
+            while front.ring.outstanding() > 1 {
+                backend.serve().unwrap();
+                assert!(front.answers().iter().all(|answer| *answer == (id, Status::OKAY)));
+            }
+        }
+        assert_eq!((front.page(0).times_mapped(), front.page(1).times_mapped()), (1, 0));
+        backend.finish().unwrap();
+        assert_eq!(front.answers(), [(1, Status::OKAY)]);
+        assert_eq!(front.page(0).times_mapped(), 0);
+    }
+}
+
+/// What is under way when the front-end is given up has ended when the pages are given back.
+#[test]
+fn a_connection_that_ends_waits_for_what_is_under_way() {
+    for by in ENGINES {
+        let mut front = Front::new();
+        let (_file, disk) = file_disk(1024);
+        let mut backend = front.connect_by(&disk, by, Settings::default());
+        front.ask_all((0..32).map(|id| read(id, id * 8, &[whole(id as u32)])));
+        backend.serve().unwrap();
+        front.host.grant(GUEST, RING).take_away();
+        assert!(backend.serve().is_err());
+        drop(backend);
+        assert!((0..32).all(|page| front.page(page).times_mapped() == 0));
+    }
+}
+
+/// The image is cut short by somebody else: what is gone is an error, and no write makes zeros of it.
+#[test]
+fn an_image_that_shrinks_is_an_error_and_not_zeros() {
+    for by in ENGINES {
+        let mut front = Front::new();
+        let (file, disk) = file_disk(64);
+        let mut backend = front.connect_by(&disk, by, Settings::default());
+        front.fill(0, 7);
+        assert_eq!(front.call(&mut backend, &write(0, 0, &[whole(0)])), Status::OKAY);
+        file.set_len(10 * 512).unwrap();
+        assert_eq!(front.call(&mut backend, &read(1, 8, &[whole(1)])), Status::ERROR);
+        assert_eq!(front.call(&mut backend, &write(2, 32, &[whole(0)])), Status::ERROR);
+        assert_eq!(front.call(&mut backend, &flush(3)), Status::ERROR);
+        assert!(disk.failures().1.unwrap().contains("bytes when it was opened, and has 5120 now"));
+        assert_eq!(file.metadata().unwrap().len(), 10 * 512);
+        assert_eq!(
+            front.call(&mut backend, &read(4, 0, &[whole(1)])),
+            Status::OKAY,
+            "what is there is there"
+        );
+    }
+}

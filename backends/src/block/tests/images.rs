@@ -1,0 +1,371 @@
+//! Images on the host: what can be opened, what is refused and with which words, and who may use one at a time.
+
+use super::front::*;
+use super::random::Random;
+use crate::block::Disk;
+use crate::block::image::{Format, Image, open};
+use crate::fake_host::FakeHost;
+use crate::host::{Access, Page};
+use imago::qcow2::Qcow2;
+use imago::{DynStorage, FormatCreateBuilder, StorageOpenOptions};
+use pv_abi::PAGE_SIZE;
+use pv_abi::io::block::Status;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A directory, and the paths of what is in it.
+struct Directory(TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        // Where flushes cost nothing, if there is such a place.
+        let memory = Path::new("/dev/shm");
+        Self(if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn raw(&self, name: &str, contents: &[u8]) -> PathBuf {
+        fs::write(self.path(name), contents).unwrap();
+        self.path(name)
+    }
+
+    /// A new qcow2 image, perhaps on another one of a format.
+    fn qcow2(&self, name: &str, bytes: u64, on: Option<(&str, &str)>) -> PathBuf {
+        let path = self.path(name);
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let file = imago::file::File::from_open_file(file, StorageOpenOptions::new().write(true)).unwrap();
+        let mut builder = Qcow2::<Box<dyn DynStorage>>::create_builder(Box::new(file)).size(bytes);
+        if let Some((backing, format)) = on {
+            builder = builder.backing(backing.into(), format.into());
+        }
+        builder.create().unwrap();
+        path
+    }
+}
+
+fn writable(path: &Path) -> Arc<dyn Image> {
+    open(path, None, true, "a test").unwrap()
+}
+
+/// Why it cannot be opened, after its path.
+fn refusal(path: &Path, format: Option<Format>, writable: bool) -> String {
+    let error = open(path, format, writable, "another test").expect_err("it is refused").to_string();
+    error.strip_prefix(&format!("{}: ", path.display())).expect("the path comes first").to_owned()
+}
+
+fn read_at(image: &dyn Image, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let page = FakeHost::default().grant(GUEST, RING);
+    let slice = page.slice(Access::ReadWrite).unwrap().subslice(0, length).unwrap();
+    image.read(offset, &[slice])?;
+    Ok(page.bytes()[..length].to_vec())
+}
+
+fn write_at(image: &dyn Image, offset: u64, bytes: &[u8]) -> std::io::Result<usize> {
+    let page = FakeHost::default().grant(GUEST, RING);
+    page.write(0, bytes).unwrap();
+    image.write(offset, &[page.slice(Access::ReadOnly).unwrap().subslice(0, bytes.len()).unwrap()])
+}
+
+#[test]
+fn what_is_no_image_is_refused_with_its_name_and_the_reason() {
+    let directory = Directory::new();
+    assert_eq!(refusal(&directory.path("missing"), None, false), "there is no such file");
+    assert_eq!(refusal(directory.0.path(), None, true), "it is a directory");
+    assert_eq!(refusal(Path::new("/dev/null"), None, true), "it is neither a file nor a block device");
+    let empty = directory.raw("empty", b"");
+    assert_eq!(refusal(&empty, None, true), "a disk of 0 bytes has no sector");
+    let short = directory.raw("short", &[1; 511]);
+    assert_eq!(refusal(&short, None, true), "a disk of 511 bytes has no sector");
+    // A program that runs cannot be written, not even by root.
+    let why = refusal(Path::new("/proc/self/exe"), None, true);
+    assert!(
+        why.starts_with("it cannot be opened for writing (") && why.ends_with("as a read-only disk"),
+        "{why}"
+    );
+    assert!(open(Path::new("/proc/self/exe"), None, false, "a test").is_ok());
+}
+
+#[test]
+fn sectors_that_are_not_whole_are_no_part_of_the_disk() {
+    let directory = Directory::new();
+    let image = writable(&directory.raw("disk", &[1; 1023]));
+    assert_eq!(Disk::new("disk", image, true).sectors(), 1);
+}
+
+/// A guest can write a header to its raw disk. It does not make its host read other files.
+#[test]
+fn a_raw_image_that_looks_like_qcow2_is_used_only_when_its_format_is_said() {
+    let directory = Directory::new();
+    let disguised = directory.qcow2("disk.img", 1 << 20, Some(("/etc/passwd", "raw")));
+    assert!(
+        refusal(&disguised, None, true).starts_with("it looks like qcow2: say format=qcow2, or format=raw")
+    );
+    let raw = open(&disguised, Some(Format::Raw), true, "a test").unwrap();
+    assert_eq!(raw.bytes(), fs::metadata(&disguised).unwrap().len());
+}
+
+#[test]
+fn a_qcow2_image_holds_what_a_model_holds() {
+    for backing in [None, Some(("base.img", "raw")), Some(("middle.qcow2", "qcow2"))] {
+        const BYTES: usize = 3 << 20;
+        let directory = Directory::new();
+        let base: Vec<u8> = (0..BYTES / 2).map(|i| (i / 1000) as u8).collect();
+        directory.raw("base.img", &base);
+        directory.qcow2("middle.qcow2", BYTES as u64, Some(("base.img", "raw")));
+        let path = directory.qcow2("disk.qcow2", BYTES as u64, backing);
+        let mut model = vec![0; BYTES];
+        if backing.is_some() {
+            model[..base.len()].copy_from_slice(&base);
+        }
+        let mut random = Random::new(1);
+        for _ in 0..4 {
+            let image = writable(&path);
+            assert_eq!(image.bytes(), BYTES as u64);
+            for _ in 0..100 {
+                let (offset, length) =
+                    (512 * random.below(BYTES as u64 / 512 - 8), 512 + 512 * random.below(8));
+                let range = offset as usize..(offset + length) as usize;
+                match random.below(5) {
+                    0 => {
+                        image.discard(offset, length).unwrap();
+                        model[range].fill(0);
+                    }
+                    1 | 2 => {
+                        let bytes = vec![random.next() as u8; length as usize];
+                        assert_eq!(write_at(&*image, offset, &bytes).unwrap(), bytes.len());
+                        model[range].copy_from_slice(&bytes);
+                    }
+                    _ => assert!(read_at(&*image, offset, length as usize).unwrap() == model[range]),
+                }
+            }
+            image.flush().unwrap();
+        }
+        let image = open(&path, None, false, "a test").unwrap();
+        for offset in (0..BYTES).step_by(PAGE_SIZE) {
+            let read = read_at(&*image, offset as u64, PAGE_SIZE).unwrap();
+            assert!(read == model[offset..offset + PAGE_SIZE], "{offset}");
+        }
+        assert_eq!(fs::read(directory.path("base.img")).unwrap(), base, "it is only read");
+    }
+}
+
+#[test]
+fn a_qcow2_disk_is_served_like_any_other() {
+    let directory = Directory::new();
+    let path = directory.qcow2("disk.qcow2", 1 << 20, None);
+    let disk = Arc::new(Disk::new("disk.qcow2", writable(&path), true));
+    assert_eq!(disk.sectors(), 2048);
+    let mut front = Front::new();
+    let mut backend = front.connect_by(&disk, By::Blocking, Default::default());
+    front.fill(0, 9);
+    for request in [write(1, 5, &[whole(0)]), flush(2), read(3, 5, &[whole(1)]), discard(4, 5, 8)] {
+        assert_eq!(front.call(&mut backend, &request), Status::OKAY);
+    }
+    assert_eq!(front.page(1).bytes(), [9; PAGE_SIZE]);
+    assert_eq!(front.call(&mut backend, &read(5, 5, &[whole(1)])), Status::OKAY);
+    assert_eq!(front.page(1).bytes(), [0; PAGE_SIZE]);
+}
+
+/// Changes the header, by big-endian numbers at offsets.
+fn with_header(path: &Path, changes: &[(u64, &[u8])]) {
+    let file = File::options().write(true).open(path).unwrap();
+    changes.iter().for_each(|(offset, bytes)| file.write_all_at(bytes, *offset).unwrap());
+}
+
+#[test]
+fn a_header_that_lies_is_refused_with_the_lie() {
+    let cases: &[(&[(u64, &[u8])], &str)] = &[
+        (&[(0, b"QFI0")], "it is no qcow2 file"),
+        (&[(4, &[0, 0, 0, 4])], "it is qcow2 of version 4; 2 and 3 are known"),
+        (&[(20, &[0, 0, 0, 22])], "its clusters are said to have 2^22 bytes"),
+        (&[(20, &[0xff; 4])], "its clusters are said to have 2^4294967295 bytes"),
+        (&[(24, &[0xff; 8])], "its size is said to be 18446744073709551615 bytes, for which"),
+        (&[(32, &[0, 0, 0, 1])], "it is encrypted"),
+        (&[(36, &[0; 4])], "its size is said to be 1048576 bytes, for which its L1 table is too short"),
+        (&[(36, &[0x7f, 0xff, 0xff, 0xff])], "it is cut off: its L1 table is said to be 17179869176 bytes"),
+        (&[(40, &[0xff; 8])], "it is cut off: its L1 table"),
+        (&[(40, &[0, 0, 0, 0, 0, 0x10, 0, 1])], "it is cut off: its L1 table"),
+        (&[(48, &[0x7f; 8])], "it is cut off: its refcount table"),
+        (&[(56, &[0xff; 4])], "it is cut off: its refcount table"),
+        (&[(56, &[0; 4])], "its tables are missing"),
+        (&[(8, &[0, 0, 0, 0xff, 0, 0, 0, 0])], "it is cut off: its backing file's name"),
+        (&[(72, &[0, 0, 0, 0, 0, 0, 0, 2])], "it is marked as corrupt"),
+        (&[(72, &[0, 0, 0, 0, 0, 0, 0, 4])], "its data lies in another file"),
+        (&[(72, &[0x80, 0, 0, 0, 0, 0, 0, 0])], "it has features that nobody knows here"),
+    ];
+    for (changes, expected) in cases {
+        let directory = Directory::new();
+        let path = directory.qcow2("disk.qcow2", 1 << 20, None);
+        with_header(&path, changes);
+        let reason = refusal(&path, None, true);
+        assert!(reason.starts_with(expected), "{reason:?}, and not {expected:?}");
+    }
+}
+
+/// Cut off at any length, it is refused, or what is missing is an error: never zeros where there was data.
+#[test]
+fn a_truncated_qcow2_file_never_reads_as_zeros() {
+    let directory = Directory::new();
+    let path = directory.qcow2("whole.qcow2", 1 << 20, None);
+    let image = writable(&path);
+    for offset in (0..1 << 20).step_by(PAGE_SIZE) {
+        write_at(&*image, offset, &[0xab; PAGE_SIZE]).unwrap();
+    }
+    image.flush().unwrap();
+    drop(image);
+    let contents = fs::read(&path).unwrap();
+    let (mut refused, mut failed) = (0, 0);
+    for length in (0..contents.len()).step_by(contents.len() / 60) {
+        let cut = directory.raw("cut.qcow2", &contents[..length]);
+        let Ok(image) = open(&cut, None, false, "a test") else {
+            refused += 1;
+            continue;
+        };
+        for offset in (0..1 << 20).step_by(PAGE_SIZE) {
+            match read_at(&*image, offset, PAGE_SIZE) {
+                // Within the cluster where the file ends, a short file cannot be told from a short cluster.
+                Ok(bytes) if bytes[0] == 0xab => {}
+                Ok(_) => assert!(length % 65536 != 0),
+                Err(_) => failed += 1,
+            }
+        }
+    }
+    assert!(refused > 5 && failed > 100, "{refused} {failed}");
+}
+
+#[test]
+fn chains_of_images_end_and_say_what_they_miss() {
+    let directory = Directory::new();
+    let own = directory.qcow2("own.qcow2", 1 << 20, Some(("own.qcow2", "qcow2")));
+    assert!(refusal(&own, None, true).ends_with("own.qcow2, which is based on it: a loop"));
+    directory.qcow2("a.qcow2", 1 << 20, Some(("b.qcow2", "qcow2")));
+    directory.qcow2("b.qcow2", 1 << 20, Some(("c.qcow2", "qcow2")));
+    directory.qcow2("c.qcow2", 1 << 20, Some(("a.qcow2", "qcow2")));
+    let reason = refusal(&directory.path("a.qcow2"), None, false);
+    assert!(reason.ends_with("a.qcow2, which is based on it: a loop"), "{reason}");
+    let lonely = directory.qcow2("lonely.qcow2", 1 << 20, Some(("gone.img", "raw")));
+    assert!(refusal(&lonely, None, true).ends_with("gone.img: there is no such file"));
+    let strange = directory.qcow2("strange.qcow2", 1 << 20, Some(("lonely.qcow2", "vmdk")));
+    assert!(refusal(&strange, None, true).contains("its format is vmdk; raw and qcow2 are known"));
+    for number in 0..40 {
+        let (name, below) = (format!("{number}.qcow2"), format!("{}.qcow2", number + 1));
+        directory.qcow2(&name, 1 << 20, Some((&below, "qcow2")));
+    }
+    let reason = refusal(&directory.path("0.qcow2"), None, true);
+    assert!(reason.ends_with("below more than 32 others"), "{reason}");
+}
+
+/// Whatever is in the file: an error, or some contents, and no panic.
+#[test]
+fn no_mutation_of_a_qcow2_file_does_harm() {
+    let directory = Directory::new();
+    directory.raw("base.img", &[3; 100_000]);
+    let path = directory.qcow2("disk.qcow2", 1 << 20, Some(("base.img", "raw")));
+    let image = writable(&path);
+    for offset in [0, 70_000, 500_000] {
+        write_at(&*image, offset / 512 * 512, &[7; PAGE_SIZE]).unwrap();
+    }
+    image.flush().unwrap();
+    drop(image);
+    let contents = fs::read(&path).unwrap();
+    let (mut random, mut opened) = (Random::new(11), 0);
+    for _ in 0..1000 {
+        let mut mutated = contents.clone();
+        for _ in 0..=random.below(3) {
+            let cluster = random.below(contents.len() as u64 / 65536 + 1) * 65536;
+            let offset = ((cluster + random.below(120)) as usize).min(mutated.len() - 1);
+            mutated[offset] = [0, 1, 0x7f, 0x80, 0xff, random.next() as u8][random.below(6) as usize];
+        }
+        let cut = directory.raw("mutated.qcow2", &mutated);
+        let Ok(image) = open(&cut, None, true, "a test") else { continue };
+        opened += 1;
+        for _ in 0..4 {
+            let offset = random.below(image.bytes() / 512) * 512;
+            let _ = read_at(&*image, offset, 512);
+            let _ = write_at(&*image, offset, &[1; 512]);
+            let _ = image.discard(offset, 512);
+        }
+    }
+    assert!(opened > 200, "{opened}");
+}
+
+#[test]
+fn an_image_is_written_by_one_or_read_by_many() {
+    let directory = Directory::new();
+    let path = directory.raw("disk.img", &[0; 4096]);
+    let first = open(&path, None, true, "domain one").unwrap();
+    let link = directory.path("other-name.img");
+    fs::hard_link(&path, &link).unwrap();
+    assert_eq!(
+        refusal(&link, None, true),
+        "it is to be written, but it is in use by domain one, in this process"
+    );
+    assert_eq!(
+        refusal(&path, None, false),
+        "it is to be read, but it is in use by domain one, in this process"
+    );
+    drop(first);
+    let readers = [0; 3].map(|_| open(&path, None, false, "a reader").unwrap());
+    assert_eq!(
+        refusal(&path, None, true),
+        "it is to be written, but it is in use by a reader, in this process"
+    );
+    drop(readers);
+    assert!(open(&path, None, true, "domain two").is_ok());
+}
+
+/// Whoever wrote to the lower image would change the upper one.
+#[test]
+fn what_an_image_is_based_on_cannot_be_written() {
+    let directory = Directory::new();
+    let base = directory.raw("base.img", &[0; 4096]);
+    let upper = directory.qcow2("upper.qcow2", 4096, Some(("base.img", "raw")));
+    let image = open(&upper, None, true, "domain one").unwrap();
+    assert!(refusal(&base, None, true).ends_with("it is in use by domain one, in this process"));
+    drop(image);
+    let writer = open(&base, None, true, "domain two").unwrap();
+    let reason = refusal(&upper, None, true);
+    assert!(
+        reason.starts_with("it is based on ") && reason.ends_with("in use by domain two, in this process")
+    );
+    drop(writer);
+}
+
+/// This test in a process of its own: it has an image open until it is told that it is enough.
+#[test]
+fn image_holder() {
+    let Some(path) = std::env::var_os("PARAVANE_TEST_HOLD_IMAGE") else { return };
+    let _image = writable(Path::new(&path));
+    println!("it is held");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+#[test]
+fn a_second_process_is_told_which_one_has_the_image() {
+    let directory = Directory::new();
+    let path = directory.raw("disk.img", &[0; 4096]);
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "block::tests::images::image_holder", "--nocapture"])
+        .env("PARAVANE_TEST_HOLD_IMAGE", &path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("it is held")));
+    let expected = format!("it is to be written, but it is in use by process {} (", holder.id());
+    let reason = refusal(&path, None, true);
+    assert!(reason.starts_with(&expected), "{reason}");
+    holder.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(lines.all(|line| line.is_ok()), "to the end");
+    assert!(holder.wait().unwrap().success());
+    writable(&path);
+}
