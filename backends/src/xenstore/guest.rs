@@ -6,7 +6,7 @@ use super::ring::RingEnd;
 use super::wire::{Released, Wire};
 use crate::Disconnect;
 use crate::bell::Bell;
-use crate::host::{Host, HostError};
+use crate::host::{Access, Host, HostError};
 use crate::patience::Patience;
 use pv_abi::io::byte_ring::BadIndices;
 use pv_abi::io::xenstore::RingError;

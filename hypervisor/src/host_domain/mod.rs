@@ -21,6 +21,7 @@ use crate::paging::Mmu;
 use backends::bell::Bell;
 use backends::host::{Access, Host, HostError, Page};
 use pv_abi::{DomId, EventPort, GrantRef};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::VolatileSlice;
 
@@ -29,8 +30,8 @@ use vm_memory::VolatileSlice;
 pub struct HostDomain {
     mmu: Arc<Mmu>,
     guest: Arc<Domain>,
-    /// The own ends of channels; port n is the one at n - 1, and none where that was closed.
-    channels: Mutex<Vec<Option<HostChannel>>>,
+    /// The own ends of channels.
+    channels: Mutex<BTreeMap<EventPort, HostChannel>>,
 }
 
 impl HostDomain {
@@ -50,12 +51,7 @@ impl HostDomain {
 impl Host for HostDomain {
     type Page = HostPage;
 
-    fn map_grant(
-        &self,
-        domain: DomId,
-        reference: GrantRef,
-        access: Access,
-    ) -> Result<HostPage, HostError> {
+    fn map_grant(&self, domain: DomId, reference: GrantRef, access: Access) -> Result<HostPage, HostError> {
         self.check_guest(domain)?;
         let (mmu, guest) = (Arc::clone(&self.mmu), Arc::clone(&self.guest));
         let access = match access {
@@ -73,28 +69,23 @@ impl Host for HostDomain {
         let channel = connect(&self.guest, remote, end)
             .map_err(|refusal| HostError::new(format!("{domain}'s {remote:?}: {refusal}")))?;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = channels.iter().position(Option::is_none);
-        let index = closed.unwrap_or_else(|| {
-            channels.push(None);
-            channels.len() - 1
-        });
-        channels[index] = Some(channel);
-        Ok(EventPort(index as u32 + 1))
+        let free = (1..).map(EventPort).find(|port| !channels.contains_key(port));
+        let port = free.ok_or_else(|| HostError::new("all ports are bound"))?;
+        channels.insert(port, channel);
+        Ok(port)
     }
 
     fn notify(&self, port: EventPort) -> Result<(), HostError> {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = (port.0 as usize).checked_sub(1).and_then(|index| channels.get(index)?.as_ref());
-        let channel = channel.ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?;
+        let channel = channels.get(&port).ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?;
         // A guest that has closed its end is not told anything any more: its own affair.
         let _ = channel.notify();
         Ok(())
     }
 
     fn close_port(&self, port: EventPort) {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = (port.0 as usize).checked_sub(1).and_then(|index| channels.get_mut(index));
-        drop(own.and_then(Option::take));
+        let closed = self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+        drop(closed); // outside the lock
     }
 }
 

@@ -182,7 +182,8 @@ fn with_header(path: &Path, changes: &[(u64, &[u8])]) {
 
 #[test]
 fn a_header_that_lies_is_refused_with_the_lie() {
-    let cases: &[(&[(u64, &[u8])], &str)] = &[
+    type Change<'a> = (u64, &'a [u8]);
+    let cases: &[(&[Change<'_>], &str)] = &[
         (&[(0, b"QFI0")], "it is no qcow2 file"),
         (&[(4, &[0, 0, 0, 4])], "it is qcow2 of version 4; 2 and 3 are known"),
         (&[(20, &[0, 0, 0, 22])], "its clusters are said to have 2^22 bytes"),

@@ -155,8 +155,8 @@ fn at(mut request: Request, sector: u64) -> Request {
 }
 
 fn play(by: By, seed: u64, faults: bool) -> HashMap<&'static str, u32> {
-    let mut front = Front::with_ring_pages(if seed % 2 == 0 { 1 } else { 2 });
-    front.parameters.persistent_grants = seed % 3 == 0;
+    let mut front = Front::with_ring_pages(if seed.is_multiple_of(2) { 1 } else { 2 });
+    front.parameters.persistent_grants = seed.is_multiple_of(3);
     let (_file, disk) = file_disk(SECTORS);
     let (mut model, mut dice) = (Model::new(seed), Random::new(!seed));
     let fault = move |event: &Event| match dice.below(24) {
