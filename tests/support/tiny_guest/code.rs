@@ -145,11 +145,6 @@ impl Code {
         CODE + self.text.len() as u64
     }
 
-    /// Its instructions so far.
-    pub fn text(&self) -> &[u8] {
-        &self.text
-    }
-
     /// Instructions as bytes.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.text.extend_from_slice(bytes);
