@@ -21,13 +21,6 @@ pub mod sync {
     pub use shuttle::sync::{Condvar, atomic};
 }
 
-/// What the hypervisor's own tests hook into: here every interleaving is tried anyway.
-#[cfg(test)]
-pub mod testing {
-    /// A word was read, and is about to be exchanged.
-    pub fn was_looked_at() {}
-}
-
 /// More interleavings than any of the tests has.
 const LIMIT: usize = 2_000_000;
 
@@ -37,4 +30,11 @@ pub fn every_interleaving(name: &str, test: impl Fn() + Send + Sync + 'static) {
     let tried = Runner::new(scheduler, Config::default()).run(test);
     println!("{name}: {tried} interleavings");
     assert!(tried < LIMIT, "{name} was not tried to the end");
+}
+
+/// What the hypervisor's own tests hook into: here every interleaving is tried anyway.
+#[cfg(test)]
+pub mod testing {
+    /// A word was read, and is about to be exchanged.
+    pub fn was_looked_at() {}
 }
