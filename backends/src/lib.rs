@@ -50,13 +50,6 @@ pub mod host;
 pub mod pages;
 pub mod patience;
 pub mod xenbus;
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::string_slice,
-    clippy::expect_used,
-    reason = "not gone through yet"
-)]
 pub mod xenstore;
 
 use host::HostError;

@@ -56,9 +56,11 @@ impl Client {
             loop {
                 let payload = format!("{path}\0{}\0", list.len());
                 let part = self.request(MessageType::DIRECTORY_PART, "list", path, payload.as_bytes())?;
-                let end = part.iter().position(|byte| *byte == 0).ok_or_else(nonsense)?;
-                let (of, names) = (part[..end].to_vec(), &part[end + 1..]);
-                if *generation.get_or_insert(of.clone()) != of {
+                let mut halves = part.splitn(2, |byte| *byte == 0);
+                let (Some(of), Some(names)) = (halves.next(), halves.next()) else {
+                    return Err(nonsense().into());
+                };
+                if *generation.get_or_insert_with(|| of.to_vec()) != of {
                     continue 'anew;
                 }
                 // The end of the list is an empty name.

@@ -32,8 +32,10 @@ pub(super) struct Watch {
 impl Watch {
     /// The event for a change at `path`, which is the watched path or below it. `watched` is that path in full.
     pub fn event(&self, watched: &Path, path: &Path) -> Event {
-        let hidden = watched.as_str().len() - self.whole.path.len();
-        Event { path: path.as_str()[hidden..].into(), token: Arc::clone(&self.whole.token) }
+        // What a relative path leaves out; both paths have it.
+        let hidden = watched.as_str().strip_suffix(&*self.whole.path).unwrap_or_default();
+        let shown = path.as_str().strip_prefix(hidden).unwrap_or(path.as_str());
+        Event { path: shown.into(), token: Arc::clone(&self.whole.token) }
     }
 }
 

@@ -94,16 +94,15 @@ impl<H: Host> GuestServer<H> {
         let mut available = self.ring.available()?.map_err(|bad| self.lying("request", bad))?;
         let mut moved = false;
         loop {
-            let output = self.wire.output();
-            let sent = output.len().min(room as usize);
-            self.ring.put(&output[..sent])?;
+            let sent = self.wire.output().len().min(room as usize);
+            self.ring.put(self.wire.output().get(..sent).unwrap_or_default())?;
             self.wire.sent(sent);
-            room -= sent as u32;
+            room = room.saturating_sub(sent as u32);
             let advanced = self.connection.with(|store| self.wire.advance(store))?;
             let taken = available.min(self.wire.wanted() as u32);
             let received = self.wire.receive(&self.ring.take(taken)?);
             received.map_err(|error| self.disconnect(RingError::PROTO, error.to_string()))?;
-            available -= taken;
+            available = available.saturating_sub(taken);
             moved |= sent != 0 || taken != 0;
             if sent == 0 && taken == 0 && !advanced {
                 break;

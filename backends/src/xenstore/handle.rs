@@ -4,6 +4,7 @@ use super::{Caller, ConnectionId, Event, Operation, Permissions, Store};
 use crate::bell::Bell;
 use pv_abi::{DomId, Errno};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What wakes whoever serves a connection: called, without a lock held, when there are events for it, and when it ended.
@@ -139,16 +140,25 @@ impl StoreHandle {
     /// # Errors
     /// As [`Store::connect`].
     pub fn connect(&self, caller: Caller, wake: Wake) -> Result<Connection, Errno> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = shared.store.connect(caller)?;
-        shared.wakes.insert(id, wake);
-        Ok(Connection { handle: self.clone(), id })
+        self.with_new(wake, |store| store.connect(caller))
     }
 
     /// Watches nothing yet; `bell` is rung when there are events.
     pub fn watcher(&self, bell: Arc<Bell>) -> Watcher {
-        let connection = self.connect(Caller::Privileged, Arc::new(move || bell.ring()));
-        Watcher(connection.expect("whoever is privileged can always connect"))
+        let open = |store: &mut Store| Ok::<_, Infallible>(store.open(Caller::Privileged));
+        let Ok(connection) = self.with_new(Arc::new(move || bell.ring()), open);
+        Watcher(connection)
+    }
+
+    fn with_new<E>(
+        &self,
+        wake: Wake,
+        open: impl FnOnce(&mut Store) -> Result<ConnectionId, E>,
+    ) -> Result<Connection, E> {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = open(&mut shared.store)?;
+        shared.wakes.insert(id, wake);
+        Ok(Connection { handle: self.clone(), id })
     }
 }
 

@@ -8,6 +8,7 @@ use super::transaction::{Room, Tell, Transaction};
 use super::tree::{Account, Node, Tree, cost};
 use pv_abi::io::xenstore::PAYLOAD_MAX;
 use pv_abi::{DomId, Errno};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Somebody at work in a transaction. Each operation is done whole or, where it fails, not at all.
@@ -146,7 +147,7 @@ impl<'a> Operation<'a> {
         let path = Path::parse(self.caller, path.as_ref())?;
         let node = self.look_up(&path, Need::Own)?;
         if matches!(self.caller, Caller::Domain(_)) {
-            if 1 + permissions.entries.len() > self.quota.permissions {
+            if permissions.entries.len() >= self.quota.permissions {
                 return Err(Errno::ENOSPC);
             }
             if permissions.owner != node.permissions.owner {
@@ -174,9 +175,9 @@ impl<'a> Operation<'a> {
         self.transaction.get(self.tree, path)
     }
 
-    /// How many of `lineage` there are: a node has all nodes above it, so this is a search by halves.
-    fn existing(&self, lineage: &[&str]) -> usize {
-        lineage.partition_point(|path| self.transaction.exists(self.tree, path))
+    /// Which of `lineage` there are, and which are not: a node has all nodes above it, so this is a search by halves.
+    fn existing<'b, 'c>(&self, lineage: &'b [&'c str]) -> (&'b [&'c str], &'b [&'c str]) {
+        lineage.split_at(lineage.partition_point(|path| self.transaction.exists(self.tree, path)))
     }
 
     fn look_up(&mut self, path: &Path, need: Need) -> Result<Arc<Node>, Errno> {
@@ -186,8 +187,7 @@ impl<'a> Operation<'a> {
             Some(_) => Errno::EACCES,
             None => {
                 let lineage: Vec<&str> = path.lineage().collect();
-                let nearest =
-                    self.existing(&lineage).checked_sub(1).map(|index| Path::from_part(lineage[index]));
+                let nearest = self.existing(&lineage).0.last().map(|nearest| Path::from_part(nearest));
                 let nearest = nearest.map(|nearest| self.get(&nearest)).transpose()?.flatten();
                 let told = nearest.map_or(self.caller == Caller::Privileged, |node| {
                     node.permissions.allow(self.caller, need)
@@ -201,7 +201,7 @@ impl<'a> Operation<'a> {
     /// Puts a node where `old` is.
     fn change(&mut self, path: &Path, old: &Node, new: Node) -> Result<(), Errno> {
         self.fits(&new)?;
-        self.afford(new.permissions.owner, 0, cost(path, &new) - cost(path, old))?;
+        self.afford(new.permissions.owner, 0, cost(path, &new).saturating_sub(cost(path, old)))?;
         self.transaction.put(self.tree, path, Some(new), Tell::Above);
         Ok(())
     }
@@ -209,17 +209,16 @@ impl<'a> Operation<'a> {
     /// Makes a node that is not there. What is new has the permissions of what it is made in, but is the caller's.
     fn create(&mut self, path: &Path, value: &[u8]) -> Result<(), Errno> {
         let lineage: Vec<&str> = path.lineage().collect();
-        let existing = self.existing(&lineage);
-        let parent_path =
-            Path::from_part(existing.checked_sub(1).map(|index| lineage[index]).ok_or(Errno::EIO)?);
+        let (existing, missing) = self.existing(&lineage);
+        let parent_path = Path::from_part(existing.last().ok_or(Errno::EIO)?);
         let mut parent = Node::clone(&*self.get(&parent_path)?.ok_or(Errno::EIO)?);
         let mut permissions = parent.permissions.clone();
         if let Caller::Domain(domain) = self.caller {
             permissions.owner = domain;
         }
 
-        let mut made = Vec::with_capacity(lineage.len() - existing);
-        for part in &lineage[existing..] {
+        let mut made = Vec::with_capacity(missing.len());
+        for part in missing {
             let (path, node) = (Path::from_part(part), Node::new(b"", permissions.clone()));
             let (_, leaf) = path.split().ok_or(Errno::EINVAL)?;
             let above = made.last_mut().map_or(&mut parent, |(_, above): &mut (Path, Node)| above);
@@ -245,11 +244,11 @@ impl<'a> Operation<'a> {
 
     /// A node and all below it, looked at, parents first.
     fn all_below(&mut self, path: &Path) -> Result<Vec<Path>, Errno> {
-        let (mut all, mut done) = (vec![path.clone()], 0);
-        while let Some(path) = all.get(done).cloned() {
+        let (mut all, mut ahead) = (Vec::new(), VecDeque::from([path.clone()]));
+        while let Some(path) = ahead.pop_front() {
             let node = self.get(&path)?.ok_or(Errno::EIO)?;
-            all.extend(node.children.iter().map(|leaf| path.child(leaf)));
-            done += 1;
+            ahead.extend(node.children.iter().map(|leaf| path.child(leaf)));
+            all.push(path);
         }
         Ok(all)
     }
@@ -265,7 +264,6 @@ impl<'a> Operation<'a> {
         if nodes <= 0 && bytes <= 0 {
             return Ok(());
         }
-        let account = Account { nodes: has.nodes + nodes, bytes: has.bytes + bytes };
-        self.quota.afford(self.caller, owner, account)
+        self.quota.afford(self.caller, owner, has.plus(Account { nodes, bytes }))
     }
 }

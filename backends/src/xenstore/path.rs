@@ -91,7 +91,7 @@ impl Path {
         let root = (!self.is_special() && &*self.0 != "/").then_some("/");
         let ends = self.0.match_indices('/').map(|(at, _)| at).filter(|at| *at != 0);
         let ends = ends.filter(|_| !self.is_special());
-        root.into_iter().chain(ends.map(|end| &self.0[..end])).chain([&*self.0])
+        root.into_iter().chain(ends.filter_map(|end| self.0.get(..end))).chain([&*self.0])
     }
 }
 

@@ -118,12 +118,12 @@ fn directory_part(
     for name in &children.names {
         if position >= offset {
             // One byte is kept for the end.
-            if reply.len() + name.len() + 2 > PAYLOAD_MAX as usize {
+            if reply.len().saturating_add(name.len()).saturating_add(2) > PAYLOAD_MAX as usize {
                 return Ok(reply);
             }
             reply.extend([name.as_bytes(), &[0]].concat());
         }
-        position += name.len() + 1;
+        position = position.saturating_add(name.len()).saturating_add(1);
     }
     reply.push(0);
     Ok(reply)
@@ -147,8 +147,8 @@ fn only(payload: &[u8]) -> Result<&[u8], Errno> {
 
 /// The first string of a payload, and what follows its NUL.
 fn first(payload: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
-    let end = payload.iter().position(|byte| *byte == 0).ok_or(Errno::EINVAL)?;
-    Ok((&payload[..end], &payload[end + 1..]))
+    let mut halves = payload.splitn(2, |byte| *byte == 0);
+    Ok((halves.next().ok_or(Errno::EINVAL)?, halves.next().ok_or(Errno::EINVAL)?))
 }
 
 /// A payload of two strings, each with its NUL; what may follow is reserved, and holds none.

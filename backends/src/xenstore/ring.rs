@@ -82,7 +82,7 @@ impl<P: Page> RingEnd<P> {
         while !bytes.is_empty() {
             let (offset, length) = run(RING_SIZE, self.rsp_prod, bytes.len() as u32);
             let (now, later) = bytes.split_at(length as usize);
-            self.page.write(RSP + offset as usize, now)?;
+            self.page.write(RSP.saturating_add(offset as usize), now)?;
             self.rsp_prod = self.rsp_prod.wrapping_add(length);
             bytes = later;
         }

@@ -165,9 +165,11 @@ fn serve(mut stream: UnixStream, connection: &Connection, signal: &Signal) -> io
             wait(&stream, PollFlags::OUT, signal)?;
             continue;
         }
-        match stream.read(&mut buffer[..wanted]) {
+        match stream.read(buffer.get_mut(..wanted).unwrap_or_default()) {
             Ok(0) => break,
-            Ok(length) => wire.receive(&buffer[..length]).map(drop).map_err(io::Error::other)?,
+            Ok(length) => {
+                wire.receive(buffer.get(..length).unwrap_or_default()).map(drop).map_err(io::Error::other)?
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => wait(&stream, PollFlags::IN, signal)?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -73,12 +73,17 @@ impl Store {
                 return Err(Errno::EISCONN);
             }
         }
-        self.last_connection += 1;
+        Ok(self.open(caller))
+    }
+
+    /// A new connection for somebody who may have one.
+    pub(super) fn open(&mut self, caller: Caller) -> ConnectionId {
+        self.last_connection = self.last_connection.saturating_add(1); // 64 bits do not run out
         let id = ConnectionId(self.last_connection);
         let (transactions, events) = (BTreeMap::new(), Events::default());
         let connection = Connection { caller, transactions, last_transaction: 0, watches: 0, events };
         self.connections.insert(id, connection);
-        Ok(id)
+        id
     }
 
     /// Ends a connection, with its watches and transactions.
@@ -164,7 +169,7 @@ impl Store {
         let inside = transactions.get_mut(&transaction).ok_or(Errno::ENOENT)?;
         let room = Room {
             nodes: self.quota.transaction_nodes,
-            bytes: self.quota.transaction_bytes.saturating_sub(held - inside.bytes()),
+            bytes: self.quota.transaction_bytes.saturating_sub(held.saturating_sub(inside.bytes())),
         };
         let room = matches!(caller, Caller::Domain(_)).then_some(room);
         work(&mut Operation::new(&mut self.tree, inside, caller, &self.quota, room))

@@ -74,8 +74,7 @@ impl Transaction {
 
     /// What `owner` would have if this were committed now.
     pub fn account(&self, tree: &Tree, owner: DomId) -> Account {
-        let (there, here) = (tree.account(owner), self.accounts.of(owner));
-        Account { nodes: there.nodes + here.nodes, bytes: there.bytes + here.bytes }
+        tree.account(owner).plus(self.accounts.of(owner))
     }
 
     /// True where there is a node. Does not count as a look.
@@ -94,16 +93,17 @@ impl Transaction {
         let held = match (accessed, &node) {
             (Some(_), _) => 0,
             (None, Some(node)) => cost(path, node) as usize,
-            (None, None) => path.as_str().len() + NODE_OVERHEAD,
+            (None, None) => path.as_str().len().saturating_add(NODE_OVERHEAD),
         };
-        let (looks, bytes) = (self.accessed.len() + usize::from(held != 0), self.bytes + held);
+        let looks = self.accessed.len().saturating_add(usize::from(held != 0));
+        let bytes = self.bytes.saturating_add(held);
         if self.room.is_some_and(|room| looks > room.nodes || bytes > room.bytes) {
             return Err(Errno::ENOSPC);
         }
         if held == 0 {
             return Ok(node);
         }
-        self.bytes += held;
+        self.bytes = bytes;
         let seen = node.as_ref().map(|node| node.generation);
         self.accessed.insert(path.clone(), Accessed { seen, now: node.clone(), changed: false, noted: None });
         Ok(node)
@@ -118,7 +118,7 @@ impl Transaction {
         if let Some(node) = &mut node {
             node.generation = tree.next_generation();
             self.accounts.add(path, node);
-            self.bytes += cost(path, node) as usize;
+            self.bytes = self.bytes.saturating_add(cost(path, node) as usize);
         }
         let old = std::mem::replace(&mut accessed.now, node.map(Arc::new));
         accessed.changed = true;
@@ -129,8 +129,8 @@ impl Transaction {
             return;
         }
         let exact = tell == Tell::Exact;
-        match accessed.noted {
-            Some(index) => self.changes[index].exact &= exact,
+        match accessed.noted.and_then(|index| self.changes.get_mut(index)) {
+            Some(change) => change.exact &= exact,
             None => {
                 accessed.noted = Some(self.changes.len());
                 let before = old.map(|old| old.permissions.clone());

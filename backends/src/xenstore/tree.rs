@@ -28,8 +28,9 @@ impl Node {
 
     /// What counts against the limit of one node.
     pub fn size(&self) -> usize {
-        let names: usize = self.children.iter().map(|name| name.len() + 1).sum();
-        self.value.len() + names + 4 * (1 + self.permissions.entries.len())
+        let names = self.children.iter().map(|name| name.len().saturating_add(1)).sum();
+        let permissions = self.permissions.entries.len().saturating_add(1).saturating_mul(4);
+        self.value.len().saturating_add(names).saturating_add(permissions)
     }
 }
 
@@ -38,6 +39,13 @@ impl Node {
 pub(super) struct Account {
     pub nodes: i64,
     pub bytes: i64,
+}
+
+impl Account {
+    pub fn plus(self, more: Self) -> Self {
+        let (nodes, bytes) = (self.nodes.saturating_add(more.nodes), self.bytes.saturating_add(more.bytes));
+        Self { nodes, bytes }
+    }
 }
 
 /// Everybody's account.
@@ -54,17 +62,16 @@ impl Accounts {
     }
 
     pub fn add(&mut self, path: &Path, node: &Node) {
-        self.book(node.permissions.owner, 1, cost(path, node));
+        self.book(node.permissions.owner, Account { nodes: 1, bytes: cost(path, node) });
     }
 
     pub fn subtract(&mut self, path: &Path, node: &Node) {
-        self.book(node.permissions.owner, -1, -cost(path, node));
+        self.book(node.permissions.owner, Account { nodes: -1, bytes: cost(path, node).saturating_neg() });
     }
 
-    fn book(&mut self, owner: DomId, nodes: i64, bytes: i64) {
+    fn book(&mut self, owner: DomId, more: Account) {
         let account = self.0.entry(owner).or_default();
-        account.nodes += nodes;
-        account.bytes += bytes;
+        *account = account.plus(more);
         if *account == Account::default() {
             self.0.remove(&owner);
         }
@@ -73,7 +80,7 @@ impl Accounts {
 
 /// What a node costs its owner, in bytes.
 pub(super) fn cost(path: &Path, node: &Node) -> i64 {
-    (path.as_str().len() + NODE_OVERHEAD + node.size()) as i64
+    path.as_str().len().saturating_add(NODE_OVERHEAD).saturating_add(node.size()) as i64
 }
 
 /// Special names that are nodes: their permissions say who is told.
@@ -106,7 +113,7 @@ impl Tree {
 
     /// A number that no node has yet.
     pub fn next_generation(&mut self) -> u64 {
-        self.generation += 1;
+        self.generation = self.generation.saturating_add(1); // 64 bits do not run out
         self.generation
     }
 

@@ -27,7 +27,7 @@ impl Store {
             return Err(Errno::E2BIG);
         }
         connection.events.push(&first, whole, self.quota.events);
-        connection.watches += 1;
+        connection.watches = connection.watches.saturating_add(1);
         self.woken.insert(id);
         self.watches.add(watched, first);
         Ok(())
@@ -43,7 +43,7 @@ impl Store {
         if !self.watches.remove(&path, id, token) {
             return Err(Errno::ENOENT);
         }
-        connection.watches -= 1;
+        connection.watches = connection.watches.saturating_sub(1);
         Ok(())
     }
 

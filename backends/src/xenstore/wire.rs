@@ -50,8 +50,8 @@ impl Wire {
     pub fn wanted(&self) -> usize {
         match self.header() {
             _ if !self.output().is_empty() => 0,
-            None => HEADER - self.input.len(),
-            Some(header) => HEADER + header.len as usize - self.input.len(),
+            None => HEADER.saturating_sub(self.input.len()),
+            Some(header) => HEADER.saturating_add(header.len as usize).saturating_sub(self.input.len()),
         }
     }
 
@@ -61,7 +61,7 @@ impl Wire {
     /// Where the client can't be served any more.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<usize, TooLong> {
         let taken = bytes.len().min(self.wanted());
-        self.input.extend_from_slice(&bytes[..taken]);
+        self.input.extend(bytes.iter().take(taken));
         match self.header() {
             Some(Header { message_type, len: length, .. }) if length > PAYLOAD_MAX => {
                 Err(TooLong { message_type, length })
@@ -87,7 +87,8 @@ impl Wire {
         }
         let complete = self.header().filter(|_| self.wanted() == 0);
         if let Some(header) = complete {
-            self.set_output(answer(store, self.connection, header, &self.input[HEADER..]));
+            let payload = self.input.get(HEADER..).unwrap_or_default();
+            self.set_output(answer(store, self.connection, header, payload));
             self.input.clear();
             return Ok(true);
         }
@@ -105,11 +106,11 @@ impl Wire {
 
     /// Output that has not left yet.
     pub fn output(&self) -> &[u8] {
-        &self.output[self.sent..]
+        self.output.get(self.sent..).unwrap_or_default()
     }
 
     /// So many bytes of it have left.
     pub fn sent(&mut self, length: usize) {
-        self.sent = (self.sent + length).min(self.output.len());
+        self.sent = self.sent.saturating_add(length).min(self.output.len());
     }
 }
