@@ -24,19 +24,8 @@
 )]
 
 pub mod bell;
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::string_slice,
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::unreachable,
-    reason = "not gone through yet"
-)]
 pub mod block;
 pub mod console;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "not gone through yet")]
 pub mod driver;
 #[allow(
     clippy::indexing_slicing,
@@ -46,7 +35,6 @@ pub mod driver;
 )]
 pub mod fake_host;
 pub mod host;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "not gone through yet")]
 pub mod pages;
 pub mod patience;
 pub mod xenbus;

@@ -15,7 +15,7 @@ impl<P: Page> Pages<P> {
 
     /// Their bytes.
     pub fn bytes(&self) -> usize {
-        self.0.len() * PAGE_SIZE
+        self.0.len().saturating_mul(PAGE_SIZE)
     }
 
     fn page(&self, offset: usize) -> Result<&P, HostError> {
@@ -29,12 +29,13 @@ impl<P: Page> Pages<P> {
         length: usize,
         mut action: impl FnMut(&P, usize, std::ops::Range<usize>) -> Result<(), HostError>,
     ) -> Result<(), HostError> {
-        let mut done = 0;
+        let mut done: usize = 0;
         while done < length {
-            let within = (offset + done) % PAGE_SIZE;
-            let part = (PAGE_SIZE - within).min(length - done);
-            action(self.page(offset + done)?, within, done..done + part)?;
-            done += part;
+            let offset = offset.saturating_add(done);
+            let within = offset % PAGE_SIZE;
+            let end = done.saturating_add(PAGE_SIZE.saturating_sub(within)).min(length);
+            action(self.page(offset)?, within, done..end)?;
+            done = end;
         }
         Ok(())
     }
@@ -52,11 +53,15 @@ impl<P: Page> RingMemory for Pages<P> {
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), HostError> {
-        self.each_part(offset, into.len(), |page, within, part| page.read(within, &mut into[part]))
+        self.each_part(offset, into.len(), |page, within, part| {
+            page.read(within, into.get_mut(part).unwrap_or_default())
+        })
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<(), HostError> {
-        self.each_part(offset, from.len(), |page, within, part| page.write(within, &from[part]))
+        self.each_part(offset, from.len(), |page, within, part| {
+            page.write(within, from.get(part).unwrap_or_default())
+        })
     }
 }
 

@@ -127,7 +127,8 @@ impl<H: Host> Backend<H> {
         let port = host.bind_port(domain, parameters.port, Arc::clone(&bell))?;
         let port = Port { host: Arc::clone(&host), port };
         let slots = ring.slots();
-        let keep = if parameters.persistent_grants { slots as usize * MAX_SEGMENTS } else { 0 };
+        let keep =
+            if parameters.persistent_grants { (slots as usize).saturating_mul(MAX_SEGMENTS) } else { 0 };
         let limits = Limits {
             sectors: disk.sectors(),
             writable: disk.is_writable(),

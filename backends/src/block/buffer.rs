@@ -38,11 +38,12 @@ impl<P: Page> Buffer<P> {
         let mut slices = Vec::with_capacity(self.pieces.len());
         for Piece { page, start, length } in &self.pieces {
             let skipped = skip.min(*length);
-            skip -= skipped;
-            if skipped == *length {
+            skip = skip.saturating_sub(skipped);
+            let (start, length) = (start.saturating_add(skipped), length.saturating_sub(skipped));
+            if length == 0 {
                 continue;
             }
-            let slice = page.slice(self.access)?.subslice(start + skipped, length - skipped);
+            let slice = page.slice(self.access)?.subslice(start, length);
             slices.push(slice.map_err(|_| HostError::new("the piece leaves its page"))?);
         }
         Ok(slices)

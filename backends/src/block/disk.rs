@@ -27,6 +27,11 @@ impl Disk {
         Self { name: name.into(), image, writable, lost_writes, failures, last_failure }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its sectors, of [`SECTOR_BYTES`].
     pub fn sectors(&self) -> u64 {
         self.image.bytes() / SECTOR_BYTES

@@ -90,7 +90,7 @@ impl<P: Page> Flight<P> {
         let transfer = || Transfer {
             buffer: Arc::clone(&self.buffer),
             from: self.done,
-            offset: self.offset + self.done as u64,
+            offset: self.offset.saturating_add(self.done as u64),
         };
         self.steps.first().map(|step| match step {
             Step::Read => Call::Read(transfer()),
@@ -130,7 +130,7 @@ impl<P: Page> Flight<P> {
             return Err(io::Error::new(kind, what));
         }
         if transfers {
-            self.done += moved;
+            self.done = self.done.saturating_add(moved);
         }
         if !transfers || self.done >= self.buffer.bytes() {
             self.steps = rest;

@@ -5,6 +5,7 @@
 mod backend;
 mod buffer;
 mod disk;
+mod driver;
 pub mod engine;
 mod flight;
 mod grants;
@@ -17,6 +18,7 @@ mod request;
 pub use backend::{Backend, MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
 pub use buffer::Buffer;
 pub use disk::Disk;
+pub use driver::{BlockDriver, CLASS, address};
 pub use rate::Limit;
 pub use request::Refused;
 

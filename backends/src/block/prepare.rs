@@ -6,7 +6,7 @@ use super::grants::Grants;
 use super::request::{Direction, Limits, Refused, Task, check_segments, range};
 use crate::host::{Access, Host, HostError, Page};
 use pv_abi::GrantRef;
-use pv_abi::io::block::{Operation, SECTOR_BYTES, SEGMENTS_PER_PAGE, Segment, Status};
+use pv_abi::io::block::{Operation, SEGMENTS_PER_PAGE, Segment, Status};
 use zerocopy::{FromZeros, IntoBytes};
 
 fn not_granted(_: HostError) -> Refused {
@@ -22,20 +22,20 @@ pub(super) fn prepare<H: Host>(
 ) -> Result<Flight<H::Page>, Refused> {
     let nothing = || Buffer::new(Vec::new(), Access::ReadOnly);
     Ok(match task {
-        Task::Transfer { direction, sector, segments } => {
+        Task::Transfer { direction, offset, segments } => {
             let operation = match direction {
                 Direction::Read => Operation::READ,
                 Direction::Write => Operation::WRITE,
             };
-            transfer(id, operation, direction, sector, &segments, grants)?
+            transfer(id, operation, direction, offset, &segments, grants)?
         }
         Task::Indirect { direction, sector, count, pages } => {
             let segments = indirect_segments(count, &pages, grants)?;
-            check_segments(&segments, direction, sector, limits)?;
-            transfer(id, Operation::INDIRECT, direction, sector, &segments, grants)?
+            let offset = check_segments(&segments, direction, sector, limits)?;
+            transfer(id, Operation::INDIRECT, direction, offset, &segments, grants)?
         }
-        Task::Barrier { sector, segments } => {
-            Flight::barrier(id, sector * SECTOR_BYTES, map(&segments, Access::ReadOnly, grants)?)
+        Task::Barrier { offset, segments } => {
+            Flight::barrier(id, offset, map(&segments, Access::ReadOnly, grants)?)
         }
         Task::Flush => Flight::flush(id, nothing()),
         Task::Discard { offset, length } => Flight::discard(id, offset, length, nothing()),
@@ -46,11 +46,10 @@ fn transfer<H: Host>(
     id: u64,
     operation: Operation,
     direction: Direction,
-    sector: u64,
+    offset: u64,
     segments: &[Segment],
     grants: &mut Grants<H>,
 ) -> Result<Flight<H::Page>, Refused> {
-    let offset = sector * SECTOR_BYTES;
     Ok(match direction {
         Direction::Read => Flight::read(id, operation, offset, map(segments, Access::ReadWrite, grants)?),
         Direction::Write => Flight::write(id, operation, offset, map(segments, Access::ReadOnly, grants)?),

@@ -47,7 +47,7 @@ impl<P: Page> Queue<P> {
         };
         let token = if may_begin { self.free.pop()? } else { return None };
         let flight = self.held.take()?;
-        self.writes += usize::from(flight.order == Order::Write);
+        self.writes = self.writes.saturating_add(usize::from(flight.order == Order::Write));
         self.alone |= flight.order == Order::Alone;
         let place = self.flights.get_mut(token as usize)?;
         Some((token, place.insert(flight)))
@@ -62,7 +62,7 @@ impl<P: Page> Queue<P> {
     pub fn end(&mut self, token: u32) -> Option<Flight<P>> {
         let flight = self.flights.get_mut(token as usize)?.take()?;
         self.free.push(token);
-        self.writes -= usize::from(flight.order == Order::Write);
+        self.writes = self.writes.saturating_sub(usize::from(flight.order == Order::Write));
         self.alone &= flight.order != Order::Alone;
         Some(flight)
     }

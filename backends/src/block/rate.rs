@@ -35,22 +35,26 @@ impl Bucket {
 
     /// At least one token, however slow it is.
     fn capacity(&self) -> i128 {
-        (self.per_second * BURST.as_nanos() as i128).max(NANOSECONDS)
+        self.per_second.saturating_mul(BURST.as_nanos() as i128).max(NANOSECONDS)
     }
 
     /// How long until something can be taken.
     fn wait(&mut self, now: Instant) -> Duration {
         let elapsed = now.saturating_duration_since(self.filled).as_nanos() as i128;
         self.filled = self.filled.max(now);
-        self.level = (self.level + elapsed.saturating_mul(self.per_second)).min(self.capacity());
+        let filled = self.level.saturating_add(elapsed.saturating_mul(self.per_second));
+        self.level = filled.min(self.capacity());
         match self.level {
             level if level > 0 => Duration::ZERO,
-            level => Duration::from_nanos(u64::try_from(1 - level / self.per_second).unwrap_or(u64::MAX)),
+            debt => {
+                let nanoseconds = debt.saturating_neg().checked_div(self.per_second).unwrap_or_default();
+                Duration::from_nanos(u64::try_from(nanoseconds.saturating_add(1)).unwrap_or(u64::MAX))
+            }
         }
     }
 
     fn take(&mut self, tokens: u64) {
-        self.level -= i128::from(tokens) * NANOSECONDS;
+        self.level = self.level.saturating_sub(i128::from(tokens).saturating_mul(NANOSECONDS));
     }
 }
 

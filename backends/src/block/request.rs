@@ -47,12 +47,12 @@ pub(super) enum Direction {
 /// A request that can be done, as far as the request itself tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Move data from or to `sector` on.
-    Transfer { direction: Direction, sector: u64, segments: Vec<Segment> },
+    /// Move data from or to byte `offset` of the disk on.
+    Transfer { direction: Direction, offset: u64, segments: Vec<Segment> },
     /// The same, but the segments stand in pages that are to be read, and checked with [`check_segments`].
     Indirect { direction: Direction, sector: u64, count: u16, pages: Vec<GrantRef> },
     /// A write, perhaps of nothing, that nothing passes.
-    Barrier { sector: u64, segments: Vec<Segment> },
+    Barrier { offset: u64, segments: Vec<Segment> },
     /// Make durable what was written.
     Flush,
     /// Forget bytes of the disk.
@@ -87,55 +87,64 @@ fn segments(request: &Request) -> Result<Vec<Segment>, Refused> {
 }
 
 fn transfer(request: &Request, direction: Direction, limits: Limits) -> Result<Task, Refused> {
-    let (segments, sector) = (segments(request)?, request.sector_number);
-    check_segments(&segments, direction, sector, limits)?;
-    Ok(Task::Transfer { direction, sector, segments })
+    let segments = segments(request)?;
+    let offset = check_segments(&segments, direction, request.sector_number, limits)?;
+    Ok(Task::Transfer { direction, offset, segments })
 }
 
 fn barrier(request: &Request, limits: Limits) -> Result<Task, Refused> {
-    let (segments, sector) = (segments(request)?, request.sector_number);
+    let segments = segments(request)?;
     if !segments.is_empty() {
-        check_segments(&segments, Direction::Write, sector, limits)?;
-        return Ok(Task::Barrier { sector, segments });
+        let offset = check_segments(&segments, Direction::Write, request.sector_number, limits)?;
+        return Ok(Task::Barrier { offset, segments });
     }
     if !limits.writable {
         return Err(READ_ONLY);
     }
     // Of a write of nothing, the sector means nothing, and was not checked.
-    Ok(Task::Barrier { sector: 0, segments })
+    Ok(Task::Barrier { offset: 0, segments })
 }
 
 const READ_ONLY: Refused = error("the disk is read-only");
 const BEHIND_THE_END: Refused = error("sectors behind the end of the disk");
 
-/// The segments of a transfer: each within its page, together within the disk.
+/// The segments of a transfer: each within its page, together within the disk. Returns where on the disk, in bytes.
 pub(super) fn check_segments(
     segments: &[Segment],
     direction: Direction,
     sector: u64,
     limits: Limits,
-) -> Result<(), Refused> {
+) -> Result<u64, Refused> {
     if direction == Direction::Write && !limits.writable {
         return Err(READ_ONLY);
     }
     if segments.is_empty() {
         return Err(error("no segments"));
     }
-    let mut count = 0;
+    let mut count: u64 = 0;
     for Segment { first_sect, last_sect, .. } in segments {
-        if first_sect > last_sect || *last_sect > LAST_SECTOR_OF_PAGE {
-            return Err(error("a segment that leaves its page"));
-        }
-        count += u64::from(last_sect - first_sect) + 1;
+        let sectors = match last_sect.checked_sub(*first_sect) {
+            Some(behind_first) if *last_sect <= LAST_SECTOR_OF_PAGE => {
+                u64::from(behind_first).saturating_add(1)
+            }
+            _ => return Err(error("a segment that leaves its page")),
+        };
+        count = count.saturating_add(sectors);
     }
-    within(sector, count, limits.sectors)
+    offset(sector, count, limits.sectors)
 }
 
-fn within(sector: u64, count: u64, sectors: u64) -> Result<(), Refused> {
+/// The first byte of sectors that are on the disk.
+fn offset(sector: u64, count: u64, sectors: u64) -> Result<u64, Refused> {
     match sector.checked_add(count) {
-        Some(end) if end <= sectors => Ok(()),
+        Some(end) if end <= sectors => Ok(bytes(sector)),
         _ => Err(BEHIND_THE_END),
     }
+}
+
+/// Bytes of sectors that are on the disk, whose bytes can be counted.
+const fn bytes(sectors: u64) -> u64 {
+    sectors.saturating_mul(SECTOR_BYTES)
 }
 
 fn discard(request: &Request, limits: Limits) -> Result<Task, Refused> {
@@ -148,10 +157,8 @@ fn discard(request: &Request, limits: Limits) -> Result<Task, Refused> {
     if discard.nr_sectors == 0 {
         return Err(error("a discard of nothing"));
     }
-    within(discard.sector_number, discard.nr_sectors, limits.sectors)?;
-    // The end of the disk in bytes is a number, so these are as well.
-    let (sector, count) = (discard.sector_number, discard.nr_sectors);
-    Ok(Task::Discard { offset: sector * SECTOR_BYTES, length: count * SECTOR_BYTES })
+    let offset = offset(discard.sector_number, discard.nr_sectors, limits.sectors)?;
+    Ok(Task::Discard { offset, length: bytes(discard.nr_sectors) })
 }
 
 fn indirect(request: &Request, limits: Limits) -> Result<Task, Refused> {
@@ -176,9 +183,9 @@ fn indirect(request: &Request, limits: Limits) -> Result<Task, Refused> {
 
 /// Where in its page a checked segment lies: offset and length in bytes.
 pub(super) fn range(segment: &Segment) -> (usize, usize) {
-    let sector = SECTOR_BYTES as usize;
-    let first = usize::from(segment.first_sect);
-    (first * sector, (usize::from(segment.last_sect) + 1 - first) * sector)
+    let bytes = |sectors: u8| usize::from(sectors).saturating_mul(SECTOR_BYTES as usize);
+    let start = bytes(segment.first_sect);
+    (start, bytes(segment.last_sect.saturating_add(1)).saturating_sub(start))
 }
 
 const _: () = {

@@ -1,7 +1,7 @@
 //! The back-end's end of a ring: takes requests, puts responses.
 
-use super::index::{ahead, must_notify, slots};
-use super::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingMemory, SLOTS};
+use super::index::{ahead, must_notify, offset, slots};
+use super::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingMemory};
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -55,7 +55,7 @@ where
     }
 
     fn slot(&self, index: u32) -> usize {
-        SLOTS + (index & (self.slots - 1)) as usize * Self::SLOT_BYTES
+        offset(index, self.slots, Self::SLOT_BYTES)
     }
 
     /// Requests that wait to be taken.

@@ -1,7 +1,7 @@
 //! The front-end's end of a ring: puts requests, takes responses.
 
-use super::index::{ahead, must_notify, slots};
-use super::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingMemory, SLOTS};
+use super::index::{ahead, must_notify, offset, slots};
+use super::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingMemory};
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -57,11 +57,11 @@ where
 
     /// Requests that can be put now.
     pub fn room(&self) -> u32 {
-        self.slots - self.outstanding()
+        self.slots.saturating_sub(self.outstanding())
     }
 
     fn slot(&self, index: u32) -> usize {
-        SLOTS + (index & (self.slots - 1)) as usize * Self::SLOT_BYTES
+        offset(index, self.slots, Self::SLOT_BYTES)
     }
 
     /// Puts a request, for the back-end to see at the next [`Self::publish`].

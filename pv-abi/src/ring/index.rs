@@ -2,8 +2,17 @@
 
 /// Slots of a ring in `bytes` of memory: as many as fit, rounded down to a power of two.
 pub const fn slots(bytes: usize, slot_bytes: usize) -> u32 {
-    let fit = bytes.saturating_sub(super::SLOTS) / slot_bytes;
-    if fit == 0 || fit > u32::MAX as usize { 0 } else { 1 << fit.ilog2() }
+    match bytes.saturating_sub(super::SLOTS).checked_div(slot_bytes) {
+        None | Some(0) => 0,
+        Some(fit) if fit > u32::MAX as usize => 0,
+        Some(fit) => 1 << fit.ilog2(),
+    }
+}
+
+/// Where the slot of `index` lies in the memory of a ring of so many slots, a power of two.
+pub const fn offset(index: u32, slots: u32, slot_bytes: usize) -> usize {
+    let slot = (index & slots.saturating_sub(1)) as usize;
+    super::SLOTS.saturating_add(slot.saturating_mul(slot_bytes))
 }
 
 /// An end has moved its index from `old` to `new`; must it notify its peer, who asked for that at `event`?
@@ -26,6 +35,12 @@ mod tests {
     fn a_ring_has_a_power_of_two_of_slots() {
         assert_eq!((slots(4096, 112), slots(8192, 112), slots(65536, 112)), (32, 64, 512));
         assert_eq!((slots(64, 16), slots(0, 16), slots(80, 16)), (0, 0, 1));
+    }
+
+    #[test]
+    fn slots_lie_behind_the_header_and_come_round() {
+        assert_eq!((offset(0, 32, 112), offset(31, 32, 112), offset(32, 32, 112)), (64, 64 + 31 * 112, 64));
+        assert_eq!(offset(u32::MAX, 4, 16), 64 + 3 * 16);
     }
 
     /// Against the definition: a notification is due if the peer's index is one of those that were passed.

@@ -99,7 +99,7 @@ impl<P: Page> Uring<P> {
         // owns from now on: neither moves nor goes before `finished` has taken the completion with this token.
         let pushed = unsafe { self.ring.submission().push(&entry.user_data(token.into())) };
         pushed.map_err(|_| {
-            self.under_way[token as usize] = None;
+            self.under_way.get_mut(token as usize).map(Option::take);
             io::Error::other("the queue of calls is full")
         })
     }
@@ -192,7 +192,10 @@ impl<P: Page> Engine<P> for Uring<P> {
             *place = None;
         }
         let result = completion.result();
-        Some((token, usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))))
+        Some((
+            token,
+            usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg())),
+        ))
     }
 
     fn wait(&mut self) {

@@ -47,7 +47,7 @@ impl Lock {
             Err(error) => return Err(format!("it cannot be locked: {error}")),
         }
         let mut users = users();
-        users.next += 1;
+        users.next = users.next.wrapping_add(1);
         let number = users.next;
         users.users.insert(number, (identity, user.to_owned()));
         Ok(Self { number, identity })

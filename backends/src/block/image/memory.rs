@@ -24,7 +24,8 @@ impl MemoryImage {
     fn range(&self, offset: u64, length: usize) -> io::Result<VolatileSlice<'_>> {
         let size = self.0.size();
         let offset = usize::try_from(offset).unwrap_or(size).min(size);
-        self.0.get_slice(offset, length.min(size - offset)).map_err(io::Error::other)
+        let there = size.saturating_sub(offset);
+        self.0.get_slice(offset, length.min(there)).map_err(io::Error::other)
     }
 
     /// Calls `copy` with the part of the image that belongs to each slice.
@@ -34,12 +35,12 @@ impl MemoryImage {
         slices: &[VolatileSlice<'_>],
         copy: impl Fn(VolatileSlice<'_>, VolatileSlice<'_>),
     ) -> io::Result<usize> {
-        let mut done = 0;
+        let mut done: usize = 0;
         for slice in slices {
             let range = self.range(offset.saturating_add(done as u64), slice.len())?;
             let length = range.len();
             copy(range, slice.subslice(0, length).map_err(io::Error::other)?);
-            done += length;
+            done = done.saturating_add(length);
         }
         Ok(done)
     }
@@ -67,8 +68,8 @@ impl Image for MemoryImage {
         const ZEROS: [u8; 4096] = [0; 4096];
         let range = self.range(offset, usize::try_from(length).unwrap_or(usize::MAX))?;
         for start in (0..range.len()).step_by(ZEROS.len()) {
-            let length = ZEROS.len().min(range.len() - start);
-            range.subslice(start, length).map_err(io::Error::other)?.copy_from(&ZEROS[..length]);
+            // Copies as much as there is room for.
+            range.offset(start).map_err(io::Error::other)?.copy_from(&ZEROS);
         }
         Ok(())
     }

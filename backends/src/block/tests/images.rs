@@ -174,16 +174,18 @@ fn a_qcow2_disk_is_served_like_any_other() {
     assert_eq!(front.page(1).bytes(), [0; PAGE_SIZE]);
 }
 
+/// Bytes at an offset.
+type Change<'a> = (u64, &'a [u8]);
+
 /// Changes the header, by big-endian numbers at offsets.
-fn with_header(path: &Path, changes: &[(u64, &[u8])]) {
+fn with_header(path: &Path, changes: &[Change]) {
     let file = File::options().write(true).open(path).unwrap();
     changes.iter().for_each(|(offset, bytes)| file.write_all_at(bytes, *offset).unwrap());
 }
 
 #[test]
 fn a_header_that_lies_is_refused_with_the_lie() {
-    type Change<'a> = (u64, &'a [u8]);
-    let cases: &[(&[Change<'_>], &str)] = &[
+    let cases: &[(&[Change], &str)] = &[
         (&[(0, b"QFI0")], "it is no qcow2 file"),
         (&[(4, &[0, 0, 0, 4])], "it is qcow2 of version 4; 2 and 3 are known"),
         (&[(20, &[0, 0, 0, 22])], "its clusters are said to have 2^22 bytes"),

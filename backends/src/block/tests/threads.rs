@@ -3,10 +3,9 @@
 use super::front::*;
 use super::random::Random;
 use crate::block::Settings;
-use crate::driver::{Device, End, run};
+use crate::driver::{Device, serve_until};
 use pv_abi::io::block::Status;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
 /// As the hypervisor does: the back-end's notifications arrive as a count that grows.
@@ -25,7 +24,9 @@ fn play(by: By, sleepy: bool) {
     let mut backend = front.connect_by(&disk, by, Settings::default());
     let (stop, bell) = (&AtomicBool::new(false), std::sync::Arc::clone(&front.bell));
     std::thread::scope(|scope| {
-        let serving = scope.spawn(move || run(&mut backend, &bell, stop));
+        let serving = scope.spawn(move || {
+            serve_until(&mut backend, &bell, &|| stop.load(Ordering::SeqCst)).and_then(|()| backend.finish())
+        });
         let (mut random, mut seen, mut answered) = (Random::new(5), 0, 0u64);
         for round in 0..if sleepy { 60 } else { 600 } {
             let count = 1 + random.below(32);
@@ -52,7 +53,7 @@ fn play(by: By, sleepy: bool) {
         }
         stop.store(true, Ordering::SeqCst);
         front.bell.ring();
-        assert!(matches!(serving.join().unwrap(), End::Stopped));
+        serving.join().unwrap().unwrap();
         assert!(answered > 0);
     });
     assert_eq!(front.host.open_ports(), 0, "the device was dropped");
@@ -75,9 +76,8 @@ fn a_back_end_that_is_stopped_answers_what_it_has_taken() {
         let mut backend = front.connect_by(&disk, by, Settings::default());
         front.ask_all((0..32).map(|id| read(id, 0, &[whole(0)])));
         backend.serve().unwrap();
-        let (stop, (sender, ended)) = (AtomicBool::new(true), mpsc::channel());
-        sender.send(run(&mut backend, &front.bell, &stop)).unwrap();
-        assert!(matches!(ended.recv().unwrap(), End::Stopped));
+        serve_until(&mut backend, &front.bell, &|| true).unwrap();
+        backend.finish().unwrap();
         assert_eq!(backend.unanswered(), 0);
         assert!(!front.answers().is_empty());
     }

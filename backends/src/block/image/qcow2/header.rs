@@ -51,8 +51,8 @@ pub struct Header {
 pub fn check(file: &File, writable: bool) -> Result<Header, String> {
     let mut fields = Fields::new_zeroed();
     let length = file_bytes(file).map_err(|error| format!("it cannot be read: {error}"))?;
-    let bytes = fields.as_mut_bytes();
-    let bytes = if length < bytes.len() as u64 { &mut bytes[..BYTES_OF_VERSION_2] } else { bytes };
+    let known = if length < size_of::<Fields>() as u64 { BYTES_OF_VERSION_2 } else { size_of::<Fields>() };
+    let bytes = fields.as_mut_bytes().get_mut(..known).unwrap_or_default();
     file.read_exact_at(bytes, 0).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => {
             format!("its {length} bytes are too few for the header of a qcow2 file")
@@ -99,13 +99,13 @@ fn check_format(fields: &Fields, writable: bool) -> Result<u64, String> {
 fn check_tables(fields: &Fields, cluster_bytes: u64, length: u64) -> Result<(), String> {
     let (size, l1_entries) = (fields.size.get(), u64::from(fields.l1_entries.get()));
     // An entry of the L1 table stands for an L2 table of one cluster, whose entries stand for a cluster each.
-    let bytes_per_entry = cluster_bytes / 8 * cluster_bytes;
+    let bytes_per_entry = (cluster_bytes / 8).saturating_mul(cluster_bytes);
     if l1_entries < size.div_ceil(bytes_per_entry) {
         return Err(format!("its size is said to be {size} bytes, for which its L1 table is too short"));
     }
-    let refcounts = u64::from(fields.refcount_table_clusters.get()) * cluster_bytes;
+    let refcounts = u64::from(fields.refcount_table_clusters.get()).saturating_mul(cluster_bytes);
     for (what, offset, bytes) in [
-        ("L1 table", fields.l1_offset.get(), l1_entries * 8),
+        ("L1 table", fields.l1_offset.get(), l1_entries.saturating_mul(8)),
         ("refcount table", fields.refcount_table_offset.get(), refcounts),
         ("backing file's name", fields.backing_file_offset.get(), fields.backing_file_bytes.get().into()),
     ] {

@@ -41,8 +41,8 @@ impl StrictFile {
                     return Ok(());
                 }
                 Ok(length) => {
-                    buffer = &mut buffer[length..];
-                    offset += length as u64;
+                    buffer = buffer.get_mut(length..).unwrap_or_default();
+                    offset = offset.saturating_add(length as u64);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -66,7 +66,7 @@ impl Storage for StrictFile {
     unsafe fn pure_readv(&self, bufv: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
         for mut buffer in bufv.into_inner() {
             self.read(&mut buffer, offset)?;
-            offset += buffer.len() as u64;
+            offset = offset.saturating_add(buffer.len() as u64);
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Storage for StrictFile {
     unsafe fn pure_writev(&self, bufv: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         for buffer in bufv.into_inner() {
             self.file.file.write_all_at(&buffer, offset)?;
-            offset += buffer.len() as u64;
+            offset = offset.saturating_add(buffer.len() as u64);
         }
         Ok(())
     }

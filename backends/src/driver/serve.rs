@@ -1,0 +1,99 @@
+//! The loop of a connected device: serve, poll for a while, sleep.
+
+use super::{Device, Sleep};
+use crate::Disconnect;
+use crate::bell::Bell;
+use crate::patience::Patience;
+use std::time::Instant;
+
+/// Serves a device until it is interrupted and the bell rung.
+///
+/// # Errors
+/// Why it cannot go on.
+pub fn serve_until(
+    device: &mut dyn Device,
+    bell: &Bell,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<(), Disconnect> {
+    let mut patience = Patience::default();
+    // A front-end that always has more to do does not keep its back-end from looking up.
+    while !interrupted() {
+        if device.serve()? {
+            continue;
+        }
+        if poll(device, &patience, interrupted)? {
+            patience.paid_off();
+            continue;
+        }
+        let asleep = Instant::now();
+        match device.prepare_to_sleep()? {
+            Sleep::No => continue,
+            Sleep::UntilRung => bell.listen(),
+            Sleep::AtMost(limit) => drop(bell.listen_for(limit)),
+        }
+        patience.slept(asleep.elapsed());
+    }
+    Ok(())
+}
+
+/// Looks for work as long as patience lasts; true where there was some, and it is done.
+fn poll(
+    device: &mut dyn Device,
+    patience: &Patience,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<bool, Disconnect> {
+    let start = Instant::now();
+    while start.elapsed() < patience.time() && !interrupted() {
+        if device.serve()? {
+            return Ok(true);
+        }
+        std::hint::spin_loop();
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::Sleep;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Always busy, as a front-end can make it; it counts how it is treated.
+    #[derive(Default)]
+    struct Busy {
+        served: u32,
+        stop: Arc<AtomicBool>,
+    }
+
+    impl Device for Busy {
+        fn serve(&mut self) -> Result<bool, Disconnect> {
+            self.served += 1;
+            self.stop.store(self.served == 100, Ordering::SeqCst);
+            if self.served > 100 { Err(Disconnect::Protocol("served on".into())) } else { Ok(true) }
+        }
+
+        fn prepare_to_sleep(&mut self) -> Result<Sleep, Disconnect> {
+            Err(Disconnect::Protocol("it was busy".into()))
+        }
+
+        fn finish(&mut self) -> Result<(), Disconnect> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_always_busy_can_be_interrupted() {
+        let mut device = Busy::default();
+        let stop = Arc::clone(&device.stop);
+        assert!(serve_until(&mut device, &Bell::default(), &|| stop.load(Ordering::SeqCst)).is_ok());
+        assert_eq!(device.served, 100);
+    }
+
+    #[test]
+    fn a_device_that_cannot_go_on_ends_with_the_reason() {
+        let mut device = Busy { served: 100, ..Busy::default() };
+        let end = serve_until(&mut device, &Bell::default(), &|| false);
+        assert!(matches!(end, Err(Disconnect::Protocol(why)) if why == "served on"));
+    }
+}
