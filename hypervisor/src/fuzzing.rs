@@ -11,28 +11,36 @@ mod calls;
 
 pub use calls::{Bytes, Choices, Random};
 
+use crate::grant::lent_entries;
 use crate::hypercall::{Outcome, TABLE};
 use crate::paging::{Budget, Progress};
 use crate::testing::{BASE, Guest, STACK, World, change_what_is_read, page, recover};
 use calls::{Caller, Case, Ground};
-use pv_abi::{DomId, Errno};
+use pv_abi::grant_table::GrantEntry;
+use pv_abi::{DomId, Errno, Mfn};
 use zerocopy::IntoBytes;
 
 const CALLS_BETWEEN_AUDITS: u64 = 200;
 const CANARY: u64 = 0x5afe;
 
+/// Pages that the bystander lends: to be written, and to be read.
+const LENT: u64 = 5;
+const LENT_TO_READ: u64 = 6;
+
 /// A machine, and a bystander on it.
 pub struct Playground {
     world: World,
     bystander: Guest,
+    /// Mappings of grants that were seen, at the moments of recounting.
+    pub mapped: u64,
 }
 
 impl Default for Playground {
     fn default() -> Self {
         let world = World::new();
         let bystander = world.guest();
-        world.poke(&bystander, page(3), &CANARY);
-        Self { world, bystander }
+        [3, LENT_TO_READ].iter().for_each(|&kept| world.poke(&bystander, page(kept), &CANARY));
+        Self { world, bystander, mapped: 0 }
     }
 }
 
@@ -43,9 +51,11 @@ impl Playground {
     /// Where something is wrong: that is what it is for.
     pub fn guest(&mut self, choices: impl Choices, calls: u64) -> u64 {
         let guest = self.world.guest();
+        self.lend(&guest);
         let ground = self.ground(&guest);
         let mut caller = Caller { choices, ground: &ground };
-        caller.clear_drafts().iter().for_each(|case| assert!(self.play(&guest, case)));
+        let first = caller.clear_drafts().into_iter().chain(caller.find_back());
+        first.for_each(|case| assert!(self.play(&guest, &case)));
         let mut succeeded = 0;
         for call in 1..=calls {
             let case = caller.case();
@@ -75,6 +85,26 @@ impl Playground {
         self.world.check_end(vec![self.bystander]);
     }
 
+    /// A grant table of one frame; its frame.
+    fn grants(&self, guest: &Guest) -> Mfn {
+        let mut grants = guest.domain.grants().lock();
+        grants.grow(&self.world.services.mmu, guest.domain.id(), 1).unwrap();
+        grants.frames()[0]
+    }
+
+    /// The bystander lends two pages to the guest.
+    fn lend(&self, guest: &Guest) {
+        let table = self.grants(&self.bystander);
+        for (reference, (kept, access)) in
+            [(LENT, 0), (LENT_TO_READ, GrantEntry::READ_ONLY)].into_iter().enumerate()
+        {
+            let frame = self.bystander.pages[kept as usize].0 as u32;
+            let flags = GrantEntry::PERMIT_ACCESS | access;
+            let entry = GrantEntry { flags, domid: guest.domain.id().0, frame };
+            self.world.machine.memory.write(table, (1 + reference) * 8, entry.as_bytes()).unwrap();
+        }
+    }
+
     fn ground(&self, guest: &Guest) -> Ground {
         Ground {
             base: BASE,
@@ -87,6 +117,8 @@ impl Playground {
             others: vec![self.bystander.pages[3].0, self.bystander.root.0, self.bystander.l1.0],
             frames: self.world.services.mmu.layout().frames,
             domain: guest.domain.id().0.into(),
+            lender: self.bystander.domain.id().0.into(),
+            grant_frame: self.grants(guest).0,
             numbers: TABLE.iter().map(|row| row.number).collect(),
             stack: STACK,
             code: BASE,
@@ -118,7 +150,9 @@ impl Playground {
 
     /// What is cheap to look at.
     fn check(&self, guest: &Guest) {
-        assert_eq!(self.world.peek::<u64>(&self.bystander, page(3)), CANARY);
+        for kept in [3, LENT_TO_READ] {
+            assert_eq!(self.world.peek::<u64>(&self.bystander, page(kept)), CANARY);
+        }
         let mmu = &self.world.services.mmu;
         let domains = [DomId::XEN, self.bystander.domain.id(), guest.domain.id()];
         let owned: u64 = domains.map(|domain| mmu.frames_of(domain)).iter().sum();
@@ -126,7 +160,7 @@ impl Playground {
     }
 
     /// Recounts everything.
-    fn audit(&self, guest: &Guest) {
+    fn audit(&mut self, guest: &Guest) {
         let mut held = Vec::new();
         for guest in [&self.bystander, guest] {
             let drained = self.world.services.mmu.drain(guest.domain.id(), &mut Budget::unlimited());
@@ -136,6 +170,8 @@ impl Playground {
                 held.extend(vcpu.gdt.held());
             });
         }
-        assert_eq!(self.world.services.mmu.audit(&held), Vec::<String>::new());
+        let lent = lent_entries(&self.world.services.domains);
+        self.mapped += lent.len() as u64;
+        assert_eq!(self.world.services.mmu.audit_lending(&held, &lent), Vec::<String>::new());
     }
 }

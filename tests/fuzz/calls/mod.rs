@@ -14,6 +14,8 @@ use pv_abi::hypercall::HypercallNumber as N;
 
 /// Pages of the playground, mapped writable one after the other, but for the drafts.
 pub const PAGES: u64 = 32;
+/// Where the guest has its grant table.
+pub const GRANTS: u64 = 23;
 /// Pages from here on are mapped nowhere at first, so that they can become tables: two of each level.
 pub const FIRST_DRAFT: u64 = 24;
 
@@ -45,8 +47,11 @@ pub struct Ground {
     pub others: Vec<u64>,
     /// Frames of the machine.
     pub frames: u64,
-    /// Its domain.
+    /// Its domain, and one that may lend it pages.
     pub domain: u64,
+    pub lender: u64,
+    /// The first frame of its grant table.
+    pub grant_frame: u64,
     /// All hypercalls.
     pub numbers: Vec<u64>,
     /// Where `iret` finds its frame, in the playground or not: RSP at the call.
@@ -92,6 +97,7 @@ impl<C: Choices> Caller<'_, C> {
             4 => N::UPDATE_VA_MAPPING.0,
             5 => N::EVENT_CHANNEL_OP.0,
             6 => N::MEMORY_OP.0,
+            7 => N::GRANT_TABLE_OP.0,
             _ => self.choices.pick(&self.ground.numbers),
         };
         self.case_of(number)
@@ -101,12 +107,14 @@ impl<C: Choices> Caller<'_, C> {
     pub fn find_back(&self) -> Vec<Case> {
         let ground = self.ground;
         let map = |page: u64| {
-            let entry = ground.pages[page as usize] << 12 | 7;
+            let frame = if page == GRANTS { ground.grant_frame } else { ground.pages[page as usize] };
+            let entry = frame << 12 | 7;
             let arguments = [ground.page(page), entry, 0, 0, 0, 0];
             Case { number: N::UPDATE_VA_MAPPING.0, arguments, memory: Vec::new() }
         };
         let stack = ground.stack.wrapping_sub(ground.base) / 4096;
-        let needed = [0, 1, 2].map(|page| ground.structures + page).into_iter();
+        let structures = ground.structures;
+        let needed = [structures, structures + 1, structures + 2, GRANTS].into_iter();
         let mut cases: Vec<Case> = needed.chain((stack < PAGES).then_some(stack)).map(map).collect();
         let at = ground.structure();
         let new_baseptr = vec![(at, vec![5, ground.root, 0])];
@@ -115,7 +123,7 @@ impl<C: Choices> Caller<'_, C> {
         cases
     }
 
-    /// Makes room for tables: what a guest does first.
+    /// Makes room for tables: what a guest does first, before it [finds back](Self::find_back).
     pub fn clear_drafts(&self) -> Vec<Case> {
         let unmap = |page: u64| Case {
             number: N::UPDATE_VA_MAPPING.0,

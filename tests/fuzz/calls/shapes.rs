@@ -1,7 +1,8 @@
 //! The shape of each call's arguments.
 
-use super::{Caller, Case, Choices};
+use super::{Caller, Case, Choices, FIRST_DRAFT, GRANTS};
 use pv_abi::event_channel::EventChannelOp as Event;
+use pv_abi::grant_table::GrantTableOp as Grant;
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::memory::MemoryOp;
 use pv_abi::segment::{FLAT_KERNEL_CS64, FLAT_RING3_SS64};
@@ -19,10 +20,7 @@ impl<C: Choices> Caller<'_, C> {
             N::MMU_UPDATE | N::MMUEXT_OP | N::UPDATE_VA_MAPPING => self.page_tables(number, at),
             N::UPDATE_DESCRIPTOR | N::SET_GDT => self.descriptors(number, at),
             N::SCHED_OP | N::VCPU_OP | N::SET_TRAP_TABLE => self.waiting(number, at),
-            N::GRANT_TABLE_OP => {
-                let words = vec![self.domain() | self.number(12) << 32, 0, self.indirect(), 0];
-                ([self.number(13), at, self.choices.pick(&[1, 1, 1, 0, 2]), 0, 0, 0], words)
-            }
+            N::GRANT_TABLE_OP => return self.grants(at),
             N::MEMORY_OP => self.memory(at),
             N::EVENT_CHANNEL_OP => self.event(at),
             N::CONSOLE_IO => ([self.number(3), self.number(5000), at, 0, 0, 0], Vec::new()),
@@ -111,6 +109,37 @@ impl<C: Choices> Caller<'_, C> {
         let domain = self.domain();
         words[0] = self.choices.pick(&[domain, pointed_to, 1 | pointed_to]);
         ([self.number(30), at, 0, 0, 0, 0], words)
+    }
+
+    /// An operation on grants, and what the guest writes into its own table before.
+    fn grants(&mut self, at: u64) -> Case {
+        let draft = self.ground.page(FIRST_DRAFT + self.choices.below(8));
+        let entry =
+            self.ground.l1 << 12 | (self.ground.first_entry + FIRST_DRAFT + self.choices.below(8)) << 3;
+        let reference = self.number(4);
+        let op = self.number(13);
+        let words = match Grant(op) {
+            Grant::MAP_GRANT_REF => {
+                let flags = self.choices.pick(&[2, 2, 6, 18, 22, 3, 0, 0x1f]);
+                let place = if flags & 16 == 0 { draft } else { entry };
+                vec![place, flags | reference << 32, self.domain(), 0]
+            }
+            Grant::UNMAP_GRANT_REF | Grant::UNMAP_AND_REPLACE => {
+                let other = self.choices.pick(&[0, 0, self.ground.result()]);
+                vec![self.choices.pick(&[draft, draft, entry]), other, self.number(6)]
+            }
+            Grant::COPY => {
+                let mut side = || [self.choices.pick(&[reference, self.ground.pages[8]]), self.domain()];
+                let [source, dest] = [side(), side()];
+                let length = self.number(4097) & 0xffff | self.choices.below(4) << 16;
+                [source, dest].concat().into_iter().chain([length]).collect()
+            }
+            _ => vec![self.domain() | self.number(12) << 32, 0, self.indirect(), 0],
+        };
+        let lends = self.choices.pick(&[0, 1, 1, 5, 2, 0x19]) | self.domain() << 16 | self.frame() << 32;
+        let entry = (self.ground.page(GRANTS) + reference % 512 * 8, vec![lends]);
+        let arguments = [op, at, self.choices.pick(&[1, 1, 1, 1, 0, 2]), 0, 0, 0];
+        Case { number: N::GRANT_TABLE_OP.0, arguments, memory: vec![(at, words), entry] }
     }
 
     fn event(&mut self, at: u64) -> Shape {

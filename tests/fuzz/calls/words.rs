@@ -120,7 +120,8 @@ impl<C: Choices> Caller<'_, C> {
 
     /// A domain: mostly the guest itself.
     pub(super) fn domain(&mut self) -> u64 {
-        self.choices.pick(&[0x7ff0, 0x7ff0, 0x7ff0, self.ground.domain, 0, 1, 0x7ff1, 0x7fff])
+        let Ground { domain, lender, .. } = *self.ground;
+        self.choices.pick(&[0x7ff0, 0x7ff0, 0x7ff0, domain, lender, 0, 1, 0x7ff1, 0x7fff])
     }
 
     /// Words that are small numbers in pairs, as most structures are.

@@ -18,12 +18,17 @@ const MOVES: usize = 600;
 /// A guest that is at the same record for that long has stopped itself, and is ended.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-fn ground(host: &Host, kernel: &Kernel, guest: &Guest, vcpu: u64) -> Ground {
+/// What the guest knows. Its grant table is made for it: a script could not use what a call returned.
+fn ground(host: &Host, kernel: &Kernel, guest: &Guest, vcpu: u64) -> Result<Ground, Failed> {
+    let (mmu, domain) = (&host.hypervisor.services().mmu, guest.domain.id());
+    let mut grants = guest.domain.grants().lock();
+    grants.grow(mmu, domain, 1).map_err(|refusal| refusal.to_string())?;
+    let grant_frame = grants.frames()[0].0;
     let canary = host.canary();
     let root = guest.built.root.0;
     let own = [guest.mfn(CODE).0, guest.table(Level::L2, CODE).0, guest.domain.shared().frame().0];
     let others = [canary.mfn(CODE).0, canary.built.root.0, canary.table(Level::L1, CODE).0];
-    Ground {
+    Ok(Ground {
         base: PLAYGROUND,
         pages: (0..PAGES).map(|page| guest.mfn(PLAYGROUND + page * 4096).0).collect(),
         structures: STRUCTURES[vcpu as usize],
@@ -32,20 +37,23 @@ fn ground(host: &Host, kernel: &Kernel, guest: &Guest, vcpu: u64) -> Ground {
         root,
         user_root: root,
         others: own.into_iter().chain(others).chain([0, 1, 17]).collect(),
-        frames: host.hypervisor.services().mmu.layout().frames,
-        domain: guest.domain.id().0.into(),
+        frames: mmu.layout().frames,
+        domain: domain.0.into(),
+        lender: domain.0.into(),
+        grant_frame,
         numbers: TABLE.iter().map(|row| row.number).collect(),
         stack: stack(vcpu),
         code: kernel.skip,
         runs: true,
-    }
+    })
 }
 
 /// What a vCPU does: by `syscall` mostly, by the doorbell often, in another way sometimes.
 fn moves(ground: Ground, gates: usize, choices: Random) -> Vec<Move> {
     let mut caller = Caller { choices, ground: &ground };
     let by_syscall = |case: Case| (case, 0);
-    let mut moves: Vec<Move> = caller.clear_drafts().into_iter().map(by_syscall).collect();
+    let first = caller.clear_drafts().into_iter().chain(caller.find_back());
+    let mut moves: Vec<Move> = first.map(by_syscall).collect();
     while moves.len() < MOVES {
         let case = caller.case();
         let gate = match caller.choices.below(16) {
@@ -69,7 +77,7 @@ pub fn play(host: &Host, kernel: &Kernel, seed: u64, coverage: &mut Coverage) ->
     let share = seed.is_multiple_of(2);
     let mut scripts = Vec::new();
     for vcpu in 0..VCPUS {
-        let mut ground = ground(host, kernel, &guest, vcpu);
+        let mut ground = ground(host, kernel, &guest, vcpu)?;
         if share {
             ground.structures = STRUCTURES[0];
         }

@@ -14,7 +14,9 @@ fn a_guest_whose_memory_changes_under_every_read() {
         succeeded += playground.guest(Random::new(made), CALLS_OF_A_GUEST);
         made += CALLS_OF_A_GUEST;
     }
+    let mapped = playground.mapped;
     playground.end();
     println!("fuzz_calls {made}\nfuzz_succeeded {succeeded}");
+    assert!(mapped > 0, "no grant was ever mapped");
     assert!(succeeded > made / 10, "only {succeeded} of {made} calls succeeded: the test is too wild");
 }
