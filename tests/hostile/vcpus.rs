@@ -504,8 +504,8 @@ fn touching() -> Code {
 
 /// The operations of one turn of the frame: what is written into it, and where it is put.
 struct Turn {
-    /// Its first entry.
-    entry: u64,
+    /// Its first entry, which the hypervisor writes while it is no table: KVM does not see that.
+    fill: u64,
     pin: u64,
     hook: u64,
     unhook: u64,
@@ -521,11 +521,11 @@ fn level_changes() -> Result<(), Failed> {
     let host = Host::with_pcpus(2)?;
     let mut code = Code::default();
     let word = |code: &mut Code| code.data(&[0u64; 3]);
-    let [writable, unpin] = [(); 2].map(|()| word(&mut code));
+    let unpin = word(&mut code);
     let readable = LOWER.map(|_| [(); 2].map(|()| word(&mut code)));
     let turns =
         [(PAGE, BY_L1), (BELOW[0], BY_L2), (PAGE, BY_L1), (BELOW[1], BY_L2)].map(|(page, sum)| Turn {
-            entry: word(&mut code),
+            fill: word(&mut code),
             pin: word(&mut code),
             hook: word(&mut code),
             unhook: word(&mut code),
@@ -542,7 +542,7 @@ fn level_changes() -> Result<(), Failed> {
     start(&mut code, 1);
     code.mov(Reg::R12, ROUNDS);
     let again = code.here();
-    turns.iter().for_each(|turn| take(&mut code, turn, writable, unpin));
+    turns.iter().for_each(|turn| take(&mut code, turn, unpin));
     again_until_zero(&mut code, again);
     code.power_off();
 
@@ -553,7 +553,6 @@ fn level_changes() -> Result<(), Failed> {
     guest.poke(context_of(1), &*first);
     let entry = |address: u64, flags: u64| guest.mfn(address).0 << 12 | flags;
     let slot = |level: Level, address| (guest.table(level, CODE).0 << 12) + level.index(address) as u64 * 8;
-    guest.poke(writable, &entry(FRAME, RW));
     guest.poke(unpin, &MmuExtOp::new(Command::UNPIN_TABLE, guest.mfn(FRAME).0));
     for ((lower, below), [view, pin]) in LOWER.into_iter().zip(BELOW).zip(readable) {
         guest.poke(lower, &entry(below, RW));
@@ -564,7 +563,7 @@ fn level_changes() -> Result<(), Failed> {
     let l2 = (Command::PIN_L2_TABLE, slot(Level::L3, AS_L2));
     let kinds = [(l1, PAGE), (l2, LOWER[0]), (l1, PAGE), (l2, LOWER[1])];
     for (turn, ((command, ptr), names)) in turns.iter().zip(kinds) {
-        guest.poke(turn.entry, &entry(names, RW));
+        guest.poke(turn.fill, &MmuUpdate { ptr: entry(FRAME, 0), val: entry(names, RW) });
         guest.poke(turn.pin, &MmuExtOp::new(command, guest.mfn(FRAME).0));
         guest.poke(turn.hook, &MmuUpdate { ptr, val: entry(FRAME, RW) });
         guest.poke(turn.unhook, &MmuUpdate { ptr, val: 0 });
@@ -581,15 +580,12 @@ fn level_changes() -> Result<(), Failed> {
 
 /// The frame becomes a table, is used as one, and ceases to be one. All that is asked for is granted: a refusal would
 /// crash the domain.
-fn take(code: &mut Code, turn: &Turn, writable: u64, unpin: u64) {
+fn take(code: &mut Code, turn: &Turn, unpin: u64) {
     let granted = |code: &mut Code| {
         let behind = code.here() + 3 + 6 + 2;
         code.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Zero, behind).raw(&[0x0f, 0x0b]); // test rax, rax; ud2
     };
-    map(code, FRAME, writable);
-    granted(code);
-    code.load(Reg::Rax, turn.entry).store(FRAME, Reg::Rax);
-    map(code, FRAME, NOTHING);
+    update(code, turn.fill);
     granted(code);
     extended(code, turn.pin);
     granted(code);
