@@ -479,8 +479,8 @@ const PASSES: u64 = COUNTS + 8;
 /// What was found where a ticket belongs, added up: through the L1 table, and through the L2 table.
 const BY_L1: u64 = COUNTS + 16;
 const BY_L2: u64 = COUNTS + 24;
-/// What was found in tables where nothing belongs.
-const IN_TABLES: u64 = COUNTS + 32;
+/// Where a ticket was found that does not belong there: in a table, or in a page that is not mapped any more.
+const ASTRAY: u64 = COUNTS + 32;
 
 /// The frame that is a table of one level and then of another.
 const FRAME: u64 = PAGES;
@@ -573,7 +573,7 @@ fn level_changes() -> Result<(), Failed> {
     check_said(&guest, 7)?;
     // Tickets 1, 3, 5 and so on by the L1 table, the even ones by the L2 table.
     let half = 2 * ROUNDS;
-    let found = [BY_L1, BY_L2, IN_TABLES].map(|sum| guest.peek(sum));
+    let found = [BY_L1, BY_L2, ASTRAY].map(|sum| guest.peek(sum));
     check(found == [half * half, half * (half + 1), 0], || format!("{found:?} is not what was to be found"))?;
     host.finish()
 }
@@ -597,8 +597,12 @@ fn take(code: &mut Code, turn: &Turn, unpin: u64) {
     code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, PASSES);
     code.raw(&[0x48, 0x39, 0xd8]).jump(Condition::Below, wait); // cmp rax, rbx
     let (page, sum) = turn.found;
-    for (address, sum) in [(page, sum), (LOWER[0] + 8, IN_TABLES), (LOWER[1] + 8, IN_TABLES)] {
-        code.load(Reg::Rax, address).raw(&[0x48, 0x01, 0x04, 0x25]).raw(&(sum as u32).to_le_bytes()); // add [sum], rax
+    code.load(Reg::Rax, page).raw(&[0x48, 0x01, 0x04, 0x25]).raw(&(sum as u32).to_le_bytes()); // add [sum], rax
+    for other in [PAGE, BELOW[0], BELOW[1], LOWER[0], LOWER[1]].into_iter().filter(|&other| other + 8 != page)
+    {
+        code.load(Reg::Rax, other + 8).compare(TICKET);
+        let behind = code.here() + 6 + 8;
+        code.jump(Condition::NotZero, behind).increment(ASTRAY);
     }
     update(code, turn.unhook);
     granted(code);
