@@ -48,16 +48,6 @@ pub mod memory;
 pub mod mmu;
 pub mod page_table;
 pub mod physdev;
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::string_slice,
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::unreachable,
-    reason = "not gone through yet"
-)]
 pub mod ring;
 pub mod sched;
 pub mod segment;
