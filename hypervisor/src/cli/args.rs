@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use super::disk::{self, DiskSpec};
 use super::domain_file;
 use super::size;
 use super::spec::{DEFAULT_MEMORY, Origin, Spec};
@@ -52,8 +53,8 @@ pub struct RunCommand {
     /// The options.
     #[command(flatten)]
     pub options: RunArgs,
-    /// Files that describe a domain each, in TOML: name, kernel, ramdisk, cmdline, memory, vcpus, exec
-    #[arg(value_name = "FILE.toml", conflicts_with_all = ["kernel", "ramdisk", "cmdline", "memory", "vcpus", "exec"])]
+    /// Files that describe a domain each, in TOML: name, kernel, ramdisk, cmdline, memory, vcpus, disks, exec
+    #[arg(value_name = "FILE.toml", conflicts_with_all = ["kernel", "ramdisk", "cmdline", "memory", "vcpus", "disk", "exec"])]
     pub domains: Vec<PathBuf>,
 }
 
@@ -92,6 +93,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     pub vcpus: u32,
+    /// A disk for the guest: an image, raw or qcow2. With ro it is only read; bps and iops limit bytes and requests a
+    /// second. May be repeated
+    #[arg(long, value_name = "PATH[,ro][,format=F][,bps=N][,iops=N]", value_parser = disk::parse)]
+    pub disk: Vec<DiskSpec>,
     /// Tell at the end how often each hypercall was made, and what the exits were
     #[arg(long)]
     pub statistics: bool,
@@ -114,6 +119,7 @@ impl RunArgs {
             cmdline: self.cmdline.clone(),
             memory: self.memory,
             vcpus: self.vcpus,
+            disks: self.disk.clone(),
             exec: self.exec.clone(),
         }
     }

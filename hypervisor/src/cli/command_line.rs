@@ -54,6 +54,7 @@ mod tests {
             cmdline: cmdline.into(),
             memory: Amount(1),
             vcpus: 1,
+            disks: Vec::new(),
             exec: None,
         };
         compose(&spec, commands).map_err(|failure| failure.status)

@@ -1,5 +1,6 @@
 //! Domains described by TOML files.
 
+use super::disk::{self, DiskSpec};
 use super::files;
 use super::size;
 use super::spec::{DEFAULT_MEMORY, Origin, Spec};
@@ -27,6 +28,8 @@ struct DomainFile {
     memory: Memory,
     #[serde(default = "one", deserialize_with = "vcpus")]
     vcpus: u32,
+    #[serde(default)]
+    disks: Vec<DiskText>,
     exec: Option<String>,
 }
 
@@ -38,6 +41,15 @@ fn vcpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let number = i64::deserialize(deserializer)?;
     let fits = u32::try_from(number).ok().filter(|number| (1..=MAX_VCPUS).contains(number));
     fits.ok_or_else(|| D::Error::custom(format_args!("a domain has 1 to {MAX_VCPUS} vCPUs")))
+}
+
+struct DiskText(DiskSpec);
+
+impl<'de> Deserialize<'de> for DiskText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        disk::parse(&text).map(Self).map_err(D::Error::custom)
+    }
 }
 
 struct Memory(Amount);
@@ -93,6 +105,7 @@ fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
         cmdline: file.cmdline,
         memory: file.memory.0,
         vcpus: file.vcpus,
+        disks: file.disks.into_iter().map(|DiskText(disk)| disk.beside(&path.with_file_name(""))).collect(),
         exec: file.exec,
     })
 }
@@ -142,6 +155,9 @@ mod tests {
         let spec = parsed("kernel = 'images/k'\nramdisk = '/r'\n").expect("a domain");
         assert_eq!(spec.kernel, Some("guests/images/k".into()));
         assert_eq!(spec.ramdisk, Some("/r".into()));
+        let spec = parsed("disks = ['d.img,ro', '/e']").expect("a domain");
+        let paths: Vec<_> = spec.disks.iter().filter_map(|disk| disk.path.to_str()).collect();
+        assert_eq!((paths, spec.disks[0].read_only), (vec!["guests/d.img", "/e"], true));
         let here = parse(Path::new("web.toml"), "kernel = 'k'").expect("a domain");
         assert_eq!(here.kernel, Some("k".into()));
     }
@@ -153,6 +169,7 @@ mod tests {
             ("memory = 128", &["line 1: memory: ", "expected a string"]),
             ("vcpus = 0", &["line 1: vcpus: ", "1 to 32 vCPUs"]),
             ("\n\nmemry = '128M'", &["line 3: ", "unknown field `memry`", "`memory`"]),
+            ("disks = ['a.img,rw']", &["line 1: disks: ", "\"rw\" is no option"]),
             ("name = 'a'\nname = 'b'", &["line 2: ", "duplicate key"]),
             ("name = ", &["guests/web.toml: line 1: name: "]),
             ("kernel\n", &["guests/web.toml: line 1: "]),

@@ -1,6 +1,7 @@
 //! A guest to be booted: what its user wants, and the files it is made of.
 
 use super::command_line::{Commands, compose};
+use super::disk::{OpenDisk, open_all};
 use super::image::Images;
 use super::spec::Spec;
 use super::status::Failure;
@@ -15,6 +16,8 @@ pub struct Guest<'a> {
     pub images: &'a Images,
     /// The kernel among them.
     pub kernel: KernelImage<'a>,
+    /// Its disks.
+    pub disks: Vec<OpenDisk>,
     /// Where the shell's commands come from.
     pub commands: Commands<'a>,
 }
@@ -27,7 +30,7 @@ impl<'a> Guest<'a> {
             None if terminal::is_terminal() => Commands::Typed,
             None => Commands::Piped,
         };
-        Ok(Self { spec, images, kernel: images.kernel()?, commands })
+        Ok(Self { spec, images, kernel: images.kernel()?, disks: open_all(spec)?, commands })
     }
 
     /// Lays its domain out; `commands` are those of this life.

@@ -9,6 +9,7 @@ mod command_line;
 mod company;
 mod console;
 mod desk;
+mod disk;
 mod domain_file;
 mod exit;
 mod files;

@@ -1,13 +1,17 @@
 //! What the host domain serves a guest with, for one of its lives.
 
+use super::disk::OpenDisk;
 use super::files::reason;
 use super::output::Output;
 use super::session::Session;
 use super::status::Failure;
-use backends::{console, xenstore};
+use backends::block::Settings;
+use backends::{Disconnect, console, xenstore};
 use hypervisor::control::FilledDomain;
 use hypervisor::domain::Domain;
-use hypervisor::host_domain::{Home, HostDomain, Service, move_in, start_console, start_store};
+use hypervisor::host_domain::{
+    DeviceEnd, Home, HostDomain, Service, move_in, start_console, start_disk, start_store,
+};
 use pv_abi::DomId;
 use std::io;
 use std::sync::Arc;
@@ -16,6 +20,7 @@ use std::sync::Arc;
 pub struct Served {
     console: Service<console::End>,
     store: Service<xenstore::End>,
+    disks: Vec<Service<DeviceEnd>>,
     home: Tenancy,
 }
 
@@ -30,6 +35,7 @@ impl Drop for Tenancy {
         self.store.release(self.domain);
         // Somebody may have removed it by hand.
         let _ = self.store.remove(&format!("/local/domain/{}", self.domain.0));
+        let _ = self.store.remove(&format!("/local/domain/0/backend/vbd/{}", self.domain.0));
     }
 }
 
@@ -60,16 +66,31 @@ impl Served {
         };
         let store = start_store(host.clone(), filled.store_port, &session.store, ended);
         let store = store.map_err(Failure::new)?;
+        let disks = serve_disks(session, &host)?;
         let console = serve_console(session, host, filled, output)?;
-        Ok(Self { console, store, home })
+        Ok(Self { console, store, disks, home })
     }
 
     /// Stops them, once what the guest has left behind is served.
     pub fn finish(self) {
         self.console.finish();
+        for disk in self.disks {
+            disk.finish();
+        }
         self.store.finish();
         drop(self.home);
     }
+}
+
+fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Service<DeviceEnd>>, Failure> {
+    let serve = |(index, open): (u8, &OpenDisk)| {
+        let (disk, voice) = (Arc::clone(&open.disk), session.voice.clone());
+        let name = disk.name().to_owned();
+        let failed = move |reason: &Disconnect| voice.warn(&format!("disk {name} is disconnected: {reason}"));
+        let settings = Settings { limit: open.limit, ..Settings::default() };
+        start_disk(Arc::clone(host), &session.store, index, disk, settings, failed).map_err(Failure::new)
+    };
+    (0..).zip(&session.guest.disks).map(serve).collect()
 }
 
 fn serve_console(

@@ -1,5 +1,6 @@
 //! What a domain is to be, whether options say it or a file.
 
+use super::disk::DiskSpec;
 use super::status::{Failure, Status};
 use hypervisor::builder::Amount;
 use std::fmt::Display;
@@ -25,6 +26,8 @@ pub struct Spec {
     pub memory: Amount,
     /// Its vCPUs.
     pub vcpus: u32,
+    /// Its disks, the first being `xvda`.
+    pub disks: Vec<DiskSpec>,
     /// Commands for the shell.
     pub exec: Option<String>,
 }

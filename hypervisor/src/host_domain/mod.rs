@@ -4,11 +4,13 @@
 //! table of it, and it stays the guest's after the guest's end.
 
 mod console;
+mod device;
 mod home;
 mod service;
 mod store;
 
 pub use console::start_console;
+pub use device::{DeviceEnd, start_disk};
 pub use home::{Home, move_in};
 pub use service::Service;
 pub use store::start_store;

@@ -1,0 +1,132 @@
+//! Disks, as they are said: `PATH[,ro][,format=raw|qcow2][,bps=RATE][,iops=N]`.
+
+use super::spec::Spec;
+use super::status::Failure;
+use backends::block::image::{Format, open};
+use backends::block::{Disk, Limit};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Disks that a domain can have: `xvda` to `xvdz`.
+const MAX_DISKS: usize = 26;
+
+/// A disk as its user wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// The image.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// What the image is; without it, its name says so.
+    pub format: Option<Format>,
+    /// How fast the guest may use it.
+    pub limit: Limit,
+}
+
+/// Reads what is said of a disk.
+pub fn parse(text: &str) -> Result<DiskSpec, String> {
+    let mut words = text.split(',');
+    let path = words.next().filter(|path| !path.is_empty()).ok_or("it names no image")?;
+    let (read_only, format, limit) = Default::default();
+    let mut disk = DiskSpec { path: path.into(), read_only, format, limit };
+    for word in words {
+        match word.split_once('=') {
+            None if word == "ro" => disk.read_only = true,
+            Some(("format", name)) => {
+                let format = Format::from_name(name);
+                disk.format = Some(format.ok_or_else(|| format!("format={name}: it is raw or qcow2"))?);
+            }
+            Some(("bps", rate)) => disk.limit.bytes_per_second = Some(parse_rate(word, rate)?),
+            Some(("iops", rate)) => disk.limit.operations_per_second = Some(parse_rate(word, rate)?),
+            _ => {
+                let known = "ro, format=raw|qcow2, bps=RATE, iops=RATE";
+                return Err(format!("{word:?} is no option of a disk; there are {known}"));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+/// So much a second: a number, with K, M or G for powers of 1024.
+fn parse_rate(word: &str, text: &str) -> Result<NonZeroU64, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| !c.is_ascii_digit()).len());
+    let shift = match unit {
+        "" => Some(0),
+        "K" | "k" => Some(10),
+        "M" | "m" => Some(20),
+        "G" | "g" => Some(30),
+        _ => None,
+    };
+    let number = number.parse::<u64>().ok();
+    let rate = number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+    let rate = rate.and_then(NonZeroU64::new);
+    rate.ok_or_else(|| format!("{word}: a number above 0 is needed, such as 500 or 10M"))
+}
+
+impl DiskSpec {
+    /// The same with a path that is seen from `directory`.
+    pub fn beside(self, directory: &Path) -> Self {
+        Self { path: directory.join(self.path), ..self }
+    }
+}
+
+/// A disk that is open, and how it may be used.
+#[derive(Clone, Debug)]
+pub struct OpenDisk {
+    /// The disk.
+    pub disk: Arc<Disk>,
+    /// How fast.
+    pub limit: Limit,
+}
+
+/// Opens a domain's disks, and keeps others from them.
+pub fn open_all(spec: &Spec) -> Result<Vec<OpenDisk>, Failure> {
+    if spec.disks.len() > MAX_DISKS {
+        return Err(spec.origin.nonsense("disk", format_args!("a domain has at most {MAX_DISKS} disks")));
+    }
+    let open = |disk: &DiskSpec| {
+        let writable = !disk.read_only;
+        let image = open(&disk.path, disk.format, writable, &format!("domain {}", spec.name));
+        let image = image.map_err(|error| Failure::about(spec.origin.setting("disk"), error))?;
+        let name = disk.path.display().to_string();
+        Ok(OpenDisk { disk: Arc::new(Disk::new(name, image, writable)), limit: disk.limit })
+    };
+    spec.disks.iter().map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_a_path_and_what_is_said_of_it() {
+        let plain = parse("a.img").unwrap();
+        assert_eq!((plain.path.to_str(), plain.read_only, plain.format), (Some("a.img"), false, None));
+        assert_eq!(plain.limit, Limit::default());
+        let full = parse("b,ro,format=qcow2,bps=10M,iops=500").unwrap();
+        assert_eq!((full.read_only, full.format), (true, Some(Format::Qcow2)));
+        assert_eq!(full.limit.bytes_per_second.map(NonZeroU64::get), Some(10 << 20));
+        assert_eq!(full.limit.operations_per_second.map(NonZeroU64::get), Some(500));
+        assert_eq!(plain.beside(Path::new("/images")).path, Path::new("/images/a.img"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        for (text, words) in [
+            ("", "names no image"),
+            (",ro", "names no image"),
+            ("a,rw", "\"rw\" is no option"),
+            ("a,", "\"\" is no option"),
+            ("a,format=vmdk", "raw or qcow2"),
+            ("a,bps=0", "above 0"),
+            ("a,bps=", "above 0"),
+            ("a,iops=5T", "above 0"),
+            ("a,iops=99999999999999999999", "above 0"),
+            ("a,bps=18446744073709551615K", "above 0"),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+}

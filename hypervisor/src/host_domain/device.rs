@@ -1,0 +1,70 @@
+//! A guest's devices: each a life in xenstore, on a thread of its own.
+
+use super::{HostDomain, Service};
+use backends::Disconnect;
+use backends::block::{BlockDriver, Disk, Settings, address};
+use backends::driver::{Address, Driver, Life, LifeEnd, create};
+use backends::host::HostError;
+use backends::xenstore::{StoreError, StoreHandle};
+use std::sync::Arc;
+
+/// How a device's life ended.
+#[derive(Debug)]
+pub enum DeviceEnd {
+    /// As lives do.
+    Ended(LifeEnd),
+    /// Its back-end could not go on.
+    Failed(Disconnect),
+}
+
+impl From<Disconnect> for DeviceEnd {
+    fn from(reason: Disconnect) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<StoreError> for DeviceEnd {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(HostError::new(error.to_string()).into())
+    }
+}
+
+/// Gives `host`'s guest its `index`th disk. `failed` is told whenever the guest's front-end could not be served.
+///
+/// # Errors
+/// Where the store or the host refuses.
+pub fn start_disk(
+    host: Arc<HostDomain>,
+    store: &StoreHandle,
+    index: u8,
+    disk: Arc<Disk>,
+    settings: Settings,
+    failed: impl Fn(&Disconnect) + Send + 'static,
+) -> Result<Service<DeviceEnd>, Disconnect> {
+    let address = address(host.guest.id(), index);
+    let driver = BlockDriver::new(disk, settings);
+    let (front_end, back_end) = driver.nodes(&address);
+    let made = create(store, &address, &front_end, &back_end);
+    made.map_err(|error| HostError::new(error.to_string()))?;
+    start_device(host, store, address, Box::new(driver), failed)
+}
+
+fn start_device(
+    host: Arc<HostDomain>,
+    store: &StoreHandle,
+    address: Address,
+    driver: Box<dyn Driver<HostDomain>>,
+    failed: impl Fn(&Disconnect) + Send + 'static,
+) -> Result<Service<DeviceEnd>, Disconnect> {
+    let name = format!("{} {} {}", address.domain, address.class, address.number);
+    let life = Life::new(host, store.clone(), address, driver)?;
+    let bell = Arc::clone(life.bell());
+    let live = move |stop: &_| {
+        life.run(stop, &mut |reason| failed(reason)).map_or_else(Into::into, DeviceEnd::Ended)
+    };
+    Service::start(name, bell, live, |end| {
+        if let DeviceEnd::Failed(reason) = end {
+            tracing::error!(%reason, "a device has ended");
+        }
+    })
+}
