@@ -267,5 +267,7 @@ impl GrantEntry {
     }
 }
 
+/// Entries that the domain's builder may have filled (`GNTTAB_NR_RESERVED_ENTRIES`).
+pub const RESERVED_ENTRIES: u32 = 8;
 /// Entries in a frame of the table.
 pub const ENTRIES_PER_FRAME: u32 = (crate::PAGE_SIZE / size_of::<GrantEntry>()) as u32;

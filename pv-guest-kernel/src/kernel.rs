@@ -1,6 +1,6 @@
 //! The boot order, one line a step.
 
-use crate::{arch, driver, event, memory, sched, shared_info, shell, start_info, time};
+use crate::{arch, driver, event, grant, memory, sched, shared_info, shell, start_info, time};
 
 /// Entered once, from `arch::boot`, with the address of `start_info`.
 pub extern "C" fn main(start_info: u64) -> ! {
@@ -13,6 +13,7 @@ pub extern "C" fn main(start_info: u64) -> ! {
     memory::init();
     event::init();
     time::init();
+    grant::init();
     driver::console::listen();
     println!("{}", memory::summary());
     shell::start();

@@ -21,6 +21,8 @@ mod attack;
 #[cfg(guest_image)]
 mod event;
 #[cfg(guest_image)]
+mod grant;
+#[cfg(guest_image)]
 mod kernel;
 #[cfg(guest_image)]
 mod memory;

@@ -1,7 +1,8 @@
 //! What an entry of a grant table allows. Pure functions on a copy of the entry.
 
-use pv_abi::DomId;
+use crate::error::Refusal;
 use pv_abi::grant_table::{GrantEntry, GrantStatus};
+use pv_abi::{DomId, Errno};
 
 /// What a page is lent for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,14 @@ pub(super) fn permit(entry: GrantEntry, by: DomId, access: Access) -> Result<u16
         return Err(GrantStatus::GENERAL_ERROR);
     }
     Ok(entry.flags | access.in_use())
+}
+
+/// Xen's status for a frame that cannot be used: it is not what may be written, or not what may be used at all.
+pub fn status_of(refusal: Refusal) -> GrantStatus {
+    match refusal.errno {
+        Errno::EBUSY => GrantStatus::GENERAL_ERROR,
+        _ => GrantStatus::BAD_PAGE,
+    }
 }
 
 #[cfg(test)]

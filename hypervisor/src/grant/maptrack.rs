@@ -25,6 +25,8 @@ pub struct Record {
     pub place: EntryPlace,
     /// What the grantee called that place: `host_addr`.
     pub address: u64,
+    /// That is where the entry is, in machine memory, and no linear address.
+    pub is_entry: bool,
 }
 
 /// A domain's mappings, by handle.

@@ -29,7 +29,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use entry::Access;
+pub use entry::{Access, status_of};
 pub use host::HostGrant;
 pub use maptrack::{MAX_MAPPINGS, Maptrack, Record};
 pub use table::{GrantTable, MAX_FRAMES};

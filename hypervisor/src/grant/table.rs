@@ -7,7 +7,7 @@
 //! - an entry is marked as in use exactly while it has pins, unless the domain writes there itself.
 
 use super::Access;
-use super::entry::permit;
+use super::entry::{permit, status_of};
 use crate::error::Refusal;
 use crate::frame::Reference;
 use crate::paging::Mmu;
@@ -99,7 +99,7 @@ impl GrantTable {
         // While it is pinned it stays the frame that it was, whatever the granter writes.
         let frame = present.map_or(Mfn(entry.frame.into()), |active| active.frame);
         let mut active = present.unwrap_or(Active { by, frame, readers: 0, writers: 0 });
-        let lent = mmu.hold(granter, frame, access.is_writable()).map_err(|_| GrantStatus::BAD_PAGE);
+        let lent = mmu.hold(granter, frame, access.is_writable()).map_err(status_of);
         let pins = active.pins(access).checked_add(1).ok_or(GrantStatus::NO_SPACE);
         match (lent, pins) {
             (Ok(lent), Ok(pins)) => {

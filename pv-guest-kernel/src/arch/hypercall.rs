@@ -8,6 +8,7 @@ use pv_abi::callback::{CallbackFlags, CallbackOp, CallbackRegister, CallbackType
 use pv_abi::console_io::ConsoleIoOp;
 use pv_abi::event_channel::EventChannelOp;
 use pv_abi::extension::{self, ExtensionOp};
+use pv_abi::grant_table::GrantTableOp;
 use pv_abi::hypercall::{HYPERCALL_PAGE_ENTRY_SIZE, HypercallNumber, MulticallEntry};
 use pv_abi::memory::{MachphysMapping, MemoryOp};
 use pv_abi::mmu::{MmuExtOp, MmuUpdate, UpdateVaMappingFlags};
@@ -155,6 +156,17 @@ pub fn set_exit_status(status: u8) -> Result<u64, Errno> {
 /// An event channel operation with the structure that it takes.
 pub fn event_channel_op<T>(op: EventChannelOp, argument: &mut T) -> Result<u64, Errno> {
     with_structure(HypercallNumber::EVENT_CHANNEL_OP, op.0, argument)
+}
+
+/// A grant-table operation on each element. What became of one stands in its status.
+///
+/// # Safety
+///
+/// No mapping that is in use may change under it.
+pub unsafe fn grant_table_op<T>(op: GrantTableOp, elements: &mut [T]) -> Result<u64, Errno> {
+    let args = [op.0, elements.as_mut_ptr() as u64, elements.len() as u64, 0, 0];
+    // SAFETY: the elements are those that `op` takes, and ours during the call; the caller vouches for the mappings.
+    unsafe { call(HypercallNumber::GRANT_TABLE_OP, args) }
 }
 
 /// An operation on a vCPU; `argument` is what `op` takes, or nothing.

@@ -29,6 +29,25 @@ pub fn cpuid(leaf: u32) -> [u32; 4] {
     [eax, ebx as u32, ecx, edx]
 }
 
+/// Copies `length` bytes that do not overlap. The compiler knows nothing of what is read or written: it may change
+/// meanwhile.
+///
+/// # Safety
+///
+/// Both sides must be mapped, and what is written must not be memory that Rust owns otherwise.
+pub unsafe fn copy(dest: u64, source: u64, length: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            "rep movsb",
+            inout("rdi") dest => _,
+            inout("rsi") source => _,
+            inout("rcx") length => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 /// The frame pointer, for a back trace.
 pub fn frame_pointer() -> u64 {
     let rbp;

@@ -9,6 +9,7 @@ use pv_abi::{Errno, Mfn, Pfn};
 
 use super::report::Report;
 use super::{Hex, hypervisor_addresses};
+use crate::grant::table;
 use crate::memory::{KERNEL_DATA, KERNEL_READ_ONLY, linear, translation};
 use crate::selftest::descriptors::{set_gdt, update_descriptor};
 use crate::selftest::laboratory::{self, Page};
@@ -53,7 +54,7 @@ fn addresses(report: &mut Report) {
 
 /// Frames of the hypervisor's, as far as a guest can name them: what the hypervisor's slots of my own
 /// root refer to, and what lies next to my own frames.
-fn targets() -> BTreeSet<Mfn> {
+pub fn targets() -> BTreeSet<Mfn> {
     let slots = (FIRST_HYPERVISOR_SLOT..=LAST_HYPERVISOR_SLOT)
         .map(|slot| linear::read(linear::root(), slot))
         .filter(|entry| entry.is_present())
@@ -64,7 +65,9 @@ fn targets() -> BTreeSet<Mfn> {
     // A control domain may have given the frames next to it a use; it may also map devices.
     let neighbours = [below, above].into_iter().flatten().filter(|_| !start_info::is_control_domain());
     let shared = Mfn::containing(start_info::with(|info| info.shared_info));
-    slots.chain(neighbours).filter(|mfn| translation::pfn(*mfn).is_none() && *mfn != shared).collect()
+    let lending = table::set_up(1).unwrap_or_default();
+    let mine = |mfn: &Mfn| translation::pfn(*mfn).is_some() || *mfn == shared || lending.contains(mfn);
+    slots.chain(neighbours).filter(|mfn| !mine(mfn)).collect()
 }
 
 /// An attempt on a frame.

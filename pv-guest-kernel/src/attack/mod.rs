@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod frames;
+mod grants;
 mod hypercalls;
 mod instructions;
 mod report;
@@ -24,6 +25,7 @@ pub async fn run() -> Result<(), String> {
     tables::run(&mut report);
     hypercalls::run(&mut report);
     descriptors::run(&mut report);
+    grants::run(&mut report);
     instructions::run(&mut report);
     returns::run(&mut report).await;
     println!("attack: {} tried, {} refused", report.tried, report.refused);

@@ -10,6 +10,7 @@ use pv_abi::Errno;
 use pv_abi::trap::Vector;
 
 use crate::arch::guard::Trap;
+use crate::grant;
 
 /// The count so far.
 #[derive(Default)]
@@ -71,6 +72,16 @@ pub trait Reason {
 impl Reason for Errno {
     fn in_words(&self) -> String {
         format!("{self}")
+    }
+}
+
+impl Reason for grant::Error {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Refused(error) => error.in_words(),
+            Self::Failed(status) => format!("{status}"),
+            other => format!("{other}"),
+        }
     }
 }
 

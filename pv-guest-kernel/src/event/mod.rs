@@ -4,6 +4,7 @@
 //! safe points, looks at the bits, which is all the state there is: first the upcall flag is cleared,
 //! then the selector taken, then the words, so that an event that comes meanwhile sets the flag again.
 
+mod bind;
 mod port;
 
 use core::sync::atomic::Ordering;
@@ -12,7 +13,8 @@ use pv_abi::EventPort;
 
 use crate::shared_info;
 
-pub use port::{Port, bind_virq};
+pub use bind::{alloc_unbound, bind_interdomain, bind_virq, own_domain, status};
+pub use port::Port;
 
 /// Words of pending bits.
 const WORDS: usize = 64;

@@ -4,8 +4,8 @@ use alloc::collections::BTreeMap;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
-use pv_abi::event_channel::{BindVirq, EventChannelOp, PortArgument, Virq};
-use pv_abi::{Errno, EventPort, VcpuId};
+use pv_abi::EventPort;
+use pv_abi::event_channel::{EventChannelOp, PortArgument, PortStatus};
 
 use crate::arch::hypercall;
 use crate::sync::Local;
@@ -31,13 +31,6 @@ pub fn fire(port: EventPort) {
 /// The right to wait for a port's events. One task at a time waits.
 pub struct Port(EventPort);
 
-/// Binds a virtual interrupt of vCPU 0.
-pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
-    let mut argument = BindVirq { virq, vcpu: VcpuId(0), port: EventPort(0) };
-    hypercall::event_channel_op(EventChannelOp::BIND_VIRQ, &mut argument)?;
-    Ok(Port::adopt(argument.port))
-}
-
 impl Port {
     /// Takes over a bound port and unmasks it.
     pub fn adopt(port: EventPort) -> Self {
@@ -51,6 +44,17 @@ impl Port {
     /// The number.
     pub fn number(&self) -> EventPort {
         self.0
+    }
+
+    /// Tells the other end that there is something to do.
+    pub fn notify(&self) {
+        // A refusal means that nobody is there to be told.
+        let _ = hypercall::event_channel_op(EventChannelOp::SEND, &mut PortArgument { port: self.0 });
+    }
+
+    /// Whether somebody is at the other end of a port between domains.
+    pub fn is_connected(&self) -> bool {
+        super::status(self.0).is_ok_and(|status| status.status == PortStatus::INTERDOMAIN)
     }
 
     /// How many events have come.

@@ -11,10 +11,14 @@ mod heap;
 pub mod linear;
 #[allow(unsafe_code, reason = "symbols of the linker script")]
 mod protect;
+#[allow(unsafe_code, reason = "memory that others write")]
+mod shared;
 #[allow(unsafe_code, reason = "tables made by the domain builder and the hypervisor")]
 pub mod translation;
 #[allow(unsafe_code, reason = "changes mappings")]
 pub mod update;
+#[allow(unsafe_code, reason = "changes mappings")]
+mod window;
 
 use alloc::format;
 use alloc::string::String;
@@ -22,7 +26,9 @@ use alloc::string::String;
 use pv_abi::page_table::PteFlags;
 
 pub use frames::{allocate, free, free_frames};
+pub use shared::SharedPage;
 pub use translation::init as init_translation;
+pub use window::Window;
 
 /// Where pfn 0 is mapped: the note VIRT_BASE.
 pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -42,12 +48,13 @@ pub const KERNEL_READ_ONLY: PteFlags = KERNEL_CODE.union(PteFlags::NO_EXECUTE);
 /// Flags of the kernel's data.
 pub const KERNEL_DATA: PteFlags = KERNEL_READ_ONLY.union(PteFlags::WRITABLE).union(PteFlags::DIRTY);
 
-/// Takes rights away from the image, then makes all memory usable: frames, the linear map, the heap.
+/// Takes rights away from the image, then makes all memory usable: frames, the linear map, the heap, windows.
 pub fn init() {
     protect::image();
     frames::init();
     linear::extend();
     heap::init();
+    window::init();
 }
 
 /// One line about memory.

@@ -4,13 +4,13 @@ use core::sync::atomic::Ordering;
 
 use pv_abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelOp, PortArgument, PortStatus,
-    Status, Virq,
+    Virq,
 };
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
 
 use super::report::Report;
 use crate::arch::hypercall::event_channel_op;
-use crate::event::{self, Port};
+use crate::event::{self, Port, status};
 use crate::shared_info;
 
 pub async fn run(report: &mut Report) {
@@ -18,19 +18,6 @@ pub async fn run(report: &mut Report) {
     interrupt(report);
     virtual_interrupts(report);
     refusals(report);
-}
-
-pub fn status(port: EventPort) -> Result<Status, Errno> {
-    let mut status = Status {
-        dom: DomId::SELF,
-        padding: 0,
-        port,
-        status: PortStatus(99),
-        vcpu: VcpuId(0),
-        detail0: 0,
-        detail1: 0,
-    };
-    event_channel_op(EventChannelOp::STATUS, &mut status).map(|_| status)
 }
 
 pub fn send(port: EventPort) -> Result<u64, Errno> {

@@ -7,6 +7,7 @@ mod batches;
 mod calls;
 pub mod descriptors;
 mod events;
+pub mod grants;
 pub mod laboratory;
 pub mod mappings;
 mod memory_calls;
@@ -45,6 +46,7 @@ pub async fn run() -> Result<(), String> {
     timers::run(&mut report).await;
     scheduling::run(&mut report);
     vcpus::run(&mut report);
+    grants::run(&mut report);
     programs::run(&mut report).await;
     println!("selftest: {} passed, {} failed", report.passed, report.failed);
     match report.failed {

@@ -21,13 +21,14 @@ use pv_abi::vcpu::{RegisterVcpuInfo, VcpuOp};
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
 use zerocopy::FromZeros;
 
-use super::events::{send, status};
+use super::events::send;
 use super::laboratory::Page;
 use super::mappings::mmuext_op;
 use super::report::Report;
 use super::second::{self, SECOND_VCPU, order};
 use super::{WILD, hypercall as any_hypercall};
 use crate::arch::hypercall::{event_channel_op, sched_yield, vcpu_op};
+use crate::event::status;
 use crate::memory::{KERNEL_DATA, linear, translation};
 use crate::time::{MILLISECOND, SECOND, now};
 

@@ -5,8 +5,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use pv_abi::version::{ExtraVersion, VersionOp};
+use pv_abi::{DomId, EventPort, GrantRef};
 
-use super::power;
+use super::{lending, power};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
@@ -14,7 +15,7 @@ use crate::user::program::{self, PROGRAMS};
 use crate::{attack, memory, selftest, time};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 16] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -23,6 +24,9 @@ const COMMANDS: [(&str, &str); 13] = [
     ("ps", "tasks"),
     ("programs", "user programs"),
     ("spawn PROGRAM [NUMBER] [&]", "runs a user program, with & in the background"),
+    ("share DOMAIN", "lends a page to another domain, and waits for its answer"),
+    ("unshare ENTRY", "takes it back, once nobody has it mapped"),
+    ("attach DOMAIN ENTRY PORT [SECONDS]", "maps another domain's page, answers, keeps it for so long"),
     ("selftest", "tests each mechanism from inside"),
     ("attack", "tries to break out of the domain"),
     ("crash", "panics"),
@@ -48,6 +52,10 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["spawn", name, "&"] => background(name, 0)?,
         ["spawn", name, number] => spawn(name, parse(number)?).await?,
         ["spawn", name, number, "&"] => background(name, parse(number)?)?,
+        ["share", domain] => lending::share(DomId(parse(domain)?)).await?,
+        ["unshare", entry] => lending::unshare(GrantRef(parse(entry)?)).await?,
+        ["attach", domain, entry, port] => attach(domain, entry, port, 0).await?,
+        ["attach", domain, entry, port, seconds] => attach(domain, entry, port, parse(seconds)?).await?,
         ["selftest"] => selftest::run().await?,
         ["attack"] => attack::run().await?,
         ["crash"] => panic!("crash was asked for"),
@@ -67,7 +75,7 @@ fn parse<T: core::str::FromStr>(word: &str) -> Result<T, String> {
 }
 
 fn help() {
-    COMMANDS.iter().for_each(|(usage, about)| println!("{usage:28} {about}"));
+    COMMANDS.iter().for_each(|(usage, about)| println!("{usage:36} {about}"));
 }
 
 fn version() {
@@ -105,6 +113,11 @@ fn ps() {
             task.name
         );
     }
+}
+
+async fn attach(domain: &str, entry: &str, port: &str, seconds: u32) -> Result<(), String> {
+    let (domain, entry, port) = (DomId(parse(domain)?), GrantRef(parse(entry)?), EventPort(parse(port)?));
+    lending::attach(domain, entry, port, seconds).await
 }
 
 fn start(name: &str, argument: u64) -> Result<Arc<Process>, String> {

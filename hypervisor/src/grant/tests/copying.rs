@@ -54,7 +54,8 @@ fn what_is_not_the_borrowers_is_not_copied() {
         (own, side(DomId::HOST, 5, 0), 4, 0, GrantStatus::PERMISSION_DENIED),
         (side(DomId::SELF, pair.lender.pages[0].0, 0), own, 4, 0, GrantStatus::BAD_PAGE),
         (side(DomId::SELF, 3, 0), own, 4, 0, GrantStatus::BAD_PAGE),
-        (own, side(DomId::SELF, pair.borrower.l1.0, 0), 4, 0, GrantStatus::BAD_PAGE),
+        (own, side(pair.borrower.domain.id(), own.page, 9), 4, 0, GrantStatus::PERMISSION_DENIED),
+        (own, side(DomId::SELF, pair.borrower.l1.0, 0), 4, 0, GrantStatus::GENERAL_ERROR),
         (own, side(DomId::SELF, u64::MAX, 0), 4, 0, GrantStatus::BAD_PAGE),
     ];
     for (n, (source, dest, len, flags, status)) in cases.into_iter().enumerate() {

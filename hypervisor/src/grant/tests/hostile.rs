@@ -21,7 +21,9 @@ fn what_is_not_lent_is_not_mapped() {
     let window = |dom, reference, flags| pair.map_with(dom, reference, flags, WINDOW);
     assert_eq!(window(DomId(id.0 + 9), reference, host), Err(GrantStatus::BAD_DOMAIN));
     assert_eq!(window(DomId::HOST, reference, host), Err(GrantStatus::BAD_DOMAIN));
-    assert_eq!(window(DomId::SELF, reference, host), Err(GrantStatus::BAD_GNTREF), "it has no table");
+    assert_eq!(window(DomId::SELF, reference, host), Err(GrantStatus::BAD_DOMAIN), "as on Xen");
+    let own = pair.borrower.domain.id();
+    assert_eq!(window(own, reference, host), Err(GrantStatus::BAD_GNTREF), "it has no table");
     assert_eq!(window(id, 512, host), Err(GrantStatus::BAD_GNTREF));
     assert_eq!(window(id, u32::MAX, host), Err(GrantStatus::BAD_GNTREF));
     assert_eq!(window(id, reference + 1, host), Err(ERROR), "an entry of zeros");
@@ -32,6 +34,17 @@ fn what_is_not_lent_is_not_mapped() {
     }
     assert_eq!((pair.flags(reference), pair.references(0)), (GrantEntry::PERMIT_ACCESS, 0));
     pair.audit();
+    pair.end();
+}
+
+#[test]
+fn a_negative_count_is_refused_before_anything_is_done() {
+    let pair = Pair::new();
+    for op in [0, 1, 5, 7] {
+        for count in [1 << 31, u64::from(u32::MAX)] {
+            assert_eq!(pair.world.call(&pair.borrower, 20, &[op, page(1), count]), Err(Errno::EINVAL));
+        }
+    }
     pair.end();
 }
 
@@ -53,16 +66,16 @@ fn nobody_lends_what_is_not_his() {
     let pair = Pair::new();
     let by = pair.borrower.domain.id().0;
     let mmu = &pair.world.services.mmu;
-    for (frame, flags, what) in [
-        (pair.borrower.pages[3], 0, "the borrower's own"),
-        (pv_abi::Mfn(3), MapFlags::READ_ONLY, "the hypervisor's"),
-        (pv_abi::Mfn(0xffff_ffff), 0, "no frame"),
-        (pair.lender.l1, 0, "a page table, to write"),
-        (pair.lender.root, 0, "a root table, to write"),
+    for (frame, flags, status, what) in [
+        (pair.borrower.pages[3], 0, GrantStatus::BAD_PAGE, "the borrower's own"),
+        (pv_abi::Mfn(3), MapFlags::READ_ONLY, GrantStatus::BAD_PAGE, "the hypervisor's"),
+        (pv_abi::Mfn(0xffff_ffff), 0, GrantStatus::BAD_PAGE, "no frame"),
+        (pair.lender.l1, 0, ERROR, "a page table, to write"),
+        (pair.lender.root, 0, ERROR, "a root table, to write"),
     ] {
         pair.write(0, GrantEntry { flags: 1, domid: by, frame: frame.0 as u32 });
         let word = mmu.frames().word(frame);
-        assert_eq!(pair.map(0, flags, WINDOW), Err(GrantStatus::BAD_PAGE), "{what}");
+        assert_eq!(pair.map(0, flags, WINDOW), Err(status), "{what}");
         assert_eq!((pair.flags(0), mmu.frames().word(frame)), (1, word), "{what}");
     }
     pair.audit();

@@ -89,6 +89,11 @@ fn an_entry_can_be_named_by_its_machine_address() {
     let handle = pair.map(reference, MapFlags::CONTAINS_PTE, entry).unwrap();
     assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)));
     assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::GENERAL_ERROR, "it was named otherwise");
+    assert_eq!(
+        pair.replace(handle, entry, page(12)),
+        GrantStatus::GENERAL_ERROR,
+        "not where it is an entry's"
+    );
     assert_eq!(pair.unmap(handle, entry), GrantStatus::OKAY);
     for (bad, what) in [
         (entry + 4, "not a multiple of 8"),

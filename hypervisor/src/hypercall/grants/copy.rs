@@ -3,12 +3,12 @@
 use super::{Ran, end, granter};
 use crate::domain::Domain;
 use crate::frame::Reference;
-use crate::grant::Access;
+use crate::grant::{Access, status_of};
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
 use crate::paging::Progress;
 use pv_abi::grant_table::{CopyPointer, GrantCopy, GrantStatus};
-use pv_abi::{GrantRef, Mfn, PAGE_SIZE};
+use pv_abi::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use std::sync::Arc;
 
 /// What one copy costs, in microseconds.
@@ -67,11 +67,18 @@ impl Page {
     fn take(call: &Call<'_>, side: CopyPointer, is_grant: bool, access: Access) -> Result<Self, GrantStatus> {
         let mmu = &call.services.mmu;
         if !is_grant {
-            call.check_self(side.domid).map_err(|_| GrantStatus::PERMISSION_DENIED)?;
+            // Nor by the own number.
+            if side.domid != DomId::SELF {
+                return Err(GrantStatus::PERMISSION_DENIED);
+            }
             let held = mmu.hold(call.domain.id(), Mfn(side.page), access.is_writable());
-            return Ok(Self { held: held.map_err(|_| GrantStatus::BAD_PAGE)?, pinned: None });
+            return Ok(Self { held: held.map_err(status_of)?, pinned: None });
         }
-        let (granter, reference) = (granter(call, side.domid)?, GrantRef(side.page as u32));
+        let reference = GrantRef(side.page as u32);
+        let granter = match side.domid {
+            DomId::SELF => call.domain.clone(),
+            other => granter(call, other)?,
+        };
         let held = granter.grants().lock().pin(mmu, granter.id(), reference, call.domain.id(), access)?;
         Ok(Self { held, pinned: Some((granter, reference, access)) })
     }

@@ -73,9 +73,10 @@ fn map(call: &Call<'_>, batch: &mut Batch, request: &mut MapGrantRef) -> Ran {
     let mut maptrack = call.domain.maptrack().lock();
     request.status = match made {
         Ok(Ok((place, frame))) => {
-            let Wanted { granter, access, .. } = wanted;
+            let Wanted { granter, access, target, .. } = wanted;
+            let is_entry = matches!(target, EntryTarget::Machine(_));
             let (reference, address) = (request.reference, request.host_addr);
-            maptrack.fill(handle, Record { granter, reference, access, frame, place, address });
+            maptrack.fill(handle, Record { granter, reference, access, frame, place, address, is_entry });
             (request.handle, request.dev_bus_addr) = (handle, frame.address());
             GrantStatus::OKAY
         }

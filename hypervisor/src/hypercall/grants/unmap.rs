@@ -141,6 +141,11 @@ impl Ended {
             call.domain.maptrack().lock().fill(handle, record);
         });
         let changed = match new {
+            // As on Xen, only a mapping by linear address is replaced.
+            1.. if record.is_entry => {
+                put_back(record);
+                return Ok(GrantStatus::GENERAL_ERROR);
+            }
             0 => mmu.unmap_lent(record.place, record.frame, &mut self.batch),
             address => {
                 let from = EntryTarget::Linear { root: call.vcpu.context.root, address };
