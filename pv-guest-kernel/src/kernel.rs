@@ -1,6 +1,8 @@
 //! The boot order, one line a step.
 
-use crate::{arch, driver, event, grant, memory, sched, shared_info, shell, start_info, time};
+use crate::{
+    arch, driver, event, grant, memory, sched, shared_info, shell, start_info, time, xenbus, xenstore,
+};
 
 /// Entered once, from `arch::boot`, with the address of `start_info`.
 pub extern "C" fn main(start_info: u64) -> ! {
@@ -15,6 +17,9 @@ pub extern "C" fn main(start_info: u64) -> ! {
     time::init();
     grant::init();
     driver::console::listen();
+    xenstore::init();
+    xenbus::init();
+    shell::power::obey_toolstack();
     println!("{}", memory::summary());
     shell::start();
     sched::executor::run()

@@ -7,7 +7,7 @@
 //! `hypervisor/build.rs` does that. An ordinary build of the workspace gives a program that says so.
 #![cfg_attr(guest_image, no_std, no_main)]
 
-#[cfg(guest_image)]
+#[cfg(any(guest_image, test))]
 extern crate alloc;
 
 #[cfg(guest_image)]
@@ -48,6 +48,19 @@ mod time;
 #[cfg(guest_image)]
 #[allow(unsafe_code, reason = "user memory, and programs as labels")]
 mod user;
+#[cfg(guest_image)]
+mod xenbus;
+#[cfg(guest_image)]
+mod xenstore;
+
+// What is arithmetic and needs no hypervisor is tested as an ordinary program.
+#[cfg(all(test, not(guest_image)))]
+#[path = "xenstore/message.rs"]
+#[allow(dead_code, reason = "its user is in the image")]
+mod message;
+#[cfg(all(test, not(guest_image)))]
+#[path = "xenbus/states.rs"]
+mod states;
 
 #[cfg(not(guest_image))]
 fn main() {

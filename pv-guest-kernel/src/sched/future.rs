@@ -1,5 +1,6 @@
-//! Small futures: giving way, waiting for one of two, and a value that others wait for.
+//! Small futures: giving way, waiting for one of two or for all of many, and a value that others wait for.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::pin::pin;
@@ -45,6 +46,21 @@ pub async fn race<A, B>(first: impl Future<Output = A>, second: impl Future<Outp
         second.as_mut().poll(context).map(Either::Second)
     })
     .await
+}
+
+/// Runs futures until all have ended, and gives what came of each, in order.
+pub async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|context| {
+        for (future, result) in running.iter_mut().filter(|(_, result)| result.is_none()) {
+            if let Poll::Ready(value) = future.as_mut().poll(context) {
+                *result = Some(value);
+            }
+        }
+        if running.iter().all(|(_, result)| result.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, result)| result).collect()
 }
 
 /// A value that is set once, and that any number of tasks wait for.

@@ -16,6 +16,7 @@ pub mod report;
 mod returns;
 mod scheduling;
 mod second;
+mod store;
 mod tables;
 mod timers;
 mod traps;
@@ -47,6 +48,7 @@ pub async fn run() -> Result<(), String> {
     scheduling::run(&mut report);
     vcpus::run(&mut report);
     grants::run(&mut report);
+    store::run(&mut report).await;
     programs::run(&mut report).await;
     println!("selftest: {} passed, {} failed", report.passed, report.failed);
     match report.failed {

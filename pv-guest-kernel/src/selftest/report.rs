@@ -1,4 +1,4 @@
-//! Lines of the self-test: `ok` or `FAIL`, what was done, what came of it.
+//! Lines of the self-test: `ok` or `FAIL`, what was done, what came of it; `skip` for what cannot be tried.
 
 use alloc::format;
 use core::fmt::{Debug, Display};
@@ -24,6 +24,11 @@ impl Report {
             self.failed += 1;
             println!("FAIL {what}: {outcome}");
         }
+    }
+
+    /// Checks that cannot be made here.
+    pub fn left_out(&mut self, what: &str, reason: &str) {
+        println!("skip {what}: {reason}");
     }
 
     /// Two values have to be equal.

@@ -1,10 +1,13 @@
 //! Ending the domain.
 
+use pv_abi::Errno;
 use pv_abi::extension::{CPUID_LEAF, ExtensionFeatures, SIGNATURE};
 use pv_abi::sched::ShutdownReason;
 
 use crate::arch::{hypercall, processor};
 use crate::driver::console;
+use crate::sched::executor;
+use crate::xenstore::{self, Watch};
 
 /// What the hypervisor offers beyond Xen's ABI.
 pub fn extensions() -> ExtensionFeatures {
@@ -32,6 +35,37 @@ pub fn off(status: u8) -> ! {
 /// Asks to be started again.
 pub fn reboot() -> ! {
     end(ShutdownReason::REBOOT)
+}
+
+/// Ends the domain when the toolstack asks for that by its node `control/shutdown`, where there is a store.
+pub fn obey_toolstack() {
+    if xenstore::is_present() {
+        executor::spawn("shutdown", async {
+            if let Err(error) = wait_for_shutdown().await {
+                println!("requests of the toolstack to shut down are not heard: {error}");
+            }
+        });
+    }
+}
+
+async fn wait_for_shutdown() -> Result<(), Errno> {
+    const NODE: &str = "control/shutdown";
+    let mut watch = Watch::new(NODE).await?;
+    loop {
+        watch.next().await?;
+        let wanted = xenstore::read(NODE).await.unwrap_or_default();
+        if wanted.is_empty() {
+            continue;
+        }
+        // That it is empty again tells the toolstack that it was read.
+        xenstore::write(NODE, "").await?;
+        println!("the toolstack asks for {wanted}");
+        match wanted.as_str() {
+            "poweroff" | "halt" => end(ShutdownReason::POWEROFF),
+            "reboot" => end(ShutdownReason::REBOOT),
+            _ => println!("that cannot be done here"),
+        }
+    }
 }
 
 fn end(reason: ShutdownReason) -> ! {
