@@ -13,9 +13,12 @@ const OVERRIDE: &str = "PARAVANE_KERNEL_IMAGE";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Everything that the image is made of, seen from the workspace.
 const SOURCES: [&str; 4] = ["pv-guest-kernel", "pv-abi", "Cargo.toml", "Cargo.lock"];
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 8] = [
     "--cfg",
     "guest_image",
+    // Without it the crate asks the processor by `cpuid`.
+    "--cfg",
+    "sha2_backend=\"soft\"",
     // Linked at a fixed address in the top 2 GiB.
     "-Crelocation-model=static",
     "-Ccode-model=kernel",

@@ -19,7 +19,11 @@ mod arch;
 #[allow(unsafe_code, reason = "tries what must not work")]
 mod attack;
 #[cfg(guest_image)]
+mod block;
+#[cfg(guest_image)]
 mod event;
+#[cfg(guest_image)]
+mod file_system;
 #[cfg(guest_image)]
 mod grant;
 #[cfg(guest_image)]

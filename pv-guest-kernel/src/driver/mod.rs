@@ -11,8 +11,11 @@
 //! Rules: none of these functions waits; a back-end is not trusted, so what it says is checked, and an error ends the
 //! connection, not the kernel.
 
+// First, for its macros.
 #[macro_use]
 pub mod console;
+
+pub mod block;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -45,4 +48,4 @@ pub trait FrontEnd {
 }
 
 /// Every driver that there is.
-pub static DRIVERS: [&dyn Driver; 0] = [];
+pub static DRIVERS: [&dyn Driver; 1] = [&block::BlockDriver];

@@ -26,10 +26,10 @@ pub fn init() {
     }
 }
 
-/// Wakes the tasks that wait for pending ports.
-pub fn dispatch() {
+/// Wakes the tasks that wait for pending ports. False where there is nothing new.
+pub fn dispatch() -> bool {
     if shared_info::upcall_pending().swap(0, Ordering::AcqRel) == 0 {
-        return;
+        return false;
     }
     let selector = shared_info::pending_selector().swap(0, Ordering::AcqRel);
     for index in bits(selector) {
@@ -38,6 +38,7 @@ pub fn dispatch() {
         shared_info::pending(index).fetch_and(!ready, Ordering::AcqRel);
         bits(ready).for_each(|bit| port::fire(EventPort((index * 64 + bit) as u32)));
     }
+    true
 }
 
 /// The positions of the set bits.

@@ -1,8 +1,11 @@
 //! A page of ours that another domain may use.
 
 use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::sync::atomic::Ordering;
 
 use pv_abi::grant_table::GrantEntry;
+use pv_abi::ring::RingMemory;
 use pv_abi::{DomId, GrantRef, Pfn};
 
 use super::{Error, table};
@@ -45,6 +48,30 @@ impl Grant {
     /// Whether the other domain uses it.
     pub fn is_in_use(&self) -> bool {
         table::flags(self.reference) & (GrantEntry::READING | GrantEntry::WRITING) != 0
+    }
+}
+
+/// What a ring needs of the page that it lies in.
+impl RingMemory for Grant {
+    type Error = Infallible;
+
+    fn load_u32(&self, offset: usize) -> Result<u32, Infallible> {
+        Ok(self.page.word(offset).load(Ordering::SeqCst))
+    }
+
+    fn store_u32(&self, offset: usize, value: u32) -> Result<(), Infallible> {
+        self.page.word(offset).store(value, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), Infallible> {
+        self.page.read(offset, into);
+        Ok(())
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Result<(), Infallible> {
+        self.page.write(offset, from);
+        Ok(())
     }
 }
 

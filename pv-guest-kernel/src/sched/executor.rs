@@ -1,7 +1,7 @@
 //! The executor: one queue of tasks that are ready, and the idle loop.
 //!
 //! Each turn of the loop is a safe point: events are dispatched and timers expired there, with no task
-//! in the middle of anything.
+//! in the middle of anything, or with one that waits in [`block_on`].
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -9,9 +9,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use core::task::{Context, Waker};
+use core::task::{Context, Poll, Waker};
 
 use crate::arch::hypercall;
 use crate::sync::Local;
@@ -104,6 +104,23 @@ pub fn run() -> ! {
                 time::arm(None);
                 hypercall::sched_block();
             }
+        }
+    }
+}
+
+/// Runs a future to its end without giving way to other tasks: for code that cannot wait, such as file systems that
+/// were written for disks which answer at once. What the future waits for must not be another task's to do.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        time::expire();
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        if !event::dispatch() {
+            time::arm(None);
+            hypercall::sched_block();
         }
     }
 }

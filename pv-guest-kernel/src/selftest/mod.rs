@@ -6,6 +6,7 @@ mod answers;
 mod batches;
 mod calls;
 pub mod descriptors;
+mod disks;
 mod events;
 pub mod grants;
 pub mod laboratory;
@@ -49,6 +50,7 @@ pub async fn run() -> Result<(), String> {
     vcpus::run(&mut report);
     grants::run(&mut report);
     store::run(&mut report).await;
+    disks::run(&mut report).await;
     programs::run(&mut report).await;
     println!("selftest: {} passed, {} failed", report.passed, report.failed);
     match report.failed {

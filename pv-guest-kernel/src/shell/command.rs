@@ -7,15 +7,15 @@ use alloc::sync::Arc;
 use pv_abi::version::{ExtraVersion, VersionOp};
 use pv_abi::{DomId, EventPort, GrantRef};
 
-use super::{lending, power};
+use super::{lending, power, storage};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
-use crate::{attack, memory, selftest, time};
+use crate::{attack, file_system, memory, selftest, time};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 16] = [
+const COMMANDS: [(&str, &str); 25] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -27,6 +27,15 @@ const COMMANDS: [(&str, &str); 16] = [
     ("share DOMAIN", "lends a page to another domain, and waits for its answer"),
     ("unshare ENTRY", "takes it back, once nobody has it mapped"),
     ("attach DOMAIN ENTRY PORT [SECONDS]", "maps another domain's page, answers, keeps it for so long"),
+    ("disks", "disks"),
+    ("dd read|write DISK [MIB]", "reads a disk, or writes a pattern to it, and tells how fast"),
+    ("sha256 FILE | DISK [MIB]", "a hash"),
+    ("format DISK", "makes an empty FAT file system"),
+    ("mount [DISK]", "makes the files of a disk known as /DISK/..., or tells what is mounted"),
+    ("ls DIRECTORY", "names in a directory"),
+    ("cat FILE", "prints a file"),
+    ("write FILE WORD...", "makes a file of one line"),
+    ("sync", "makes durable what was written to files"),
     ("selftest", "tests each mechanism from inside"),
     ("attack", "tries to break out of the domain"),
     ("crash", "panics"),
@@ -56,6 +65,18 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["unshare", entry] => lending::unshare(GrantRef(parse(entry)?)).await?,
         ["attach", domain, entry, port] => attach(domain, entry, port, 0).await?,
         ["attach", domain, entry, port, seconds] => attach(domain, entry, port, parse(seconds)?).await?,
+        ["disks"] => storage::disks(),
+        ["dd", action, disk] => storage::dd(action, disk, None).await?,
+        ["dd", action, disk, size] => storage::dd(action, disk, Some(parse(size)?)).await?,
+        ["sha256", what] => storage::sha256(what, None).await?,
+        ["sha256", disk, size] => storage::sha256(disk, Some(parse(size)?)).await?,
+        ["format", disk] => file_system::format(disk)?,
+        ["mount"] => storage::mount(None)?,
+        ["mount", disk] => storage::mount(Some(disk))?,
+        ["ls", path] => storage::list(path)?,
+        ["cat", path] => storage::print(path).await?,
+        ["write", path, words @ ..] => storage::write(path, words)?,
+        ["sync"] => file_system::sync()?,
         ["selftest"] => selftest::run().await?,
         ["attack"] => attack::run().await?,
         ["crash"] => panic!("crash was asked for"),

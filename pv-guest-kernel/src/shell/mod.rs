@@ -5,6 +5,7 @@ mod lending;
 mod line;
 mod options;
 pub mod power;
+mod storage;
 
 use alloc::string::String;
 

@@ -1,0 +1,241 @@
+//! A connection to a back-end: its ring, the pages that are lent to it for data, and what is on its way.
+//!
+//! Invariants:
+//! - A page for data is in `pages`, or belongs to one request that is on its way; it goes back when the response has
+//!   come, whether or not anybody still waits for that.
+//! - A response counts only if its request is on its way. A back-end that breaks the protocol is not used any more: what
+//!   is on its way has failed.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::task::{Context, Poll, Waker};
+
+use pv_abi::io::block::{DiscardRequest, MAX_SEGMENTS, Operation, Request, Response, Segment, Status};
+use pv_abi::ring::FrontRing;
+use pv_abi::{DomId, GrantRef, PAGE_SIZE};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::block::{Error, SECTOR};
+use crate::event::{self, Port};
+use crate::grant::{self, Grant};
+use crate::sched::future::{Signal, note};
+
+/// Bytes that a request moves at most.
+pub const MAX_BYTES: usize = MAX_SEGMENTS * PAGE_SIZE;
+
+pub struct Connection {
+    back_end: DomId,
+    ring: FrontRing<Grant, Request, Response>,
+    reference: GrantRef,
+    port: Rc<Port>,
+    /// Set at the end.
+    closed: Rc<Signal<()>>,
+    /// Pages for data that are in no request.
+    pages: Vec<Grant>,
+    /// Pages for data that there are.
+    lent: usize,
+    on_their_way: BTreeMap<u64, Flight>,
+    /// Who waits for a slot or for pages.
+    waiting: Vec<Waker>,
+    broken: bool,
+}
+
+/// A request on its way.
+struct Flight {
+    operation: Operation,
+    pages: Vec<Grant>,
+    outcome: Option<Status>,
+    waker: Option<Waker>,
+    /// Nobody waits for it any more.
+    given_up: bool,
+}
+
+/// What a request is to do.
+pub struct Order<'a> {
+    pub operation: Operation,
+    pub sector: u64,
+    /// Bytes to read or to write, at most [`MAX_BYTES`]; of a discard, sectors.
+    pub length: u64,
+    /// What is written.
+    pub data: &'a [u8],
+}
+
+impl Connection {
+    /// A ring, lent to `back_end`, and a port for it.
+    pub fn new(back_end: DomId) -> Result<Self, grant::Error> {
+        let page = Grant::new(back_end)?;
+        let reference = page.reference();
+        let Ok(ring) = FrontRing::initialise(page, PAGE_SIZE) else { unreachable!("a page holds a ring") };
+        let port = Rc::new(event::alloc_unbound(back_end).map_err(grant::Error::Refused)?);
+        Ok(Self {
+            back_end,
+            ring,
+            reference,
+            port,
+            closed: Rc::new(Signal::new()),
+            pages: Vec::new(),
+            lent: 0,
+            on_their_way: BTreeMap::new(),
+            waiting: Vec::new(),
+            broken: false,
+        })
+    }
+
+    pub fn ring_reference(&self) -> GrantRef {
+        self.reference
+    }
+
+    pub fn port(&self) -> &Rc<Port> {
+        &self.port
+    }
+
+    pub fn closed(&self) -> &Rc<Signal<()>> {
+        &self.closed
+    }
+
+    /// Puts a request into the ring once there is room, under a number that none on its way has.
+    pub fn start(&mut self, id: u64, order: &Order, context: &Context) -> Poll<Result<(), Error>> {
+        if self.broken {
+            return Poll::Ready(Err(Error::Failed));
+        }
+        let count = if order.operation == Operation::DISCARD { 0 } else { order.length as usize };
+        let count = count.div_ceil(PAGE_SIZE);
+        if self.ring.room() == 0 || !self.lend(count) {
+            if self.on_their_way.is_empty() {
+                return Poll::Ready(Err(Error::Failed)); // there is no memory, and none will come back
+            }
+            note(&mut self.waiting, context);
+            return Poll::Pending;
+        }
+        let pages = self.pages.split_off(self.pages.len() - count);
+        for (page, bytes) in pages.iter().zip(order.data.chunks(PAGE_SIZE)) {
+            page.page().write(0, bytes);
+        }
+        let put = self.ring.put(&request(id, order, &pages)).and_then(|()| self.ring.publish());
+        let operation = order.operation;
+        let flight = Flight { operation, pages, outcome: None, waker: None, given_up: false };
+        self.on_their_way.insert(id, flight);
+        match put {
+            Ok(false) => {}
+            Ok(true) => self.port.notify(),
+            Err(_) => self.fail(),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether there are so many pages for data that are in no request; more are lent where there may be more.
+    fn lend(&mut self, count: usize) -> bool {
+        let limit = self.ring.slots() as usize * MAX_SEGMENTS;
+        while self.pages.len() < count && self.lent < limit {
+            let Ok(page) = Grant::new(self.back_end) else { return false };
+            self.pages.push(page);
+            self.lent += 1;
+        }
+        self.pages.len() >= count
+    }
+
+    /// Takes the responses that have come.
+    pub fn reap(&mut self) {
+        loop {
+            match self.ring.take() {
+                Ok(Some(response)) => self.finish(&response),
+                Ok(None) => match self.ring.ask_for_notification() {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(_) => return self.fail(),
+                },
+                Err(_) => return self.fail(),
+            }
+            if self.broken {
+                return;
+            }
+        }
+    }
+
+    fn finish(&mut self, response: &Response) {
+        let known = self.on_their_way.get_mut(&response.id);
+        let Some(flight) = known.filter(|flight| flight.outcome.is_none()) else { return self.fail() };
+        flight.outcome = Some(response.status);
+        flight.waker.take().into_iter().for_each(Waker::wake);
+        if flight.given_up {
+            self.give_up(response.id);
+        }
+    }
+
+    /// What became of a request, once that is known; what was read goes to `into`. The request has ended then.
+    pub fn poll(&mut self, id: u64, into: &mut [u8], context: &Context) -> Poll<Result<(), Error>> {
+        self.reap();
+        let Some(flight) = self.on_their_way.get_mut(&id) else { return Poll::Ready(Err(Error::Gone)) };
+        let Some(outcome) = flight.outcome else {
+            flight.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        if outcome == Status::OKAY && flight.operation == Operation::READ {
+            for (page, bytes) in flight.pages.iter().zip(into.chunks_mut(PAGE_SIZE)) {
+                page.page().read(0, bytes);
+            }
+        }
+        self.give_up(id);
+        Poll::Ready(match outcome {
+            Status::OKAY => Ok(()),
+            Status::EOPNOTSUPP => Err(Error::Unsupported),
+            _ => Err(Error::Failed),
+        })
+    }
+
+    /// Nobody waits for a request any more. Its pages stay its own until its response has come.
+    pub fn give_up(&mut self, id: u64) {
+        let Some(flight) = self.on_their_way.get_mut(&id) else { return };
+        flight.given_up = true;
+        if flight.outcome.is_some() {
+            let flight = self.on_their_way.remove(&id);
+            self.pages.extend(flight.into_iter().flat_map(|flight| flight.pages));
+            self.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// The back-end has broken the protocol. What it has of ours it may still use, so nothing of that is used again
+    /// before it is taken back.
+    fn fail(&mut self) {
+        println!("the back-end in {} breaks the protocol of block devices", self.back_end);
+        self.broken = true;
+        for flight in self.on_their_way.values_mut() {
+            flight.outcome.get_or_insert(Status::ERROR);
+            flight.waker.take().into_iter().for_each(Waker::wake);
+        }
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.closed.set(());
+        for flight in self.on_their_way.values_mut() {
+            flight.waker.take().into_iter().for_each(Waker::wake);
+        }
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// The request for an order; `pages` are as many as it needs.
+fn request(id: u64, order: &Order, pages: &[Grant]) -> Request {
+    let mut request = Request::new_zeroed();
+    if order.operation == Operation::DISCARD {
+        let mut discard = DiscardRequest::new_zeroed();
+        (discard.operation, discard.id) = (order.operation, id);
+        (discard.sector_number, discard.nr_sectors) = (order.sector, order.length);
+        request.as_mut_bytes()[..size_of::<DiscardRequest>()].copy_from_slice(discard.as_bytes());
+        return request;
+    }
+    (request.operation, request.id, request.sector_number) = (order.operation, id, order.sector);
+    request.nr_segments = pages.len() as u8;
+    let mut sectors = order.length as usize / SECTOR;
+    for (segment, page) in request.seg.iter_mut().zip(pages) {
+        let count = sectors.min(PAGE_SIZE / SECTOR);
+        sectors -= count;
+        let (gref, last_sect) = (page.reference(), count as u8 - 1);
+        *segment = Segment { gref, first_sect: 0, last_sect, padding: 0 };
+    }
+    request
+}

@@ -1,0 +1,106 @@
+//! Block devices (`io/blkif.h`), the front-end.
+//!
+//! [`Disk`] is what the rest of the kernel uses; [`connection`] is the ring, the pages that are lent for data, and what
+//! is on its way. A disk outlives its connections: without one, every operation ends with "gone".
+
+mod connection;
+mod disk;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+
+use pv_abi::DomId;
+use pv_abi::io::block::{Operation, PROTOCOL, info};
+
+use super::{Driver, FrontEnd, Nodes};
+use crate::block::{self, Properties, SECTOR};
+use connection::Connection;
+use disk::Disk;
+
+/// The class `vbd`.
+pub struct BlockDriver;
+
+impl Driver for BlockDriver {
+    fn class(&self) -> &'static str {
+        "vbd"
+    }
+
+    fn front_end(&self, number: u32, _: &Nodes) -> Box<dyn FrontEnd> {
+        Box::new(BlockFrontEnd { name: name_of(number), disk: Rc::new(Disk::default()) })
+    }
+}
+
+/// A disk's customary name: numbers of virtual disks stand for them (`docs/man/xen-vbd-interface`).
+fn name_of(number: u32) -> String {
+    const MAJOR: u32 = 202;
+    let letter = |index: u32| char::from(b'a' + index as u8);
+    match (number >> 8, number >> 4 & 15, number & 15) {
+        (MAJOR, disk, 0) => format!("xvd{}", letter(disk)),
+        (MAJOR, disk, partition) => format!("xvd{}{partition}", letter(disk)),
+        _ => format!("vbd{number}"),
+    }
+}
+
+struct BlockFrontEnd {
+    name: String,
+    disk: Rc<Disk>,
+}
+
+impl FrontEnd for BlockFrontEnd {
+    fn publish(&mut self, back_end: DomId, offers: &Nodes) -> Result<Nodes, String> {
+        let connection = Connection::new(back_end).map_err(|error| format!("no ring: {error}"))?;
+        let mut nodes = Nodes::new();
+        nodes.insert("ring-ref".into(), connection.ring_reference().0.to_string());
+        nodes.insert("event-channel".into(), connection.port().number().0.to_string());
+        nodes.insert("protocol".into(), PROTOCOL.into());
+        if flag(offers, "feature-persistent") {
+            // The pages for data are lent once and used again and again.
+            nodes.insert("feature-persistent".into(), "1".into());
+        }
+        self.disk.attach(connection);
+        Ok(nodes)
+    }
+
+    fn connect(&mut self, properties: &Nodes) -> Result<(), String> {
+        let number = |name: &str| properties.get(name).and_then(|value| value.parse::<u64>().ok());
+        let sectors = number("sectors").ok_or("the back-end does not say how large the disk is")?;
+        let bytes = number("sector-size").unwrap_or(SECTOR as u64);
+        if !bytes.is_power_of_two() || bytes < SECTOR as u64 || bytes > 4096 {
+            return Err(format!("sectors of {bytes} bytes"));
+        }
+        let bits = number("info").unwrap_or(0);
+        // An empty barrier comes after everything before it, and so makes that durable too.
+        let flush_by = [
+            ("feature-flush-cache", Operation::FLUSH_DISKCACHE),
+            ("feature-barrier", Operation::WRITE_BARRIER),
+        ];
+        let flush_by = flush_by.into_iter().find(|(name, _)| flag(properties, name)).map(|(_, by)| by);
+        let properties = Properties {
+            sectors,
+            granularity: bytes / SECTOR as u64,
+            read_only: bits & u64::from(info::READ_ONLY) != 0,
+            flush: flush_by.is_some(),
+            discard: flag(properties, "feature-discard"),
+        };
+        self.disk.open(properties, flush_by);
+        block::add(&self.name, self.disk.clone());
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        block::remove(&self.name);
+        self.disk.close();
+    }
+}
+
+impl Drop for BlockFrontEnd {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}
+
+fn flag(nodes: &Nodes, name: &str) -> bool {
+    nodes.get(name).is_some_and(|value| value == "1")
+}

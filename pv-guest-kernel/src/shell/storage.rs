@@ -1,0 +1,170 @@
+//! Commands about disks and files.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::cell::Cell;
+
+use sha2::{Digest, Sha256};
+
+use crate::block::{self, BlockDevice, SECTOR};
+use crate::sched::future::{all, yield_now};
+use crate::{file_system, time};
+
+/// Bytes that `dd` moves at a time, and how many of these are on their way together.
+const CHUNK: usize = 128 << 10;
+const DEPTH: usize = 4;
+
+/// What there is.
+pub fn disks() {
+    for (name, disk) in block::all() {
+        let it = disk.properties();
+        let flags = [(it.read_only, "read-only"), (it.flush, "flush"), (it.discard, "discard")];
+        let flags = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name);
+        let flags = flags.collect::<alloc::vec::Vec<_>>().join(", ");
+        println!("{name:8} {:>10} KiB  {flags}", it.sectors / 2);
+    }
+}
+
+fn disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
+    block::find(name).ok_or_else(|| format!("no disk {name}; see disks"))
+}
+
+/// Where on a disk bytes are, in sectors.
+struct Range {
+    first: u64,
+    count: u64,
+}
+
+/// The whole disk, or so many MiB of it from its start.
+fn range(disk: &dyn BlockDevice, mebibytes: Option<u64>) -> Result<Range, String> {
+    let sectors = disk.properties().sectors;
+    let count = mebibytes.map_or(Some(sectors), |size| size.checked_mul((1 << 20) / SECTOR as u64));
+    match count {
+        Some(count) if count <= sectors => Ok(Range { first: 0, count }),
+        _ => Err(format!("the disk has {} MiB", sectors / 2048)),
+    }
+}
+
+/// Calls `f` for one chunk after the other, several at a time: with its first sector and its sectors.
+async fn in_chunks<F: Future<Output = Result<(), block::Error>>>(
+    range: Range,
+    f: impl Fn(u64, u64) -> F,
+) -> Result<(), String> {
+    let (next, end) = (Cell::new(range.first), range.first + range.count);
+    let worker = || async {
+        while next.get() < end {
+            let sector = next.get();
+            let count = (end - sector).min((CHUNK / SECTOR) as u64);
+            next.set(sector + count);
+            f(sector, count).await.map_err(|error| format!("sector {sector}: {error}"))?;
+        }
+        Ok(())
+    };
+    all((0..DEPTH).map(|_| worker())).await.into_iter().collect()
+}
+
+/// Reads a disk, or writes a pattern to it and makes that durable, and tells how fast.
+pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>) -> Result<(), String> {
+    let disk = disk(name)?;
+    let range = range(&*disk, mebibytes)?;
+    let bytes = range.count * SECTOR as u64;
+    let start = time::now();
+    match action {
+        "read" => {
+            in_chunks(range, |sector, count| {
+                let disk = &disk;
+                async move { disk.read(sector, &mut alloc::vec![0; count as usize * SECTOR]).await }
+            })
+            .await?
+        }
+        "write" => {
+            in_chunks(range, |sector, count| {
+                let disk = &disk;
+                async move { disk.write(sector, &pattern(sector, count as usize)).await }
+            })
+            .await?;
+            disk.flush().await.map_err(|error| format!("flush: {error}"))?;
+        }
+        _ => return Err(format!("{action} is neither read nor write")),
+    }
+    let milliseconds = ((time::now() - start) / time::MILLISECOND).max(1);
+    println!("{bytes} bytes in {milliseconds} ms, {} MiB/s", (bytes * 1000 / milliseconds) >> 20);
+    Ok(())
+}
+
+/// Sectors that each begin with their own number, and differ all over.
+fn pattern(first: u64, count: usize) -> alloc::vec::Vec<u8> {
+    let words = (0..count * SECTOR / 8).map(|index| {
+        let (sector, word) = (first + (index * 8 / SECTOR) as u64, index as u64 % (SECTOR as u64 / 8));
+        sector.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    });
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+/// The hash of a file, or of a disk up to so many MiB.
+pub async fn sha256(what: &str, mebibytes: Option<u64>) -> Result<(), String> {
+    let mut hash = Sha256::new();
+    if what.starts_with('/') {
+        let (mounted, path) = file_system::find(what)?;
+        let mut file = mounted.open(&path)?;
+        let mut buffer = alloc::vec![0; CHUNK];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                count => hash.update(&buffer[..count]),
+            }
+            yield_now().await;
+        }
+    } else {
+        let disk = disk(what)?;
+        let Range { first, count } = range(&*disk, mebibytes)?;
+        let mut buffer = alloc::vec![0; CHUNK];
+        for sector in (first..first + count).step_by(CHUNK / SECTOR) {
+            let sectors = (first + count - sector).min((CHUNK / SECTOR) as u64) as usize;
+            let part = &mut buffer[..sectors * SECTOR];
+            disk.read(sector, part).await.map_err(|error| format!("sector {sector}: {error}"))?;
+            hash.update(part);
+        }
+    }
+    hash.finalize().iter().for_each(|byte| print!("{byte:02x}"));
+    println!("  {what}");
+    Ok(())
+}
+
+/// Mounts a disk, or tells what is mounted.
+pub fn mount(name: Option<&str>) -> Result<(), String> {
+    match name {
+        Some(name) => println!("/{name}: {}", file_system::mount(name)?),
+        None => file_system::mounted().iter().for_each(|(name, kind)| println!("/{name}: {kind}")),
+    }
+    Ok(())
+}
+
+pub fn list(path: &str) -> Result<(), String> {
+    let (mounted, within) = file_system::find(path)?;
+    for entry in mounted.list(&within).map_err(|error| format!("{path}: {error}"))? {
+        println!("{:>12} {}{}", entry.bytes, entry.name, if entry.is_directory { "/" } else { "" });
+    }
+    Ok(())
+}
+
+pub async fn print(path: &str) -> Result<(), String> {
+    let (mounted, within) = file_system::find(path)?;
+    let mut file = mounted.open(&within).map_err(|error| format!("{path}: {error}"))?;
+    let mut buffer = alloc::vec![0; CHUNK.min(file.bytes() as usize)];
+    loop {
+        match file.read(&mut buffer).map_err(|error| format!("{path}: {error}"))? {
+            0 => return Ok(()),
+            count => print!("{}", String::from_utf8_lossy(&buffer[..count])),
+        }
+        yield_now().await;
+    }
+}
+
+/// Makes a file of one line.
+pub fn write(path: &str, words: &[&str]) -> Result<(), String> {
+    let (mounted, within) = file_system::find(path)?;
+    let line = words.join(" ") + "\n";
+    mounted.write(&within, line.as_bytes()).map_err(|error| format!("{path}: {error}"))
+}
