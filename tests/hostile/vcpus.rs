@@ -484,8 +484,8 @@ const ASTRAY: u64 = COUNTS + 32;
 
 /// The frame that is a table of one level and then of another.
 const FRAME: u64 = PAGES;
-/// What it maps as an L1 table.
-const PAGE: u64 = PAGES + 4096;
+/// What it maps as an L1 table, by turns.
+const PAGE: [u64; 2] = [PAGES + 4096, PAGES + 6 * 4096];
 /// What it names as an L2 table, by turns, and what those map.
 const LOWER: [u64; 2] = [PAGES + 2 * 4096, PAGES + 3 * 4096];
 const BELOW: [u64; 2] = [PAGES + 4 * 4096, PAGES + 5 * 4096];
@@ -524,7 +524,7 @@ fn level_changes() -> Result<(), Failed> {
     let unpin = word(&mut code);
     let readable = LOWER.map(|_| [(); 2].map(|()| word(&mut code)));
     let turns =
-        [(PAGE, BY_L1), (BELOW[0], BY_L2), (PAGE, BY_L1), (BELOW[1], BY_L2)].map(|(page, sum)| Turn {
+        [(PAGE[0], BY_L1), (BELOW[0], BY_L2), (PAGE[1], BY_L1), (BELOW[1], BY_L2)].map(|(page, sum)| Turn {
             fill: word(&mut code),
             pin: word(&mut code),
             hook: word(&mut code),
@@ -561,7 +561,7 @@ fn level_changes() -> Result<(), Failed> {
     }
     let l1 = (Command::PIN_L1_TABLE, slot(Level::L2, AS_L1));
     let l2 = (Command::PIN_L2_TABLE, slot(Level::L3, AS_L2));
-    let kinds = [(l1, PAGE), (l2, LOWER[0]), (l1, PAGE), (l2, LOWER[1])];
+    let kinds = [(l1, PAGE[0]), (l2, LOWER[0]), (l1, PAGE[1]), (l2, LOWER[1])];
     for (turn, ((command, ptr), names)) in turns.iter().zip(kinds) {
         guest.poke(turn.fill, &MmuUpdate { ptr: entry(FRAME, 0), val: entry(names, RW) });
         guest.poke(turn.pin, &MmuExtOp::new(command, guest.mfn(FRAME).0));
@@ -598,8 +598,7 @@ fn take(code: &mut Code, turn: &Turn, unpin: u64) {
     code.raw(&[0x48, 0x39, 0xd8]).jump(Condition::Below, wait); // cmp rax, rbx
     let (page, sum) = turn.found;
     code.load(Reg::Rax, page).raw(&[0x48, 0x01, 0x04, 0x25]).raw(&(sum as u32).to_le_bytes()); // add [sum], rax
-    for other in [PAGE, BELOW[0], BELOW[1], LOWER[0], LOWER[1]].into_iter().filter(|&other| other + 8 != page)
-    {
+    for other in [PAGE, BELOW, LOWER].into_iter().flatten().filter(|&other| other + 8 != page) {
         code.load(Reg::Rax, other + 8).compare(TICKET);
         let behind = code.here() + 6 + 8;
         code.jump(Condition::NotZero, behind).increment(ASTRAY);
