@@ -192,6 +192,7 @@ impl<H: Host> Backend<H> {
                 Ok(())
             }
             Err(refused) => {
+                self.rate.take(0);
                 self.last_refusal = Some(refused);
                 self.respond(request::id(request), request.operation, refused.status)
             }
