@@ -71,6 +71,8 @@ pub struct Backend<H: Host> {
     rate: Rate,
     queue: Queue<H::Page>,
     engine: Box<dyn Engine<H::Page>>,
+    /// The image was looked at in this turn, and still is what it was.
+    image_checked: bool,
     last_refusal: Option<Refused>,
 }
 
@@ -144,6 +146,7 @@ impl<H: Host> Backend<H> {
             limits,
             rate: Rate::new(settings.limit, Instant::now()),
             queue: Queue::new(slots),
+            image_checked: false,
             last_refusal: None,
         })
     }
@@ -189,6 +192,7 @@ impl<H: Host> Backend<H> {
                 Ok(())
             }
             Err(refused) => {
+                self.rate.take(0);
                 self.last_refusal = Some(refused);
                 self.respond(request::id(request), request.operation, refused.status)
             }
@@ -200,7 +204,7 @@ impl<H: Host> Backend<H> {
         let Some((token, flight)) = self.queue.release() else { return Ok(false) };
         let changes = flight.order != super::flight::Order::Free;
         let call = flight.call();
-        match if changes { self.disk.check_for_writing() } else { Ok(()) } {
+        match if changes { self.check_for_writing() } else { Ok(()) } {
             Ok(()) => {
                 if let Some(call) = call {
                     self.engine.start(token, call);
@@ -209,6 +213,16 @@ impl<H: Host> Backend<H> {
             Err(error) => self.end(token, Err(error))?,
         }
         Ok(true)
+    }
+
+    /// Looks before a write, or what makes writes durable; at the image itself once a turn.
+    fn check_for_writing(&mut self) -> io::Result<()> {
+        self.disk.check_flushes()?;
+        if !self.image_checked {
+            self.disk.image().check()?;
+            self.image_checked = true;
+        }
+        Ok(())
     }
 
     /// Takes what the engine has finished, no more than the ring has slots; true where there was anything.
@@ -263,6 +277,7 @@ impl<H: Host> Backend<H> {
 
 impl<H: Host> Device for Backend<H> {
     fn serve(&mut self) -> Result<bool, Disconnect> {
+        self.image_checked = false;
         let started = self.start()?;
         self.engine.submit();
         let finished = self.complete()?;

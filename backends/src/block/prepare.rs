@@ -16,7 +16,7 @@ fn not_granted(_: HostError) -> Refused {
 /// Maps what the task needs.
 pub(super) fn prepare<H: Host>(
     id: u64,
-    task: Task,
+    task: Task<'_>,
     grants: &mut Grants<H>,
     limits: Limits,
 ) -> Result<Flight<H::Page>, Refused> {
@@ -27,15 +27,15 @@ pub(super) fn prepare<H: Host>(
                 Direction::Read => Operation::READ,
                 Direction::Write => Operation::WRITE,
             };
-            transfer(id, operation, direction, offset, &segments, grants)?
+            transfer(id, operation, direction, offset, segments, grants)?
         }
         Task::Indirect { direction, sector, count, pages } => {
-            let segments = indirect_segments(count, &pages, grants)?;
+            let segments = indirect_segments(count, pages, grants)?;
             let offset = check_segments(&segments, direction, sector, limits)?;
             transfer(id, Operation::INDIRECT, direction, offset, &segments, grants)?
         }
         Task::Barrier { offset, segments } => {
-            Flight::barrier(id, offset, map(&segments, Access::ReadOnly, grants)?)
+            Flight::barrier(id, offset, map(segments, Access::ReadOnly, grants)?)
         }
         Task::Flush => Flight::flush(id, nothing()),
         Task::Discard { offset, length } => Flight::discard(id, offset, length, nothing()),

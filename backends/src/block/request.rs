@@ -46,13 +46,13 @@ pub(super) enum Direction {
 
 /// A request that can be done, as far as the request itself tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Task {
+pub(super) enum Task<'a> {
     /// Move data from or to byte `offset` of the disk on.
-    Transfer { direction: Direction, offset: u64, segments: Vec<Segment> },
+    Transfer { direction: Direction, offset: u64, segments: &'a [Segment] },
     /// The same, but the segments stand in pages that are to be read, and checked with [`check_segments`].
-    Indirect { direction: Direction, sector: u64, count: u16, pages: Vec<GrantRef> },
+    Indirect { direction: Direction, sector: u64, count: u16, pages: &'a [GrantRef] },
     /// A write, perhaps of nothing, that nothing passes.
-    Barrier { offset: u64, segments: Vec<Segment> },
+    Barrier { offset: u64, segments: &'a [Segment] },
     /// Make durable what was written.
     Flush,
     /// Forget bytes of the disk.
@@ -68,7 +68,7 @@ pub(super) fn id(request: &Request) -> u64 {
 }
 
 /// Checks a request and says what is to be done.
-pub(super) fn check(request: &Request, limits: Limits) -> Result<Task, Refused> {
+pub(super) fn check(request: &Request, limits: Limits) -> Result<Task<'_>, Refused> {
     match request.operation {
         Operation::READ => transfer(request, Direction::Read, limits),
         Operation::WRITE => transfer(request, Direction::Write, limits),
@@ -81,21 +81,21 @@ pub(super) fn check(request: &Request, limits: Limits) -> Result<Task, Refused> 
     }
 }
 
-fn segments(request: &Request) -> Result<Vec<Segment>, Refused> {
+fn segments(request: &Request) -> Result<&[Segment], Refused> {
     let segments = request.seg.get(..usize::from(request.nr_segments));
-    segments.map(<[Segment]>::to_vec).ok_or(error("more segments than a request has"))
+    segments.ok_or(error("more segments than a request has"))
 }
 
-fn transfer(request: &Request, direction: Direction, limits: Limits) -> Result<Task, Refused> {
+fn transfer(request: &Request, direction: Direction, limits: Limits) -> Result<Task<'_>, Refused> {
     let segments = segments(request)?;
-    let offset = check_segments(&segments, direction, request.sector_number, limits)?;
+    let offset = check_segments(segments, direction, request.sector_number, limits)?;
     Ok(Task::Transfer { direction, offset, segments })
 }
 
-fn barrier(request: &Request, limits: Limits) -> Result<Task, Refused> {
+fn barrier(request: &Request, limits: Limits) -> Result<Task<'_>, Refused> {
     let segments = segments(request)?;
     if !segments.is_empty() {
-        let offset = check_segments(&segments, Direction::Write, request.sector_number, limits)?;
+        let offset = check_segments(segments, Direction::Write, request.sector_number, limits)?;
         return Ok(Task::Barrier { offset, segments });
     }
     if !limits.writable {
@@ -147,7 +147,7 @@ const fn bytes(sectors: u64) -> u64 {
     sectors.saturating_mul(SECTOR_BYTES)
 }
 
-fn discard(request: &Request, limits: Limits) -> Result<Task, Refused> {
+fn discard(request: &Request, limits: Limits) -> Result<Task<'_>, Refused> {
     let Ok((discard, _)) = DiscardRequest::read_from_prefix(request.as_bytes()) else {
         return Err(error("not a discard"));
     };
@@ -161,8 +161,8 @@ fn discard(request: &Request, limits: Limits) -> Result<Task, Refused> {
     Ok(Task::Discard { offset, length: bytes(discard.nr_sectors) })
 }
 
-fn indirect(request: &Request, limits: Limits) -> Result<Task, Refused> {
-    let Ok((indirect, _)) = IndirectRequest::read_from_prefix(request.as_bytes()) else {
+fn indirect(request: &Request, limits: Limits) -> Result<Task<'_>, Refused> {
+    let Ok((indirect, _)) = IndirectRequest::ref_from_prefix(request.as_bytes()) else {
         return Err(error("not an indirect request"));
     };
     let direction = match indirect.indirect_op {
@@ -178,7 +178,7 @@ fn indirect(request: &Request, limits: Limits) -> Result<Task, Refused> {
     let pages = usize::from(count).div_ceil(SEGMENTS_PER_PAGE);
     let pages =
         indirect.indirect_grefs.get(..pages).ok_or(error("more pages of segments than there can be"))?;
-    Ok(Task::Indirect { direction, sector: indirect.sector_number, count, pages: pages.to_vec() })
+    Ok(Task::Indirect { direction, sector: indirect.sector_number, count, pages })
 }
 
 /// Where in its page a checked segment lies: offset and length in bytes.

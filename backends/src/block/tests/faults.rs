@@ -3,10 +3,13 @@
 use super::faulty::{Event, Fault, Faulty, Log};
 use super::front::*;
 use super::random::Random;
-use crate::block::{Backend, Disk, Settings};
+use crate::block::buffer::Piece;
+use crate::block::engine::{Call, Transfer};
+use crate::block::{Backend, Buffer, Disk, Settings};
 use crate::driver::Device;
 use crate::fake_host::FakeHost;
-use crate::host::Page;
+use crate::host::{Access, Page};
+use pv_abi::PAGE_SIZE;
 use pv_abi::io::block::{Operation, Status};
 use rustix::io::Errno;
 use std::os::unix::fs::FileExt;
@@ -159,6 +162,28 @@ fn a_connection_that_ends_waits_for_what_is_under_way() {
         assert!(backend.serve().is_err());
         drop(backend);
         assert!((0..32).all(|page| front.page(page).times_mapped() == 0));
+    }
+}
+
+/// The kernel has pointers into the pages: they are not given back while it uses them. A memory file is read by a thread of
+/// the kernel's, so that what was only begun has not ended yet.
+#[test]
+fn an_engine_that_is_dropped_has_ended_what_it_had_begun() {
+    let (file, disk) = file_disk(1024);
+    file.write_all_at(&[7; 1024 * 512], 0).unwrap();
+    let front = Front::new();
+    for _ in 0..20 {
+        let mut engine = By::Uring.engine(Arc::clone(disk.image()), 32, &front.bell);
+        for number in 0..32 {
+            front.fill(number, 0);
+            let page = Arc::new(front.page(number));
+            let piece = Piece { page, start: 0, length: PAGE_SIZE };
+            let buffer = Arc::new(Buffer::new(vec![piece], Access::ReadWrite));
+            engine.start(number, Call::Read(Transfer { buffer, from: 0, offset: u64::from(number) * 4096 }));
+        }
+        engine.submit();
+        drop(engine);
+        assert!((0..32).all(|number| front.page(number).bytes() == [7; PAGE_SIZE]));
     }
 }
 

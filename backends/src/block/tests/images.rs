@@ -93,6 +93,49 @@ fn what_is_no_image_is_refused_with_its_name_and_the_reason() {
     assert!(open(Path::new("/proc/self/exe"), None, false, "a test").is_ok());
 }
 
+/// A loop device of the host's, detached when it is dropped.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Self {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim_end().into())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        Command::new("losetup").arg("--detach").arg(&self.0).status().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root and a free loop device"]
+fn a_block_device_is_a_disk_that_nobody_else_may_use() {
+    let directory = Directory::new();
+    let file = directory.raw("device.img", &[5; 1 << 20]);
+    let device = LoopDevice::new(&file);
+    let image = open(&device.0, None, true, "domain one").unwrap();
+    assert_eq!(image.bytes(), 1 << 20);
+    assert_eq!(refusal(&device.0, None, true), "the device is in use on this host, perhaps mounted");
+    assert!(refusal(&device.0, None, false).ends_with("it is in use by domain one, in this process"));
+    let disk = Arc::new(Disk::new("device", image, true));
+    for by in ENGINES {
+        let mut front = Front::new();
+        let mut backend = front.connect_by(&disk, by, Default::default());
+        front.fill(0, 9);
+        for request in [write(1, 8, &[whole(0)]), flush(2), discard(3, 16, 8), read(4, 8, &[whole(1)])] {
+            assert_eq!(front.call(&mut backend, &request), Status::OKAY);
+        }
+        assert_eq!(front.page(1).bytes(), [9; PAGE_SIZE]);
+        assert_eq!(front.call(&mut backend, &read(5, 16, &[whole(1)])), Status::OKAY);
+        assert_eq!(front.page(1).bytes(), [0; PAGE_SIZE]);
+        assert_eq!(front.call(&mut backend, &read(6, 2040, &[whole(1)])), Status::OKAY);
+        assert_eq!(front.page(1).bytes(), [5; PAGE_SIZE], "up to its end");
+    }
+}
+
 #[test]
 fn sectors_that_are_not_whole_are_no_part_of_the_disk() {
     let directory = Directory::new();

@@ -9,7 +9,6 @@ use crate::driver::Device;
 use crate::fake_host::{FakeHost, FakePage};
 use crate::host::Page;
 use pv_abi::GrantRef;
-use pv_abi::PAGE_SIZE;
 use pv_abi::io::block::{Operation, Request, Segment, Status};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -273,5 +272,3 @@ fn mapped(host: &FakeHost) -> usize {
     let page = |number| host.grant(GUEST, GrantRef(DATA + number)).times_mapped();
     (0..100).map(page).sum::<usize>() + host.grant(GUEST, RING).times_mapped()
 }
-
-const _: () = assert!(PAGE_SIZE == 4096);
