@@ -193,3 +193,18 @@ fn range(file: &[u8], what: &'static str, offset: u64, size: u64) -> Result<Rang
 fn truncated(what: &'static str, end: u64, file: &[u8]) -> ImageError {
     ImageError::Truncated { what, end, length: file.len() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_leaves_the_file_or_wraps_is_refused() {
+        let of = |offset, size| range(&[0; 8], "its bytes", offset, size);
+        for (offset, size) in [(0, 9), (9, 0), (u64::MAX, 1), (1, u64::MAX), (u64::MAX - 3, 8)] {
+            let refused = matches!(of(offset, size), Err(ImageError::Truncated { .. }));
+            assert!(refused, "{size:#x} bytes at {offset:#x}");
+        }
+        assert_eq!(of(4, 4), Ok(4..8));
+    }
+}

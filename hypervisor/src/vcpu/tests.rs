@@ -314,8 +314,13 @@ fn a_guests_own_code_segment_can_be_resumed_once_its_gdt_has_it() {
         (vcpu.context.cs, vcpu.context.ss) = (0x1b, 0x13);
         prepare(vcpu, handle.info(), &world.services.mmu).unwrap();
         assert_eq!((vcpu.mode, vcpu.context.cs), (Mode::User, 0x1b));
-        vcpu.context.descriptors[3] &= !(1 << 47); // not present
-        prepare(vcpu, handle.info(), &world.services.mmu).unwrap();
-        assert_eq!(vcpu.mode, Mode::Kernel);
+        for missing in [1 << 47, 3 << 45] {
+            // Not present, and the hypervisor's.
+            (vcpu.context.cs, vcpu.context.ss) = (0x1b, 0x13);
+            vcpu.context.descriptors[3] = 0x00af_fb00_0000_ffff & !missing;
+            prepare(vcpu, handle.info(), &world.services.mmu).unwrap();
+            assert_eq!(vcpu.mode, Mode::Kernel, "without {missing:#x}");
+            to_user(vcpu);
+        }
     });
 }

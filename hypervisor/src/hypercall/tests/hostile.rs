@@ -151,3 +151,25 @@ fn batches_in_a_multicall_share_one_bound() {
     });
     world.check_end(vec![guest]);
 }
+
+/// Each of them is over at once, and all of them together are not.
+#[test]
+fn cheap_calls_in_a_multicall_have_a_bound() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let cheap = MulticallEntry { op: 17, result: 0, args: [7, 0, 0, 0, 0, 0] };
+    world.poke(&guest, page(2), [cheap; 256].as_slice());
+    world.on_vcpu(&guest, |handle, vcpu| {
+        let registers = &mut vcpu.context.registers;
+        (registers.rax, registers.rdi, registers.rsi) = (13, page(2), 256);
+        let (services, mut runs) = (&world.services, 0);
+        let mut outcome = dispatch(services, &guest.domain, handle, vcpu, true).unwrap();
+        while outcome == Outcome::Preempted {
+            runs += 1;
+            outcome = resume(services, &guest.domain, handle, vcpu).unwrap().unwrap();
+        }
+        assert!(runs >= 3, "{runs} interruptions");
+        assert_eq!(outcome, Outcome::Done(0));
+    });
+    world.check_end(vec![guest]);
+}

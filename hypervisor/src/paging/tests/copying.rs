@@ -3,6 +3,7 @@
 use super::world::{A, B, Tree, World, address, ro, rw, why};
 use crate::paging::{BadAddress, Roots};
 use crate::testing::at_each_look;
+use pv_abi::Mfn;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use std::cell::Cell;
@@ -37,6 +38,10 @@ fn bytes_cross_pages_and_values_come_back() {
 fn addresses_that_lead_nowhere_are_refused() {
     let (world, tree, mut roots) = world();
     let mut byte = [0];
+    // As on a real machine, CPL3 can read something where the M2P is; that is no guest memory for all that.
+    let m2p = world.machine.layout.slots[2].mfn();
+    world.poke(m2p, 0, Pte::new(m2p, PteFlags::PRESENT | PteFlags::USER));
+    assert!(world.access(tree.l4, 0xffff_8100_0000_0000, false).is_ok());
     let bad = [
         address(3),            // no entry
         1 << 21,               // no L1 table
@@ -110,7 +115,7 @@ fn accesses_set_the_bits_that_a_cpu_would() {
 #[test]
 fn only_a_root_of_the_domains_own_is_walked() {
     let (world, tree, mut roots) = world();
-    for root in [tree.l3, tree.pages[0], pv_abi::Mfn(1), pv_abi::Mfn(u64::MAX)] {
+    for root in [tree.l3, tree.pages[0], Mfn(1), Mfn(u64::MAX)] {
         assert!(world.mmu.copy_from_guest(A, root, 0, &mut [0]).is_err());
     }
     assert!(world.mmu.copy_from_guest(B, tree.l4, 0, &mut [0]).is_err());
@@ -136,16 +141,20 @@ fn a_page_that_is_being_written_becomes_no_table() {
     world.end(A, &mut roots);
 }
 
-/// XSA class "freed before the last mapping is gone": the reference goes back when the access is over.
+/// XSA class "freed before the last mapping is gone": whoever writes a page has a writable reference to it, which goes
+/// back when the access is over.
 #[test]
 fn a_page_is_written_before_it_is_let_go() {
     let (world, tree, mut roots) = world();
-    let (memory, page) = (Arc::clone(&world.machine.memory), tree.pages[0]);
-    let seen = Rc::new(Cell::new(0));
+    let (mmu, page) = (Arc::clone(&world.mmu), tree.pages[0]);
+    let seen = Rc::new(Cell::new((0, 0)));
     let at_last = Rc::clone(&seen);
-    at_each_look(Rc::new(move || at_last.set(memory.load_u64(page, 0).unwrap())));
+    at_each_look(Rc::new(move || {
+        at_last.set((mmu.memory().load_u64(page, 0).unwrap(), mmu.frames().word(page).uses));
+    }));
     world.mmu.copy_to_guest(A, tree.l4, 0, &7_u64.to_le_bytes()).unwrap();
-    assert_eq!(seen.get(), 7, "what it was when the reference went back");
+    let uses = world.mmu.frames().word(page).uses;
+    assert_eq!(seen.get(), (7, uses + 1), "when the reference went back");
     world.check(&[&roots]);
     world.end(A, &mut roots);
 }
