@@ -1,7 +1,7 @@
 //! Guests that use up event channels, and those that lie to a back-end.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, SCRATCH, check_power_off};
+use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Guest, Host, Reg, SCRATCH, check_power_off};
 use backends::console::{End as ConsoleEnd, Input};
 use hypervisor::host_domain::{HostDomain, Service, start_console};
 use libtest_mimic::{Failed, Trial};
@@ -22,7 +22,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Opens ports until there are no more, closes them all, and does it again: as many are there as before. A canary's
-/// ports are its own: it has its console's and nothing of this is seen there.
+/// ports are its own: it has its store's and its console's, and nothing of this is seen there.
 fn all_ports() -> Result<(), Failed> {
     let mut code = Code::default();
     let own = BindIpi { vcpu: VcpuId(0), port: EventPort(0) };
@@ -35,8 +35,8 @@ fn all_ports() -> Result<(), Failed> {
         // inc rbx; test rax, rax; jz open
         code.raw(&[0x48, 0xff, 0xc3, 0x48, 0x85, 0xc0]).jump(Condition::Zero, open);
         code.say().raw(&[0x48, 0x89, 0xd8]).say(); // mov rax, rbx
-        // Ports 2 and up: 1 is the console's.
-        code.mov(Reg::Rbx, 2);
+        // Those behind the store's and the console's.
+        code.mov(Reg::Rbx, FIRST_OWN_PORT.into());
         let close = code.here();
         code.store(closing, Reg::Rbx);
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, closing]);
@@ -48,8 +48,8 @@ fn all_ports() -> Result<(), Failed> {
     let (end, guest) = host.run(&code)?;
     check_power_off(&end)?;
     const ENOSPC: u64 = -28i64 as u64;
-    // Port 0 is none, port 1 the console's, and one attempt more than there are ports fails.
-    let count = u64::from(PORTS) - 2 + 1;
+    // One attempt more than there are ports fails.
+    let count = u64::from(PORTS - FIRST_OWN_PORT) + 1;
     check(guest.said() == [ENOSPC, count, ENOSPC, count], || format!("{:x?}", guest.said()))?;
     host.finish()
 }
@@ -58,14 +58,14 @@ fn all_ports() -> Result<(), Failed> {
 fn nobodys_ports() -> Result<(), Failed> {
     let mut code = Code::default();
     let mut tried = 0;
-    for port in [0, 2, 77, PORTS - 1, PORTS, u32::MAX] {
+    for port in [0, FIRST_OWN_PORT, 77, PORTS - 1, PORTS, u32::MAX] {
         let at = code.data(&[port, 0]);
         for operation in [EventChannelOp::CLOSE, EventChannelOp::SEND, EventChannelOp::BIND_VCPU] {
             code.hypercall(N::EVENT_CHANNEL_OP, &[operation.0, at]).say();
             tried += 1;
         }
         for domain in [1u32, 77, 0, 0x7ff0] {
-            // The canary is domain 1; its port 1 is for its own console only.
+            // The canary is domain 1; its port 1 is for the host domain only.
             let at = code.data(&[domain, port, 0]);
             code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::BIND_INTERDOMAIN.0, at]).say();
             tried += 1;

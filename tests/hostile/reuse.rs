@@ -1,7 +1,7 @@
 //! What a guest leaves behind for the next one.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Host, Reg, TABLE, check_power_off};
+use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Host, Reg, TABLE, check_power_off};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindIpi, BindVirq, EventChannelOp as Op, Virq};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -11,8 +11,8 @@ pub fn tests() -> Vec<Trial> {
     vec![kvm_test("reuse/of a domain's number inherits nothing", of_a_number)]
 }
 
-/// The first ports that a guest can open; port 1 is its console's.
-const PORTS: std::ops::Range<u32> = 2..10;
+/// The first ports that a guest can open.
+const PORTS: std::ops::Range<u32> = FIRST_OWN_PORT..10;
 
 /// A guest opens ports and makes them pending, says something and fills memory, and is ended. The next
 /// one of the same number has none of that.
@@ -72,10 +72,10 @@ fn of_a_number() -> Result<(), Failed> {
     check_power_off(&second.wait()?)?;
     let said = second.said();
     let (ports, memory) = said.split_at(said.len().saturating_sub(1));
-    // Port 1 waits for the console's back-end; the others are closed.
+    // Those before them wait for the host domain; they themselves are closed.
+    let (offered, own) = ports.split_at(PORTS.start as usize - 1);
     check(memory == [0], || "memory holds something".into())?;
-    check(ports[0] & 0xffff_ffff == 1 && ports[1..].iter().all(|port| port & 0xffff_ffff == 0), || {
-        format!("{ports:x?}")
-    })?;
+    let are = |ports: &[u64], state| ports.iter().all(|port| port & 0xffff_ffff == state);
+    check(are(offered, 1) && are(own, 0), || format!("{ports:x?}"))?;
     host.finish()
 }

@@ -19,6 +19,8 @@ use zerocopy::{FromBytes, IntoBytes};
 pub const VCPUS: u32 = 4;
 /// Pages of a guest: what its initial mapping needs.
 const PAGES: u64 = 1024;
+/// The ports below are those that a guest starts with: its store's and its console's.
+pub const FIRST_OWN_PORT: u32 = 3;
 /// Longer than anything takes here, on a slow host too.
 const LIMIT: Duration = Duration::from_secs(30);
 
