@@ -1,7 +1,7 @@
 //! What a guest leaves behind for the next one.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Host, Reg, TABLE, check_power_off};
+use crate::tiny_guest::{Code, Condition, FIRST_PORT, Host, Reg, TABLE, check_power_off};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindIpi, BindVirq, EventChannelOp as Op, Virq};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -11,8 +11,8 @@ pub fn tests() -> Vec<Trial> {
     vec![kvm_test("reuse/of a domain's number inherits nothing", of_a_number)]
 }
 
-/// The first ports that a guest can open; port 1 is its console's.
-const PORTS: std::ops::Range<u32> = 2..10;
+/// The first ports that a guest can open.
+const PORTS: std::ops::Range<u32> = FIRST_PORT..FIRST_PORT + 8;
 
 /// A guest opens ports and makes them pending, says something and fills memory, and is ended. The next
 /// one of the same number has none of that.
@@ -72,10 +72,12 @@ fn of_a_number() -> Result<(), Failed> {
     check_power_off(&second.wait()?)?;
     let said = second.said();
     let (ports, memory) = said.split_at(said.len().saturating_sub(1));
-    // Port 1 waits for the console's back-end; the others are closed.
+    // The first ones wait for the guest's back-ends; the others are closed.
     check(memory == [0], || "memory holds something".into())?;
-    check(ports[0] & 0xffff_ffff == 1 && ports[1..].iter().all(|port| port & 0xffff_ffff == 0), || {
-        format!("{ports:x?}")
+    let states: Vec<u32> = ports.iter().map(|&state| state as u32).collect();
+    let (own, others) = states.split_at(FIRST_PORT as usize - 1);
+    check(own.iter().all(|&state| state == 1) && others.iter().all(|&state| state == 0), || {
+        format!("{states:?}")
     })?;
     host.finish()
 }
