@@ -37,6 +37,7 @@ pub mod fake_host;
 pub mod host;
 pub mod pages;
 pub mod patience;
+pub mod port;
 pub mod xenbus;
 pub mod xenstore;
 

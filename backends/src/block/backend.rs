@@ -11,10 +11,11 @@
 
 use super::disk::Disk;
 use super::engine::{self, Engine};
-use super::flight::Flight;
+use super::flight::{Flight, Order};
 use super::grants::Grants;
+use super::parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
 use super::queue::Queue;
-use super::rate::{Limit, Rate};
+use super::rate::Rate;
 use super::request::{Limits, Refused};
 use super::{prepare, request};
 use crate::Disconnect;
@@ -22,47 +23,16 @@ use crate::bell::Bell;
 use crate::driver::{Device, Sleep};
 use crate::host::{Access, Host};
 use crate::pages::Pages;
+use crate::port::Port;
+use pv_abi::DomId;
 use pv_abi::io::block::{MAX_SEGMENTS, Operation, Request, Response, Status};
 use pv_abi::ring::BackRing;
-use pv_abi::{DomId, EventPort, GrantRef};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Pages of a ring at most.
-pub const MAX_RING_PAGES: usize = 16;
-/// Segments of an indirect request at most: 1 MiB.
-pub const MAX_INDIRECT_SEGMENTS: u16 = 256;
-
-/// Where a front-end has its ring.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RingParameters {
-    /// Pages of the ring, in order: a power of two of them.
-    pub ring_refs: Vec<GrantRef>,
-    /// The front-end's end of the event channel.
-    pub port: EventPort,
-    /// It always uses the same pages.
-    pub persistent_grants: bool,
-}
-
-/// What whoever attaches a disk decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// How fast it may be used.
-    pub limit: Limit,
-    /// Use io_uring where the image and the host allow.
-    pub uring: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { limit: Limit::default(), uring: true }
-    }
-}
-
 /// A disk that is connected to a front-end.
 pub struct Backend<H: Host> {
-    host: Arc<H>,
     port: Port<H>,
     ring: BackRing<Pages<H::Page>, Request, Response>,
     grants: Grants<H>,
@@ -74,18 +44,6 @@ pub struct Backend<H: Host> {
     /// The image was looked at in this turn, and still is what it was.
     image_checked: bool,
     last_refusal: Option<Refused>,
-}
-
-/// An own port, closed when it is dropped.
-struct Port<H: Host> {
-    host: Arc<H>,
-    port: EventPort,
-}
-
-impl<H: Host> Drop for Port<H> {
-    fn drop(&mut self) {
-        self.host.close_port(self.port);
-    }
 }
 
 impl<H: Host> Backend<H> {
@@ -126,8 +84,7 @@ impl<H: Host> Backend<H> {
         let pages = Pages::new(pages.collect::<Result<_, _>>()?);
         let bytes = pages.bytes();
         let ring = BackRing::attach(pages, bytes)?;
-        let port = host.bind_port(domain, parameters.port, Arc::clone(&bell))?;
-        let port = Port { host: Arc::clone(&host), port };
+        let port = Port::bind(&host, domain, parameters.port, Arc::clone(&bell))?;
         let slots = ring.slots();
         let keep =
             if parameters.persistent_grants { (slots as usize).saturating_mul(MAX_SEGMENTS) } else { 0 };
@@ -137,10 +94,9 @@ impl<H: Host> Backend<H> {
             indirect_segments: MAX_INDIRECT_SEGMENTS,
         };
         Ok(Self {
-            grants: Grants::new(Arc::clone(&host), domain, keep),
+            grants: Grants::new(host, domain, keep),
             port,
             engine: engine(slots, &bell),
-            host,
             ring,
             disk,
             limits,
@@ -202,15 +158,14 @@ impl<H: Host> Backend<H> {
     /// Starts the request that is held, where its order allows; true where there was one.
     fn start_held(&mut self) -> Result<bool, Disconnect> {
         let Some((token, flight)) = self.queue.release() else { return Ok(false) };
-        let changes = flight.order != super::flight::Order::Free;
+        let changes = flight.order != Order::Free;
         let call = flight.call();
         match if changes { self.check_for_writing() } else { Ok(()) } {
-            Ok(()) => {
-                if let Some(call) = call {
-                    self.engine.start(token, call);
-                }
-            }
             Err(error) => self.end(token, Err(error))?,
+            Ok(()) => match call {
+                Some(call) => self.engine.start(token, call),
+                None => self.end(token, Ok(()))?,
+            },
         }
         Ok(true)
     }
@@ -269,7 +224,7 @@ impl<H: Host> Backend<H> {
 
     fn publish(&mut self) -> Result<(), Disconnect> {
         if self.ring.publish()? {
-            self.host.notify(self.port.port)?;
+            self.port.notify()?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! A disk as a device of class `vbd`: its nodes in xenstore (`io/blkif.h` names them).
 
-use super::backend::{Backend, MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
+use super::backend::Backend;
 use super::disk::Disk;
+use super::parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
 use crate::Disconnect;
 use crate::driver::{Address, Device, Driver, FrontEnd, Nodes};
 use crate::host::Host;
@@ -36,7 +37,8 @@ impl BlockDriver {
     pub fn nodes(&self, address: &Address) -> (Nodes, Nodes) {
         let mode = if self.disk.is_writable() { "w" } else { "r" };
         let front = [("virtual-device", address.number.to_string()), ("device-type", "disk".into())];
-        let back = [("mode", mode.into()), ("params", self.disk.name().into()), ("removable", "0".into())];
+        // Where the image is on the host is none of the guest's business, and it may read all of this.
+        let back = [("mode", mode.into()), ("removable", "0".into())];
         (front.into(), back.into())
     }
 }

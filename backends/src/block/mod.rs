@@ -10,15 +10,17 @@ pub mod engine;
 mod flight;
 mod grants;
 pub mod image;
+mod parameters;
 mod prepare;
 mod queue;
 mod rate;
 mod request;
 
-pub use backend::{Backend, MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
+pub use backend::Backend;
 pub use buffer::Buffer;
 pub use disk::Disk;
 pub use driver::{BlockDriver, CLASS, address};
+pub use parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
 pub use rate::Limit;
 pub use request::Refused;
 

@@ -30,7 +30,7 @@ impl<P: Page> Queue<P> {
 
     /// No request can be taken now.
     pub fn is_blocked(&self) -> bool {
-        self.held.is_some() || self.alone || self.free.is_empty()
+        self.held.is_some() || self.free.is_empty()
     }
 
     /// Takes a request, to be released when its order allows. Not while the queue is blocked.

@@ -48,7 +48,7 @@ pub trait Device: Send {
     fn serve(&mut self) -> Result<bool, Disconnect>;
 
     /// Asks whoever can bring new work to ring the bell when it comes, and says how long there will be none without
-    /// that. It comes meanwhile: then the answer is [`Sleep::No`].
+    /// that. Where it has come meanwhile, the answer is [`Sleep::No`].
     ///
     /// # Errors
     /// As [`Self::serve`].
