@@ -9,6 +9,8 @@ mod frames;
 mod heap;
 #[allow(unsafe_code, reason = "reads and writes frames by number")]
 pub mod linear;
+#[allow(unsafe_code, reason = "frames by address")]
+mod page;
 #[allow(unsafe_code, reason = "symbols of the linker script")]
 mod protect;
 #[allow(unsafe_code, reason = "memory that others write")]
@@ -26,6 +28,7 @@ use alloc::string::String;
 use pv_abi::page_table::PteFlags;
 
 pub use frames::{allocate, free, free_frames};
+pub use page::Page;
 pub use shared::SharedPage;
 pub use translation::init as init_translation;
 pub use window::Window;

@@ -5,17 +5,17 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use pv_abi::version::{ExtraVersion, VersionOp};
-use pv_abi::{DomId, EventPort, GrantRef};
+use pv_abi::{DomId, Errno, EventPort, GrantRef};
 
 use super::{lending, power, storage};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
-use crate::{attack, file_system, memory, selftest, time};
+use crate::{attack, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 25] = [
+const COMMANDS: [(&str, &str); 26] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -36,6 +36,7 @@ const COMMANDS: [(&str, &str); 25] = [
     ("cat FILE", "prints a file"),
     ("write FILE WORD...", "makes a file of one line"),
     ("sync", "makes durable what was written to files"),
+    ("xs ls|read|write PATH [VALUE]", "xenstore, as this domain sees it"),
     ("selftest", "tests each mechanism from inside"),
     ("attack", "tries to break out of the domain"),
     ("crash", "panics"),
@@ -65,18 +66,21 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["unshare", entry] => lending::unshare(GrantRef(parse(entry)?)).await?,
         ["attach", domain, entry, port] => attach(domain, entry, port, 0).await?,
         ["attach", domain, entry, port, seconds] => attach(domain, entry, port, parse(seconds)?).await?,
-        ["disks"] => storage::disks(),
+        ["disks"] => storage::disks().await,
         ["dd", action, disk] => storage::dd(action, disk, None).await?,
         ["dd", action, disk, size] => storage::dd(action, disk, Some(parse(size)?)).await?,
         ["sha256", what] => storage::sha256(what, None).await?,
         ["sha256", disk, size] => storage::sha256(disk, Some(parse(size)?)).await?,
-        ["format", disk] => file_system::format(disk)?,
-        ["mount"] => storage::mount(None)?,
-        ["mount", disk] => storage::mount(Some(disk))?,
+        ["format", disk] => storage::format(disk).await?,
+        ["mount"] => storage::mount(None).await?,
+        ["mount", disk] => storage::mount(Some(disk)).await?,
         ["ls", path] => storage::list(path)?,
         ["cat", path] => storage::print(path).await?,
         ["write", path, words @ ..] => storage::write(path, words)?,
         ["sync"] => file_system::sync()?,
+        ["xs", "ls", path] => store(xenstore::directory(path).await.map(|names| names.join("\n")))?,
+        ["xs", "read", path] => store(xenstore::read(path).await)?,
+        ["xs", "write", path, value] => xenstore::write(path, value).await.map_err(refused)?,
         ["selftest"] => selftest::run().await?,
         ["attack"] => attack::run().await?,
         ["crash"] => panic!("crash was asked for"),
@@ -134,6 +138,14 @@ fn ps() {
             task.name
         );
     }
+}
+
+fn store(answer: Result<String, Errno>) -> Result<(), String> {
+    answer.map(|text| println!("{text}")).map_err(refused)
+}
+
+fn refused(error: Errno) -> String {
+    format!("refused, {error}")
 }
 
 async fn attach(domain: &str, entry: &str, port: &str, seconds: u32) -> Result<(), String> {

@@ -9,14 +9,15 @@ use sha2::{Digest, Sha256};
 
 use crate::block::{self, BlockDevice, SECTOR};
 use crate::sched::future::{all, yield_now};
-use crate::{file_system, time};
+use crate::{file_system, time, xenbus};
 
 /// Bytes that `dd` moves at a time, and how many of these are on their way together.
 const CHUNK: usize = 128 << 10;
 const DEPTH: usize = 4;
 
 /// What there is.
-pub fn disks() {
+pub async fn disks() {
+    xenbus::settled().await;
     for (name, disk) in block::all() {
         let it = disk.properties();
         let flags = [(it.read_only, "read-only"), (it.flush, "flush"), (it.discard, "discard")];
@@ -26,7 +27,10 @@ pub fn disks() {
     }
 }
 
-fn disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
+async fn disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
+    if block::find(name).is_none() {
+        xenbus::settled().await;
+    }
     block::find(name).ok_or_else(|| format!("no disk {name}; see disks"))
 }
 
@@ -66,7 +70,7 @@ async fn in_chunks<F: Future<Output = Result<(), block::Error>>>(
 
 /// Reads a disk, or writes a pattern to it and makes that durable, and tells how fast.
 pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>) -> Result<(), String> {
-    let disk = disk(name)?;
+    let disk = disk(name).await?;
     let range = range(&*disk, mebibytes)?;
     let bytes = range.count * SECTOR as u64;
     let start = time::now();
@@ -117,7 +121,7 @@ pub async fn sha256(what: &str, mebibytes: Option<u64>) -> Result<(), String> {
             yield_now().await;
         }
     } else {
-        let disk = disk(what)?;
+        let disk = disk(what).await?;
         let Range { first, count } = range(&*disk, mebibytes)?;
         let mut buffer = alloc::vec![0; CHUNK];
         for sector in (first..first + count).step_by(CHUNK / SECTOR) {
@@ -133,14 +137,24 @@ pub async fn sha256(what: &str, mebibytes: Option<u64>) -> Result<(), String> {
 }
 
 /// Mounts a disk, or tells what is mounted.
-pub fn mount(name: Option<&str>) -> Result<(), String> {
+pub async fn mount(name: Option<&str>) -> Result<(), String> {
     match name {
-        Some(name) => println!("/{name}: {}", file_system::mount(name)?),
+        Some(name) => {
+            disk(name).await?;
+            println!("/{name}: {}", file_system::mount(name)?);
+        }
         None => file_system::mounted().iter().for_each(|(name, kind)| println!("/{name}: {kind}")),
     }
     Ok(())
 }
 
+/// Makes an empty file system.
+pub async fn format(name: &str) -> Result<(), String> {
+    disk(name).await?;
+    file_system::format(name)
+}
+
+/// Prints names and lengths.
 pub fn list(path: &str) -> Result<(), String> {
     let (mounted, within) = file_system::find(path)?;
     for entry in mounted.list(&within).map_err(|error| format!("{path}: {error}"))? {
@@ -149,6 +163,7 @@ pub fn list(path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Prints a file.
 pub async fn print(path: &str) -> Result<(), String> {
     let (mounted, within) = file_system::find(path)?;
     let mut file = mounted.open(&within).map_err(|error| format!("{path}: {error}"))?;

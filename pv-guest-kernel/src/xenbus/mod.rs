@@ -14,26 +14,65 @@ use pv_abi::{DomId, Errno};
 
 use crate::driver::{DRIVERS, FrontEnd, Nodes};
 use crate::sched::executor;
+use crate::sched::future::{Signal, race};
 use crate::sync::Local;
+use crate::time;
 use crate::xenstore::{self, Watch};
 use states::{Step, step};
 
 /// Directories of devices that have a task.
 static ALIVE: Local<BTreeSet<String>> = Local::new(BTreeSet::new());
 
+/// The devices of the start that are not connected yet, and the first look for them.
+static STARTING: Local<usize> = Local::new(0);
+/// All of these are connected, or never will be.
+static SETTLED: Signal<()> = Signal::new();
+/// Nobody waits longer for that.
+const PATIENCE: u64 = 5 * time::SECOND;
+
+/// One of [`STARTING`].
+struct Starting;
+
+impl Starting {
+    fn new() -> Self {
+        STARTING.with(|count| *count += 1);
+        Self
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        STARTING.with(|count| {
+            *count -= 1;
+            if *count == 0 {
+                SETTLED.set(());
+            }
+        });
+    }
+}
+
+/// Waits until the devices that the domain was started with can be used.
+pub async fn settled() {
+    if xenstore::is_present() {
+        race(SETTLED.wait(), time::sleep(PATIENCE)).await;
+    }
+}
+
 /// Starts to look for devices, where there is a store.
 pub fn init() {
     if xenstore::is_present() {
+        let starting = Starting::new();
         executor::spawn("xenbus", async {
-            if let Err(error) = find_devices().await {
+            if let Err(error) = find_devices(starting).await {
                 println!("xenbus: devices cannot be looked for: {error}");
             }
         });
     }
 }
 
-async fn find_devices() -> Result<(), Errno> {
+async fn find_devices(starting: Starting) -> Result<(), Errno> {
     let mut watch = Watch::new("device").await?;
+    let mut starting = Some(starting);
     loop {
         // What changes within a device is its own task's business.
         if watch.next().await?.matches('/').count() > 2 {
@@ -46,16 +85,18 @@ async fn find_devices() -> Result<(), Errno> {
                 let Ok(number) = name.parse() else { continue };
                 if ALIVE.with(|alive| alive.insert(directory.clone())) {
                     let front_end = driver.front_end(number, &nodes(&directory).await);
-                    executor::spawn(&format!("{class} {name}"), live(directory, front_end));
+                    let starting = starting.as_ref().map(|_| Starting::new());
+                    executor::spawn(&format!("{class} {name}"), live(directory, front_end, starting));
                 }
             }
         }
+        starting = None;
     }
 }
 
 /// A device's task.
-async fn live(directory: String, mut front_end: Box<dyn FrontEnd>) {
-    if let Err(reason) = Device::lead(&directory, &mut *front_end).await {
+async fn live(directory: String, mut front_end: Box<dyn FrontEnd>, starting: Option<Starting>) {
+    if let Err(reason) = Device::lead(&directory, &mut *front_end, starting).await {
         front_end.disconnect();
         println!("{directory}: {reason}");
         // Where not even that can be said, nobody is there to read it.
@@ -74,7 +115,11 @@ struct Device<'a> {
 
 impl<'a> Device<'a> {
     /// Takes a device from its start to its removal.
-    async fn lead(own: &'a str, front_end: &mut dyn FrontEnd) -> Result<(), String> {
+    async fn lead(
+        own: &'a str,
+        front_end: &mut dyn FrontEnd,
+        mut starting: Option<Starting>,
+    ) -> Result<(), String> {
         let lost = |error: Errno| format!("xenstore does not tell where its back-end is: {error}");
         let other = xenstore::read(&format!("{own}/backend")).await.map_err(lost)?;
         let back_end: u16 = xenstore::read_as(&format!("{own}/backend-id")).await.map_err(lost)?;
@@ -93,6 +138,9 @@ impl<'a> Device<'a> {
                     return Ok(());
                 }
                 set_state(own, state).await.map_err(unwritable)?;
+                if state == XenbusState::CONNECTED {
+                    drop(starting.take());
+                }
             }
         }
     }

@@ -1,0 +1,33 @@
+//! A frame of one's own.
+
+use pv_abi::Pfn;
+
+use super::{SharedPage, frames, linear};
+
+/// A page that begins with zeroes, given back when dropped.
+pub struct Page {
+    pfn: Pfn,
+    bytes: SharedPage,
+}
+
+impl Page {
+    /// Takes a frame.
+    pub fn new() -> Option<Self> {
+        let pfn = frames::allocate()?;
+        linear::clear(pfn);
+        // SAFETY: a frame of the linear map, ours alone until `drop`.
+        let bytes = unsafe { SharedPage::at(linear::address(pfn)) };
+        Some(Self { pfn, bytes })
+    }
+
+    /// What is on it.
+    pub fn bytes(&self) -> &SharedPage {
+        &self.bytes
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        frames::free(self.pfn);
+    }
+}

@@ -1,0 +1,187 @@
+//! Disks from end to end: images on the host, and what a guest makes of them through its front-end and file systems.
+
+mod support;
+
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use support::{Outcome, main_one_at_a_time, needs_kvm, run};
+use tempfile::TempDir;
+
+const FAILED: i32 = 4;
+const SECTOR: usize = 512;
+const MIB: usize = 1 << 20;
+
+fn main() -> ExitCode {
+    main_one_at_a_time(vec![
+        needs_kvm("what_a_guest_writes_is_in_the_image", written),
+        needs_kvm("what_is_in_the_image_a_guest_reads", read),
+        needs_kvm("files_outlive_the_guest_that_wrote_them", files),
+        needs_kvm("a_read_only_disk_stays_as_it_is", read_only),
+        needs_kvm("ext4_is_read", ext4),
+        needs_kvm("a_disk_without_a_file_system_is_not_mounted", garbage),
+        needs_kvm("a_guest_ends_when_the_toolstack_asks", shutdown),
+    ])
+}
+
+/// Images in a directory that is deleted when dropped.
+struct Images(TempDir);
+
+impl Images {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn add(&self, name: &str, contents: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, contents).expect("an image");
+        path
+    }
+}
+
+/// A guest with a disk, or several.
+fn guest(disks: &[&str], commands: &str) -> Outcome {
+    let disks = disks.iter().flat_map(|disk| ["--disk", disk]);
+    run(&["run"].into_iter().chain(disks).chain(["--exec", commands]).collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn ended(outcome: Outcome, status: i32) -> String {
+    assert_eq!(outcome.status, Some(status), "{}\n{}", outcome.stderr, outcome.stdout);
+    outcome.stdout
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Bytes of which none are like others.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x243f_6a88_85a3_08d3u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    std::iter::repeat_with(next).flat_map(u64::to_le_bytes).take(length).collect()
+}
+
+fn written() {
+    let images = Images::new();
+    let before = noise(8 * MIB);
+    let image = images.add("disk", &before);
+    let said = ended(guest(&[text(&image)], "disks; dd write xvda 5; sha256 xvda"), 0);
+    assert!(said.contains("xvda           8192 KiB"), "{said}");
+    let after = fs::read(&image).expect("the image");
+    for (number, sector) in after[..5 * MIB].chunks(SECTOR).enumerate() {
+        let words = sector.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        let own = |word: u64| (number as u64).wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        assert!(words.eq((0..64).map(own)), "sector {number}");
+    }
+    assert_eq!(after[5 * MIB..], before[5 * MIB..], "nothing else was written");
+    assert!(said.contains(&hash(&after)), "{said}");
+}
+
+fn read() {
+    let images = Images::new();
+    // Of no round length: the last request is a short one.
+    let (first, second) = (noise(3 * MIB + 7 * SECTOR), noise(MIB));
+    let (first_image, second_image) = (images.add("first", &first), images.add("second", &second));
+    let disks = [text(&first_image), &format!("{},ro", text(&second_image))];
+    let said = ended(guest(&disks, "sha256 xvda; sha256 xvdb; sha256 xvda 2; dd read xvda"), 0);
+    for (what, bytes) in [("xvda", &first[..]), ("xvdb", &second), ("xvda", &first[..2 * MIB])] {
+        let line = format!("{}  {what}", hash(bytes));
+        assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
+    }
+}
+
+fn files() {
+    let images = Images::new();
+    let image = images.add("disk", &vec![0; 4 * MIB]);
+    let commands = "format xvda; mount xvda; write /xvda/note.txt kept for later; write /xvda/note2 x; \
+                    write /xvda/note2 another; sync; reboot";
+    ended(guest(&[text(&image)], commands), 0);
+    let said = ended(guest(&[text(&image)], "mount xvda; ls /xvda; cat /xvda/note.txt; cat /xvda/note2"), 0);
+    for line in ["/xvda: FAT", "          15 note.txt", "kept for later", "another"] {
+        assert!(said.lines().any(|said| said == line), "{line:?} is not in {said}");
+    }
+}
+
+fn read_only() {
+    let images = Images::new();
+    let before = noise(MIB);
+    let image = images.add("disk", &before);
+    for commands in ["dd write xvda", "format xvda"] {
+        let said = ended(guest(&[&format!("{},ro", text(&image))], commands), FAILED);
+        assert!(said.contains("read-only") || said.contains("error"), "{said}");
+        assert!(fs::read(&image).expect("the image") == before, "{commands} has changed it");
+    }
+}
+
+/// The image that `tests/fixtures/ext4.hex` describes.
+fn ext4_image() -> Vec<u8> {
+    let mut image = vec![0; 128 << 10];
+    let lines = include_str!("fixtures/ext4.hex").lines().filter(|line| !line.starts_with('#'));
+    for line in lines {
+        let (offset, bytes) = line.split_once(' ').expect("offset and bytes");
+        let offset = usize::from_str_radix(offset, 16).expect("an offset");
+        for (index, pair) in bytes.as_bytes().chunks(2).enumerate() {
+            let pair = std::str::from_utf8(pair).expect("digits");
+            image[offset + index] = u8::from_str_radix(pair, 16).expect("a byte");
+        }
+    }
+    image
+}
+
+fn ext4() {
+    let images = Images::new();
+    let image = images.add("disk", &ext4_image());
+    let commands = "mount xvda; ls /xvda; cat /xvda/hello.txt; cat /xvda/empty; sha256 /xvda/link; \
+                    sha256 /xvda/directory/numbers; write /xvda/hello.txt x";
+    let said = ended(guest(&[text(&image)], commands), FAILED);
+    let numbers: String = (1..=1000).map(|number| format!("{number}\n")).collect();
+    let numbers = hash(numbers.as_bytes());
+    for line in [
+        "/xvda: ext4, read-only",
+        "          16 hello.txt",
+        "           0 empty",
+        "hello from ext4",
+        &format!("{numbers}  /xvda/link"),
+        &format!("{numbers}  /xvda/directory/numbers"),
+        "write: /xvda/hello.txt: ext4 is read-only here",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line:?} is not in {said}");
+    }
+}
+
+fn garbage() {
+    let images = Images::new();
+    // Zeroes, noise, and what looks like ext4 for as long as nobody looks closely.
+    let mut broken = ext4_image();
+    broken[1024 + 96..2048].fill(0xff);
+    for (name, contents) in [("zeroes", vec![0; MIB]), ("noise", noise(MIB)), ("broken", broken)] {
+        let image = images.add(name, &contents);
+        let said = ended(guest(&[text(&image)], "mount xvda"), FAILED);
+        assert!(said.contains("mount: xvda holds no file system: as ext4, "), "{name}: {said}");
+    }
+    let said = ended(guest(&[], "mount xvda"), FAILED);
+    assert!(said.contains("mount: no disk xvda"), "{said}");
+}
+
+/// The node `control/shutdown` is the guest's own, so it can ask itself.
+fn shutdown() {
+    let said = ended(guest(&[], "xs write control/shutdown poweroff; sleep 60; crash"), 0);
+    assert!(said.contains("the toolstack asks for poweroff"), "{said}");
+    let said = ended(guest(&[], "xs write control/shutdown nonsense; sleep 1; xs read control/shutdown"), 0);
+    assert!(said.contains("that cannot be done here"), "{said}");
+}
