@@ -45,6 +45,8 @@ pub enum Command {
     Kernel(KernelArgs),
     /// Measure what things cost here, next to the least that they could cost
     Bench(BenchArgs),
+    /// Look into the xenstore of a Paravane that is running
+    Xs(XsArgs),
 }
 
 /// `run`.
@@ -153,6 +155,49 @@ pub struct BenchArgs {
     /// Pairs of measurements that make a row
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(30..))]
     pub pairs: u32,
+}
+
+/// `xs`.
+#[derive(Debug, clap::Args)]
+pub struct XsArgs {
+    /// The socket of the one that is meant [default: that of the only one running]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: XsCommand,
+}
+
+/// What can be done with the store.
+#[derive(Debug, Subcommand)]
+pub enum XsCommand {
+    /// The names of a node's children
+    Ls {
+        /// The node, such as /local/domain/1
+        path: String,
+    },
+    /// A node's value
+    Read {
+        /// The node
+        path: String,
+    },
+    /// Set a node's value, and make it where it is not there: /local/domain/1/control/shutdown poweroff, say
+    Write {
+        /// The node
+        path: String,
+        /// The value
+        value: String,
+    },
+    /// Remove a node and all below it
+    Rm {
+        /// The node
+        path: String,
+    },
+    /// Tell whenever a node or one below it changes, until interrupted
+    Watch {
+        /// The node
+        path: String,
+    },
 }
 
 #[cfg(test)]

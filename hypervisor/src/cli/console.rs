@@ -53,9 +53,9 @@ impl Console {
         &self,
         guests: Vec<Guest<'a>>,
         hypervisor: &Arc<Hypervisor>,
+        store: &StoreHandle,
         statistics: bool,
     ) -> Vec<Session<'a>> {
-        let store = StoreHandle::default();
         let session = |(index, (guest, voice)): (usize, (Guest<'a>, &Voice))| Session {
             index,
             hypervisor: Arc::clone(hypervisor),

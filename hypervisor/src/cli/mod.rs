@@ -27,11 +27,13 @@ mod screen;
 mod served;
 mod session;
 mod size;
+mod sockets;
 mod spec;
 mod status;
 mod terminal;
 mod trace;
 mod voice;
+mod xs;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -64,6 +66,7 @@ fn dispatch(command: Command) -> Result<Status, Failure> {
         Command::Check(args) => check::check(&args),
         Command::Kernel(args) => kernel::kernel(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Xs(args) => xs::xs(&args),
     }
 }
 

@@ -6,9 +6,12 @@ use super::console::Console;
 use super::fit::machine_frames;
 use super::guest::Guest;
 use super::image::Images;
+use super::say;
 use super::screen::{self, Validation};
+use super::sockets;
 use super::status::{Failure, Status};
 use super::trace::Tracing;
+use backends::xenstore::StoreHandle;
 use hypervisor::assemble::{self, assemble};
 use hypervisor::control::Hypervisor;
 use std::sync::Arc;
@@ -32,7 +35,10 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     }
     let finish = tracing.as_ref().map(Tracing::finisher);
     let console = Console::open(&guests, &hypervisor, || finish.into_iter().for_each(|finish| finish()))?;
-    let sessions = console.sessions(guests, &hypervisor, options.statistics);
+    let store = StoreHandle::default();
+    let _socket = sockets::serve(store.clone())
+        .inspect_err(|failure| say(&format!("xenstore cannot be looked into: {}", failure.message)));
+    let sessions = console.sessions(guests, &hypervisor, &store, options.statistics);
     let born = Instant::now();
     let status = live_together(&sessions, &plans, console.typed_to())?;
     if sessions.len() > 1 {
