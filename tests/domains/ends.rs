@@ -1,7 +1,7 @@
 //! What is left of domains when they end: nothing, neither in the machine nor in the host.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, TABLE, check_power_off};
+use crate::tiny_guest::{CONSOLE_PORT, Code, Condition, Guest, Host, Reg, TABLE, check_power_off};
 use backends::console::{End, Input};
 use hypervisor::host_domain::{HostDomain, Service, start_console};
 use libtest_mimic::{Failed, Trial};
@@ -81,7 +81,7 @@ fn connect(host: &Host, guest: &Guest) -> Result<Service<End>, Failed> {
     let mmu = host.hypervisor.services().mmu.clone();
     let back_end = Arc::new(HostDomain::new(mmu, guest.domain.clone()));
     let input = Arc::new(Input::default());
-    let console = start_console(back_end, guest.console_port, input, Vec::new(), |_| {});
+    let console = start_console(back_end, CONSOLE_PORT, input, Vec::new(), |_| {});
     console.map_err(|error| error.to_string().into())
 }
 

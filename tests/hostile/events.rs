@@ -1,7 +1,9 @@
 //! Guests that use up event channels, and those that lie to a back-end.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Guest, Host, Reg, SCRATCH, check_power_off};
+use crate::tiny_guest::{
+    CONSOLE_PORT, Code, Condition, FIRST_OWN_PORT, Guest, Host, Reg, SCRATCH, check_power_off,
+};
 use backends::console::{End as ConsoleEnd, Input};
 use hypervisor::host_domain::{HostDomain, Service, start_console};
 use libtest_mimic::{Failed, Trial};
@@ -107,7 +109,7 @@ fn connect(host: &Host, guest: &Guest) -> Result<Service<ConsoleEnd>, Failed> {
     let mmu = host.hypervisor.services().mmu.clone();
     let back_end = Arc::new(HostDomain::new(mmu, guest.domain.clone()));
     let input = Arc::new(Input::default());
-    let console = start_console(back_end, guest.console_port, input, Vec::new(), |_| {});
+    let console = start_console(back_end, CONSOLE_PORT, input, Vec::new(), |_| {});
     console.map_err(|error| error.to_string().into())
 }
 
@@ -136,7 +138,7 @@ fn lying_console() -> Result<(), Failed> {
 fn liar(index: u32, lie: u32) -> Code {
     let mut code = Code::default();
     code.raw(&[0xc7, 0x86]).raw(&(2 * 4096 + index).to_le_bytes()).raw(&lie.to_le_bytes());
-    let port = code.data(&[1u32]); // the first that there is
+    let port = code.data(&CONSOLE_PORT);
     code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, port]).park();
     code
 }
@@ -144,7 +146,7 @@ fn liar(index: u32, lie: u32) -> Code {
 /// A guest closes its end of the console's channel, again and again, while the back-end has something to tell it.
 fn closed_console() -> Result<(), Failed> {
     let mut code = Code::default();
-    let port = code.data(&[1u32]);
+    let port = code.data(&CONSOLE_PORT);
     code.raw(&[0x48, 0x89, 0xf5]).mov(Reg::Rbx, 500); // mov rbp, rsi: start_info
     let again = code.here();
     // inc dword [rbp + 2 pages + out_prod]: output for the back-end, which answers it.
@@ -199,8 +201,8 @@ fn opening() -> Code {
     for _ in 0..8 {
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::ALLOC_UNBOUND.0, request]);
     }
-    for port in 2..10 {
-        code.set(closing, port).hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, closing]);
+    for port in FIRST_OWN_PORT..FIRST_OWN_PORT + 8 {
+        code.set(closing, port.into()).hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, closing]);
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, closing]);
     }
     code.jump(Condition::Always, again);
@@ -210,7 +212,7 @@ fn opening() -> Code {
 /// Binds to the other's ports, rings them and closes its own, for ever.
 fn binding(ports: u64) -> Code {
     let mut code = Code::default();
-    let requests: Vec<u64> = (2..2 + ports)
+    let requests: Vec<u64> = (u64::from(FIRST_OWN_PORT)..u64::from(FIRST_OWN_PORT) + ports)
         .map(|port| {
             let at = code.data(&[0u32, port as u32, 0]);
             code.load(Reg::Rax, OTHER).raw(&[0x66, 0x89, 0x04, 0x25]).raw(&(at as u32).to_le_bytes());

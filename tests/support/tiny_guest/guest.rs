@@ -20,7 +20,9 @@ pub const VCPUS: u32 = 4;
 /// Pages of a guest: what its initial mapping needs.
 const PAGES: u64 = 1024;
 /// The ports below are those that a guest starts with: its store's and its console's.
-pub const FIRST_OWN_PORT: u32 = 3;
+pub const FIRST_OWN_PORT: u32 = CONSOLE_PORT.0 + 1;
+/// The port of its console.
+pub const CONSOLE_PORT: EventPort = EventPort(2);
 /// Longer than anything takes here, on a slow host too.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -50,8 +52,6 @@ pub struct Guest {
     pub built: BuiltDomain,
     /// Where everything of it is.
     pub plan: Plan,
-    /// The port of its console.
-    pub console_port: EventPort,
     said: Arc<Said>,
     mfns: Vec<Mfn>,
     /// A canary's frames as they were built.
@@ -79,10 +79,13 @@ impl Guest {
         let mmu = &hypervisor.services().mmu;
         let filled = fill(hypervisor.services(), &domain, &image, &[], &plan).map_err(failed)?;
         let FilledDomain { built, console_port, .. } = filled;
+        if console_port != CONSOLE_PORT {
+            return Err(format!("the console has another port: {console_port:?}").into());
+        }
         let p2m = |pfn: u64| mmu.read(domain.id(), built.root, plan.p2m_address + pfn * 8);
         let mfns: Vec<Mfn> = (0..PAGES).map(p2m).collect::<Result<_, _>>().map_err(failed)?;
         let hypervisor = hypervisor.clone();
-        Ok(Self { hypervisor, domain, built, plan, console_port, said, mfns, original: Vec::new() })
+        Ok(Self { hypervisor, domain, built, plan, said, mfns, original: Vec::new() })
     }
 
     fn mmu(&self) -> &Mmu {
