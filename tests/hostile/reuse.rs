@@ -1,7 +1,7 @@
 //! What a guest leaves behind for the next one.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, FIRST_PORT, Host, Reg, TABLE, check_power_off};
+use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Host, Reg, TABLE, check_power_off};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindIpi, BindVirq, EventChannelOp as Op, Virq};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -12,7 +12,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// The first ports that a guest can open.
-const PORTS: std::ops::Range<u32> = FIRST_PORT..FIRST_PORT + 8;
+const PORTS: std::ops::Range<u32> = FIRST_OWN_PORT..FIRST_OWN_PORT + 8;
 
 /// A guest opens ports and makes them pending, says something and fills memory, and is ended. The next
 /// one of the same number has none of that.
@@ -75,7 +75,7 @@ fn of_a_number() -> Result<(), Failed> {
     // The first ones wait for the guest's back-ends; the others are closed.
     check(memory == [0], || "memory holds something".into())?;
     let states: Vec<u32> = ports.iter().map(|&state| state as u32).collect();
-    let (own, others) = states.split_at(FIRST_PORT as usize - 1);
+    let (own, others) = states.split_at(FIRST_OWN_PORT as usize - 1);
     check(own.iter().all(|&state| state == 1) && others.iter().all(|&state| state == 0), || {
         format!("{states:?}")
     })?;

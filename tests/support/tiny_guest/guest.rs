@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// The port of a guest's console, behind that of its store.
-pub const CONSOLE_PORT: EventPort = EventPort(2);
-/// The first port that a guest can open itself.
-pub const FIRST_PORT: u32 = CONSOLE_PORT.0 + 1;
 /// vCPUs of a guest, of which the first one runs until it starts others.
 pub const VCPUS: u32 = 4;
 /// Pages of a guest: what its initial mapping needs.
 const PAGES: u64 = 1024;
+/// The ports below are those that a guest starts with: its store's and its console's.
+pub const FIRST_OWN_PORT: u32 = CONSOLE_PORT.0 + 1;
+/// The port of its console.
+pub const CONSOLE_PORT: EventPort = EventPort(2);
 /// Longer than anything takes here, on a slow host too.
 const LIMIT: Duration = Duration::from_secs(30);
 
