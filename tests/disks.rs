@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         needs_kvm("what_is_in_the_image_a_guest_reads", read),
         needs_kvm("files_outlive_the_guest_that_wrote_them", files),
         needs_kvm("a_read_only_disk_stays_as_it_is", read_only),
+        needs_kvm("a_disk_goes_and_comes_back", reconnected),
         needs_kvm("ext4_is_read", ext4),
         needs_kvm("a_disk_without_a_file_system_is_not_mounted", garbage),
         needs_kvm("a_guest_ends_when_the_toolstack_asks", shutdown),
@@ -98,7 +99,7 @@ fn read() {
     let (first, second) = (noise(3 * MIB + 7 * SECTOR), noise(MIB));
     let (first_image, second_image) = (images.add("first", &first), images.add("second", &second));
     let disks = [text(&first_image), &format!("{},ro", text(&second_image))];
-    let said = ended(guest(&disks, "sha256 xvda; sha256 xvdb; sha256 xvda 2; dd read xvda"), 0);
+    let said = ended(guest(&disks, "sha256 xvda; sha256 xvdb; sha256 xvda 2; dd read xvda 3 4 32"), 0);
     for (what, bytes) in [("xvda", &first[..]), ("xvdb", &second), ("xvda", &first[..2 * MIB])] {
         let line = format!("{}  {what}", hash(bytes));
         assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
@@ -126,6 +127,20 @@ fn read_only() {
         assert!(said.contains("read-only") || said.contains("error"), "{said}");
         assert!(fs::read(&image).expect("the image") == before, "{commands} has changed it");
     }
+}
+
+/// The front-end is told to close, as by a toolstack that takes the disk away; then its back-end is there again.
+fn reconnected() {
+    let images = Images::new();
+    let before = noise(MIB);
+    let image = images.add("disk", &before);
+    let state = "xs write device/vbd/51712/state";
+    let commands = format!("dd read xvda; {state} 6; sleep 2; disks; {state} 1; sleep 2; sha256 xvda");
+    let said = ended(guest(&[text(&image)], &commands), 0);
+    assert!(!said.contains("KiB  "), "it was away: {said}");
+    assert!(said.contains(&hash(&before)), "and came back: {said}");
+    let said = ended(guest(&[text(&image)], &format!("disks; {state} 6; sleep 2; dd read xvda")), FAILED);
+    assert!(said.contains("1024 KiB") && said.contains("dd: no disk xvda; see disks"), "{said}");
 }
 
 /// The image that `tests/fixtures/ext4.hex` describes.

@@ -7,7 +7,8 @@ use alloc::sync::Arc;
 use pv_abi::version::{ExtraVersion, VersionOp};
 use pv_abi::{DomId, Errno, EventPort, GrantRef};
 
-use super::{lending, power, storage};
+use super::storage::{self, Stride};
+use super::{lending, power};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
@@ -28,7 +29,7 @@ const COMMANDS: [(&str, &str); 26] = [
     ("unshare ENTRY", "takes it back, once nobody has it mapped"),
     ("attach DOMAIN ENTRY PORT [SECONDS]", "maps another domain's page, answers, keeps it for so long"),
     ("disks", "disks"),
-    ("dd read|write DISK [MIB]", "reads a disk, or writes a pattern to it, and tells how fast"),
+    ("dd read|write DISK [MIB [KIB DEPTH]]", "reads a disk, or writes a pattern to it, and tells how fast"),
     ("sha256 FILE | DISK [MIB]", "a hash"),
     ("format DISK", "makes an empty FAT file system"),
     ("mount [DISK]", "makes the files of a disk known as /DISK/..., or tells what is mounted"),
@@ -67,8 +68,14 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["attach", domain, entry, port] => attach(domain, entry, port, 0).await?,
         ["attach", domain, entry, port, seconds] => attach(domain, entry, port, parse(seconds)?).await?,
         ["disks"] => storage::disks().await,
-        ["dd", action, disk] => storage::dd(action, disk, None).await?,
-        ["dd", action, disk, size] => storage::dd(action, disk, Some(parse(size)?)).await?,
+        ["dd", action, disk] => storage::dd(action, disk, None, Stride::default()).await?,
+        ["dd", action, disk, size] => {
+            storage::dd(action, disk, Some(parse(size)?), Stride::default()).await?
+        }
+        ["dd", action, disk, size, chunk, depth] => {
+            let stride = Stride::new(parse(chunk)?, parse(depth)?)?;
+            storage::dd(action, disk, Some(parse(size)?), stride).await?
+        }
         ["sha256", what] => storage::sha256(what, None).await?,
         ["sha256", disk, size] => storage::sha256(disk, Some(parse(size)?)).await?,
         ["format", disk] => storage::format(disk).await?,
@@ -100,7 +107,7 @@ fn parse<T: core::str::FromStr>(word: &str) -> Result<T, String> {
 }
 
 fn help() {
-    COMMANDS.iter().for_each(|(usage, about)| println!("{usage:36} {about}"));
+    COMMANDS.iter().for_each(|(usage, about)| println!("{usage:40} {about}"));
 }
 
 fn version() {

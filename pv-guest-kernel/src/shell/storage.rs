@@ -11,9 +11,33 @@ use crate::block::{self, BlockDevice, SECTOR};
 use crate::sched::future::{all, yield_now};
 use crate::{file_system, time, xenbus};
 
-/// Bytes that `dd` moves at a time, and how many of these are on their way together.
+/// Bytes that are moved at a time, unless told otherwise.
 const CHUNK: usize = 128 << 10;
-const DEPTH: usize = 4;
+
+/// How `dd` goes through a disk.
+#[derive(Clone, Copy)]
+pub struct Stride {
+    /// Bytes that it moves at a time.
+    chunk: usize,
+    /// How many of these are on their way together.
+    depth: usize,
+}
+
+impl Default for Stride {
+    fn default() -> Self {
+        Self { chunk: CHUNK, depth: 4 }
+    }
+}
+
+impl Stride {
+    /// Chunks of so many KiB, at most 1024, and as many of these on their way as there may be.
+    pub fn new(kibibytes: usize, depth: usize) -> Result<Self, String> {
+        match (kibibytes, depth) {
+            (1..=1024, 1..=64) => Ok(Self { chunk: kibibytes << 10, depth }),
+            _ => Err("chunks have 1 to 1024 KiB, and 1 to 64 of them are on their way".into()),
+        }
+    }
+}
 
 /// What there is.
 pub async fn disks() {
@@ -53,37 +77,38 @@ fn range(disk: &dyn BlockDevice, mebibytes: Option<u64>) -> Result<Range, String
 /// Calls `f` for one chunk after the other, several at a time: with its first sector and its sectors.
 async fn in_chunks<F: Future<Output = Result<(), block::Error>>>(
     range: Range,
+    stride: Stride,
     f: impl Fn(u64, u64) -> F,
 ) -> Result<(), String> {
     let (next, end) = (Cell::new(range.first), range.first + range.count);
     let worker = || async {
         while next.get() < end {
             let sector = next.get();
-            let count = (end - sector).min((CHUNK / SECTOR) as u64);
+            let count = (end - sector).min((stride.chunk / SECTOR) as u64);
             next.set(sector + count);
             f(sector, count).await.map_err(|error| format!("sector {sector}: {error}"))?;
         }
         Ok(())
     };
-    all((0..DEPTH).map(|_| worker())).await.into_iter().collect()
+    all((0..stride.depth).map(|_| worker())).await.into_iter().collect()
 }
 
 /// Reads a disk, or writes a pattern to it and makes that durable, and tells how fast.
-pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>) -> Result<(), String> {
+pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>, stride: Stride) -> Result<(), String> {
     let disk = disk(name).await?;
     let range = range(&*disk, mebibytes)?;
     let bytes = range.count * SECTOR as u64;
     let start = time::now();
     match action {
         "read" => {
-            in_chunks(range, |sector, count| {
+            in_chunks(range, stride, |sector, count| {
                 let disk = &disk;
                 async move { disk.read(sector, &mut alloc::vec![0; count as usize * SECTOR]).await }
             })
             .await?
         }
         "write" => {
-            in_chunks(range, |sector, count| {
+            in_chunks(range, stride, |sector, count| {
                 let disk = &disk;
                 async move { disk.write(sector, &pattern(sector, count as usize)).await }
             })
@@ -92,8 +117,14 @@ pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>) -> Result<(), 
         }
         _ => return Err(format!("{action} is neither read nor write")),
     }
-    let milliseconds = ((time::now() - start) / time::MILLISECOND).max(1);
-    println!("{bytes} bytes in {milliseconds} ms, {} MiB/s", (bytes * 1000 / milliseconds) >> 20);
+    let microseconds = ((time::now() - start) / time::MICROSECOND).max(1);
+    let chunks = bytes.div_ceil(stride.chunk as u64).max(1);
+    println!(
+        "{bytes} bytes in {} ms, {} MiB/s, {} us a chunk",
+        microseconds / 1000,
+        (bytes * 1000 / microseconds * 1000) >> 20,
+        microseconds / chunks,
+    );
     Ok(())
 }
 
