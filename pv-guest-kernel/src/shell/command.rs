@@ -8,7 +8,7 @@ use pv_abi::version::{ExtraVersion, VersionOp};
 use pv_abi::{DomId, Errno, EventPort, GrantRef};
 
 use super::storage::{self, Stride};
-use super::{lending, power};
+use super::{files, lending, power};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
@@ -78,12 +78,12 @@ pub async fn run(command: &str) -> Result<(), String> {
         }
         ["sha256", what] => storage::sha256(what, None).await?,
         ["sha256", disk, size] => storage::sha256(disk, Some(parse(size)?)).await?,
-        ["format", disk] => storage::format(disk).await?,
-        ["mount"] => storage::mount(None).await?,
-        ["mount", disk] => storage::mount(Some(disk)).await?,
-        ["ls", path] => storage::list(path)?,
-        ["cat", path] => storage::print(path).await?,
-        ["write", path, words @ ..] => storage::write(path, words)?,
+        ["format", disk] => files::format(disk).await?,
+        ["mount"] => files::mount(None).await?,
+        ["mount", disk] => files::mount(Some(disk)).await?,
+        ["ls", path] => files::list(path)?,
+        ["cat", path] => files::print(path).await?,
+        ["write", path, words @ ..] => files::write(path, words)?,
         ["sync"] => file_system::sync()?,
         ["xs", "ls", path] => store(xenstore::directory(path).await.map(|names| names.join("\n")))?,
         ["xs", "read", path] => store(xenstore::read(path).await)?,

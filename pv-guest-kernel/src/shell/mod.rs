@@ -1,6 +1,7 @@
 //! The shell: a line at a time from the console, or the commands of the kernel's command line.
 
 mod command;
+mod files;
 mod lending;
 mod line;
 mod options;

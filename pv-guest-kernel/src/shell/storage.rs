@@ -1,4 +1,4 @@
-//! Commands about disks and files.
+//! Commands about disks.
 
 use alloc::format;
 use alloc::rc::Rc;
@@ -51,7 +51,8 @@ pub async fn disks() {
     }
 }
 
-async fn disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
+/// A disk by its name, once those of the start are there.
+pub async fn disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
     if block::find(name).is_none() {
         xenbus::settled().await;
     }
@@ -165,52 +166,4 @@ pub async fn sha256(what: &str, mebibytes: Option<u64>) -> Result<(), String> {
     hash.finalize().iter().for_each(|byte| print!("{byte:02x}"));
     println!("  {what}");
     Ok(())
-}
-
-/// Mounts a disk, or tells what is mounted.
-pub async fn mount(name: Option<&str>) -> Result<(), String> {
-    match name {
-        Some(name) => {
-            disk(name).await?;
-            println!("/{name}: {}", file_system::mount(name)?);
-        }
-        None => file_system::mounted().iter().for_each(|(name, kind)| println!("/{name}: {kind}")),
-    }
-    Ok(())
-}
-
-/// Makes an empty file system.
-pub async fn format(name: &str) -> Result<(), String> {
-    disk(name).await?;
-    file_system::format(name)
-}
-
-/// Prints names and lengths.
-pub fn list(path: &str) -> Result<(), String> {
-    let (mounted, within) = file_system::find(path)?;
-    for entry in mounted.list(&within).map_err(|error| format!("{path}: {error}"))? {
-        println!("{:>12} {}{}", entry.bytes, entry.name, if entry.is_directory { "/" } else { "" });
-    }
-    Ok(())
-}
-
-/// Prints a file.
-pub async fn print(path: &str) -> Result<(), String> {
-    let (mounted, within) = file_system::find(path)?;
-    let mut file = mounted.open(&within).map_err(|error| format!("{path}: {error}"))?;
-    let mut buffer = alloc::vec![0; CHUNK.min(file.bytes() as usize)];
-    loop {
-        match file.read(&mut buffer).map_err(|error| format!("{path}: {error}"))? {
-            0 => return Ok(()),
-            count => print!("{}", String::from_utf8_lossy(&buffer[..count])),
-        }
-        yield_now().await;
-    }
-}
-
-/// Makes a file of one line.
-pub fn write(path: &str, words: &[&str]) -> Result<(), String> {
-    let (mounted, within) = file_system::find(path)?;
-    let line = words.join(" ") + "\n";
-    mounted.write(&within, line.as_bytes()).map_err(|error| format!("{path}: {error}"))
 }

@@ -10,6 +10,12 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::process;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the end of somebody who has ended may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// The users of images in this process, by the number of their locks.
 #[derive(Default)]
@@ -38,7 +44,7 @@ impl Lock {
             true => FlockOperation::NonBlockingLockExclusive,
             false => FlockOperation::NonBlockingLockShared,
         };
-        match flock(file, operation) {
+        match patiently(file, operation, identity) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let what = if writable { "it is to be written, but" } else { "it is to be read, but" };
@@ -58,6 +64,26 @@ impl Drop for Lock {
     fn drop(&mut self) {
         users().users.remove(&self.number);
     }
+}
+
+/// Takes a lock, and waits for one whose holder has ended: the host's kernel closes the files of an io_uring some time
+/// after its process is gone.
+fn patiently(file: &File, operation: FlockOperation, identity: Identity) -> rustix::io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match flock(file, operation) {
+            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE && !is_held_by_the_living(identity) => {
+                thread::sleep(INTERVAL);
+            }
+            taken => return taken,
+        }
+    }
+}
+
+fn is_held_by_the_living(identity: Identity) -> bool {
+    let here = users().users.values().any(|(used, _)| *used == identity);
+    let pid = || pid_of_holder(&fs::read_to_string("/proc/locks").unwrap_or_default(), identity);
+    here || pid().is_some_and(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true))
 }
 
 fn holder(identity: Identity) -> String {
@@ -92,6 +118,22 @@ fn pid_of_holder(locks: &str, identity: Identity) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// What has the file open keeps the lock of a process that is gone, as io_uring does for a moment.
+    #[test]
+    fn a_lock_that_outlives_its_holder_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let file = File::create(&path).unwrap();
+        let holder = r#"exec 9<"$0"; flock -x 9; sleep 0.2 9<&9 >/dev/null 2>&1 &"#;
+        let ended = process::Command::new("sh").args(["-c", holder]).arg(&path).status().unwrap();
+        assert!(ended.success());
+        assert_eq!(flock(&file, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK));
+        let metadata = file.metadata().unwrap();
+        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        assert!(Lock::take(&file, identity, true, "test").is_ok());
+    }
 
     #[test]
     fn the_holder_is_found_among_other_locks() {

@@ -42,6 +42,7 @@ fn addresses_that_lead_nowhere_are_refused() {
     let m2p = world.machine.layout.slots[2].mfn();
     world.poke(m2p, 0, Pte::new(m2p, PteFlags::PRESENT | PteFlags::USER));
     assert!(world.access(tree.l4, 0xffff_8100_0000_0000, false).is_ok());
+    world.mmu.flush().unwrap();
     let bad = [
         address(3),            // no entry
         1 << 21,               // no L1 table

@@ -11,18 +11,15 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
-use pv_abi::io::block::{DiscardRequest, MAX_SEGMENTS, Operation, Request, Response, Segment, Status};
+use pv_abi::io::block::{MAX_SEGMENTS, Operation, Request, Response, Status};
 use pv_abi::ring::FrontRing;
 use pv_abi::{DomId, GrantRef, PAGE_SIZE};
-use zerocopy::{FromZeros, IntoBytes};
 
-use crate::block::{Error, SECTOR};
+use super::request::{Order, request};
+use crate::block::Error;
 use crate::event::{self, Port};
 use crate::grant::{self, Grant};
 use crate::sched::future::{Signal, note};
-
-/// Bytes that a request moves at most.
-pub const MAX_BYTES: usize = MAX_SEGMENTS * PAGE_SIZE;
 
 pub struct Connection {
     back_end: DomId,
@@ -49,16 +46,6 @@ struct Flight {
     waker: Option<Waker>,
     /// Nobody waits for it any more.
     given_up: bool,
-}
-
-/// What a request is to do.
-pub struct Order<'a> {
-    pub operation: Operation,
-    pub sector: u64,
-    /// Bytes to read or to write, at most [`MAX_BYTES`]; of a discard, sectors.
-    pub length: u64,
-    /// What is written.
-    pub data: &'a [u8],
 }
 
 impl Connection {
@@ -216,26 +203,4 @@ impl Drop for Connection {
         }
         self.waiting.drain(..).for_each(Waker::wake);
     }
-}
-
-/// The request for an order; `pages` are as many as it needs.
-fn request(id: u64, order: &Order, pages: &[Grant]) -> Request {
-    let mut request = Request::new_zeroed();
-    if order.operation == Operation::DISCARD {
-        let mut discard = DiscardRequest::new_zeroed();
-        (discard.operation, discard.id) = (order.operation, id);
-        (discard.sector_number, discard.nr_sectors) = (order.sector, order.length);
-        request.as_mut_bytes()[..size_of::<DiscardRequest>()].copy_from_slice(discard.as_bytes());
-        return request;
-    }
-    (request.operation, request.id, request.sector_number) = (order.operation, id, order.sector);
-    request.nr_segments = pages.len() as u8;
-    let mut sectors = order.length as usize / SECTOR;
-    for (segment, page) in request.seg.iter_mut().zip(pages) {
-        let count = sectors.min(PAGE_SIZE / SECTOR);
-        sectors -= count;
-        let (gref, last_sect) = (page.reference(), count as u8 - 1);
-        *segment = Segment { gref, first_sect: 0, last_sect, padding: 0 };
-    }
-    request
 }

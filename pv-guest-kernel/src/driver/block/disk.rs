@@ -8,7 +8,8 @@ use core::task::Poll;
 
 use pv_abi::io::block::Operation;
 
-use super::connection::{Connection, MAX_BYTES, Order};
+use super::connection::Connection;
+use super::request::{MAX_BYTES, Order};
 use crate::block::{BlockDevice, Error, Properties, SECTOR, Work};
 use crate::sched::executor;
 use crate::sched::future::{Either, all, race};

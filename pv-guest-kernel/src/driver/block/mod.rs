@@ -5,6 +5,7 @@
 
 mod connection;
 mod disk;
+mod request;
 
 use alloc::boxed::Box;
 use alloc::format;
