@@ -3,8 +3,9 @@
 use super::pair::{Pair, WINDOW};
 use crate::domain::End;
 use crate::grant::MAX_FRAMES;
+use crate::machine::fake::Sabotage;
 use crate::testing::page;
-use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags};
+use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags, UnmapGrantRef};
 use pv_abi::page_table::PteFlags;
 use pv_abi::{Errno, Mfn};
 
@@ -77,6 +78,45 @@ fn a_revocation_is_complete_when_it_returns() {
         assert_eq!(pair.reach(WINDOW, false), None);
         assert_eq!(pair.references(0), 0);
     }
+    pair.end();
+}
+
+/// The same from the other side: where the change cannot be settled, the lender is told nothing.
+#[test]
+fn what_may_still_be_reached_stays_marked() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    pair.world.machine.translations.sabotage(Sabotage::Broken);
+    let request =
+        UnmapGrantRef { host_addr: WINDOW, dev_bus_addr: 0, handle, status: GrantStatus(1), padding: 0 };
+    pair.world.poke(&pair.borrower, page(1), &request);
+    assert!(pair.world.outcome(&pair.borrower, 20, &[1, page(1), 1]).is_err(), "the borrower is lost");
+    assert_eq!(pair.flags(reference), PERMIT | READING | WRITING);
+    assert_eq!((pair.references(0), pair.lender.domain.grants().lock().active()), (1, 1));
+}
+
+/// Two borrowers of one entry: the second must be the first.
+#[test]
+fn an_entry_in_use_is_its_users_alone() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    // The lender turns to itself meanwhile.
+    let lender = pair.lender.domain.id();
+    let frame = pair.lent(0).0 as u32;
+    pair.write(reference, GrantEntry { flags: PERMIT, domid: lender.0, frame });
+    let mut grants = pair.lender.domain.grants().lock();
+    let pinned = grants.pin(
+        &pair.world.services.mmu,
+        lender,
+        pv_abi::GrantRef(reference),
+        lender,
+        crate::grant::Access::ReadOnly,
+    );
+    drop(grants);
+    assert_eq!(pinned.map(drop), Err(GrantStatus::GENERAL_ERROR));
+    assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
     pair.end();
 }
 
