@@ -1,6 +1,7 @@
 //! Disks, as they are said: `PATH[,ro][,format=raw|qcow2][,bps=RATE][,iops=N]`.
 
-use super::spec::Spec;
+use super::demo_disk::{NAME, demo_disk};
+use super::spec::{Origin, Spec};
 use super::status::Failure;
 use backends::block::image::{Format, open};
 use backends::block::{Disk, Limit};
@@ -80,8 +81,13 @@ pub struct OpenDisk {
     pub limit: Limit,
 }
 
-/// Opens a domain's disks, and keeps others from them.
+/// Opens a domain's disks, and keeps others from them. The bundled kernel, run without anything else said, gets one to
+/// play with.
 pub fn open_all(spec: &Spec) -> Result<Vec<OpenDisk>, Failure> {
+    if spec.disks.is_empty() && spec.kernel.is_none() && spec.origin == Origin::Options {
+        let disk = demo_disk().map_err(|error| Failure::about(NAME, error))?;
+        return Ok(vec![OpenDisk { disk, limit: Limit::default() }]);
+    }
     if spec.disks.len() > MAX_DISKS {
         return Err(spec.origin.nonsense("disk", format_args!("a domain has at most {MAX_DISKS} disks")));
     }

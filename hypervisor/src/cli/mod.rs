@@ -8,6 +8,7 @@ mod check;
 mod command_line;
 mod company;
 mod console;
+mod demo_disk;
 mod desk;
 mod disk;
 mod domain_file;

@@ -1,6 +1,7 @@
 //! What the user sees of the hypervisor: a first screen, and a last line. Both on stderr.
 
 use super::check::kind;
+use super::demo_disk::MIB;
 use super::voice::Voice;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::StatisticsSnapshot;
@@ -49,6 +50,13 @@ pub fn booted(voice: &Voice, kernel: &str, time: Duration, validated: u64, help:
     let help = if help { "help, selftest; Ctrl-] leaves\n" } else { "" };
     let validated = count(validated);
     show(&format!("{kernel} booted in {time}; {validated} page-table entries validated\n{help}"));
+}
+
+/// Of the disk that nobody asked for.
+pub fn demo_disk() {
+    show(&format!(
+        "xvda is a disk of {MIB} MiB in memory, gone at the end; --disk PATH attaches an image instead\n"
+    ));
 }
 
 /// What a run came to.

@@ -1,6 +1,7 @@
 //! A guest's life, from its building to its end, and what the user has of it.
 
 use super::command_line::Commands;
+use super::demo_disk;
 use super::desk::Desk;
 use super::exit::Exit;
 use super::guest::Guest;
@@ -93,10 +94,14 @@ impl Session<'_> {
     fn output(&self, born: Instant) -> Output {
         let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.guest.images.name().to_owned());
         let typed = self.guest.commands == Commands::Typed;
+        let has_demo_disk = self.guest.disks.iter().any(|open| open.disk.name() == demo_disk::NAME);
         let voice = self.voice.clone();
         Output::new(self.voice.clone(), move || {
             let validated = mmu.counters().entries_validated;
             screen::booted(&voice, &name, born.elapsed(), validated, typed);
+            if typed && has_demo_disk {
+                screen::demo_disk();
+            }
         })
     }
 }
