@@ -6,7 +6,7 @@
 use crate::guest::{CODE, MAILBOX, STACK_TOP};
 use hypervisor::machine::kvm::KvmMachine;
 use hypervisor::machine::{Change, MachineError, Translations};
-use hypervisor::paging::{Batch, Budget, Mmu, Progress, Roots};
+use hypervisor::paging::{Batch, Budget, EntryPlace, EntryTarget, Mmu, Progress, Roots};
 use libtest_mimic::Failed;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Level, Pte, PteFlags};
@@ -183,6 +183,48 @@ impl Stage {
         self.update(&updates.collect::<Vec<_>>())
     }
 
+    /// The victim lends the first `count` pages, which are its own: they are mapped where they were.
+    pub fn borrow_pages(&self, count: usize) -> Result<(), Failed> {
+        self.at_both_places(count, |page, place, batch| {
+            let lent = self.mmu.hold(VICTIM, page, true).map_err(|refusal| refusal.to_string())?;
+            let entry = place.table.address() + place.index as u64 * 8;
+            let mapped = self.mmu.map_lent(EntryTarget::Machine(entry), lent, PteFlags::empty(), batch)?;
+            if mapped == Some(place) {
+                Ok(())
+            } else {
+                Err(format!("{mapped:?} instead of {place:?}").into())
+            }
+        })
+    }
+
+    /// They are taken back.
+    pub fn return_pages(&self, count: usize) -> Result<(), Failed> {
+        self.at_both_places(count, |page, place, batch| done(self.mmu.unmap_lent(place, page, batch)))
+    }
+
+    fn at_both_places(
+        &self,
+        count: usize,
+        action: impl Fn(Mfn, EntryPlace, &mut Batch) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        let mut batch = Batch::new(GUEST, Budget::unlimited());
+        let mut places = self.places().take(2 * count);
+        let outcome = places.try_for_each(|(place, page)| action(page, place, &mut batch));
+        self.mmu.finish(batch)?;
+        outcome
+    }
+
+    /// The entries of the pages under test, page after page.
+    fn places(&self) -> impl Iterator<Item = (EntryPlace, Mfn)> {
+        let both = |(number, &page): (usize, &Mfn)| {
+            [DATA, ALIAS].map(|base| {
+                let index = Level::L1.index(base + (number * PAGE_SIZE) as u64);
+                (EntryPlace { table: self.main[0], index }, page)
+            })
+        };
+        self.pages.iter().enumerate().flat_map(both)
+    }
+
     pub fn pin(&self, mfn: Mfn, level: Level) -> Result<(), Failed> {
         done(self.mmu.pin(GUEST, mfn, level, &mut Budget::unlimited()))
     }
@@ -255,7 +297,8 @@ impl Stage {
 
     /// Nothing is counted wrong at the end.
     pub fn audit(&self) -> Result<(), Failed> {
-        let found = self.mmu.audit(&self.roots.held().collect::<Vec<_>>());
+        let lent: Vec<_> = self.places().filter(|(_, page)| self.mmu.owner(*page) == Some(VICTIM)).collect();
+        let found = self.mmu.audit_lending(&self.roots.held().collect::<Vec<_>>(), &lent);
         if found.is_empty() { Ok(()) } else { Err(found.join("; ").into()) }
     }
 }

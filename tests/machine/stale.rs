@@ -32,6 +32,8 @@ enum Loss {
     BecomesTable,
     /// They are given back, and given to another domain.
     BalloonOut,
+    /// They are another domain's, who takes back what it has lent.
+    Revoke,
     /// The domain dies; another one gets its frames, its tables' as tables, and the pages go to a third.
     Death,
     /// The table of this level above them is freed, and made a table again, with contents that the host wrote.
@@ -53,8 +55,15 @@ enum View {
     Alias,
 }
 
-const LOSSES: [Loss; 6] =
-    [Loss::Unmap, Loss::Remap, Loss::Protect, Loss::BecomesTable, Loss::BalloonOut, Loss::Death];
+const LOSSES: [Loss; 7] = [
+    Loss::Unmap,
+    Loss::Remap,
+    Loss::Protect,
+    Loss::BecomesTable,
+    Loss::BalloonOut,
+    Loss::Revoke,
+    Loss::Death,
+];
 const VIEWS: [View; 4] = [View::SameVcpu, View::OtherPcpu, View::OtherRoot, View::Alias];
 const UPPER: [Level; 3] = [Level::L2, Level::L3, Level::L4];
 
@@ -139,6 +148,11 @@ fn run_cell(loss: Loss, view: View, limits: (u64, Duration), sabotage: bool) -> 
             stage.pin(stage.main[slot(below)], below)?;
         }
     }
+    if loss == Loss::Revoke {
+        stage.update_pages(PAGES, |_| Pte(0))?;
+        stage.hand_over(&stage.pages, GUEST, VICTIM)?;
+        stage.borrow_pages(PAGES)?;
+    }
     let root = if view == View::OtherRoot { stage.other_root } else { stage.main[slot(Level::L4)] };
     let base = if view == View::Alias { ALIAS } else { DATA };
     let touchers = pcpus.into_iter().map(|pcpu| Toucher::new(pcpu, root, base)).collect();
@@ -166,7 +180,7 @@ fn run_cell(loss: Loss, view: View, limits: (u64, Duration), sabotage: bool) -> 
 
 impl Loss {
     const fn is_of_some_pages(self) -> bool {
-        matches!(self, Self::Unmap | Self::Remap | Self::Protect | Self::BecomesTable | Self::BalloonOut)
+        !matches!(self, Self::Death | Self::TableReused(_) | Self::Move(_))
     }
 
     /// What is done to a running domain's vCPU is done while it is out.
@@ -261,6 +275,7 @@ fn lose(stage: &mut Stage, loss: Loss, count: usize, round: usize) -> Result<(),
             stage.update_pages(count, |_| Pte(0))?;
             stage.hand_over(&stage.pages[..count], GUEST, VICTIM).map(|_| ())
         }
+        Loss::Revoke => stage.return_pages(count),
         Loss::Death => {
             stage.die_and_be_reborn()?;
             stage.settle_in(GUEST_CODE)
@@ -307,6 +322,7 @@ fn regain(stage: &mut Stage, loss: Loss, count: usize) -> Result<(), Failed> {
         Loss::BalloonOut => {
             stage.hand_over(&stage.pages[..count], VICTIM, GUEST)?;
         }
+        Loss::Revoke => return stage.borrow_pages(count),
         Loss::Death => {
             stage.hand_over(&stage.pages.clone(), VICTIM, GUEST)?;
         }

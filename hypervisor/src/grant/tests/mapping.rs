@@ -139,6 +139,7 @@ fn an_entry_can_be_named_by_its_machine_address() {
         (entry + 4, "not a multiple of 8"),
         (pair.borrower.root.address(), "no L1 table"),
         (pair.lender.l1.address(), "another domain's"),
+        (pair.lender.l1.address() + 8 * 400, "another domain's that is not present"),
         (pair.borrower.pages[3].address(), "no table"),
         (!7, "no frame"),
     ] {
