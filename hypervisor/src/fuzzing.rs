@@ -165,10 +165,10 @@ impl Playground {
         for guest in [&self.bystander, guest] {
             let drained = self.world.services.mmu.drain(guest.domain.id(), &mut Budget::unlimited());
             assert_eq!(drained.unwrap(), Progress::Done);
-            self.world.on_vcpu(guest, |_, vcpu| {
-                held.extend(vcpu.roots.held());
-                held.extend(vcpu.gdt.held());
-            });
+            for handle in guest.domain.vcpus() {
+                let vcpu = handle.state().lock();
+                held.extend(vcpu.roots.held().chain(vcpu.gdt.held()).chain(handle.held()));
+            }
         }
         let lent = lent_entries(&self.world.services.domains);
         self.mapped += lent.len() as u64;

@@ -174,8 +174,10 @@ impl World {
             guest.domain.life().end(crate::domain::End::Destroyed);
             self.services.scheduler.evict(guest.domain.id());
         }
+        // Each turn takes one off, and one turn may be a bystander's.
+        let vcpus: usize = guests.iter().map(|guest| guest.domain.vcpus().len()).sum();
         for index in 0..self.pcpus.len() {
-            self.turns(index, guests.len() + 1);
+            self.turns(index, vcpus + 1);
         }
         crate::control::teardown::reap_once(&self.services);
     }

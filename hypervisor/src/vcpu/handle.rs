@@ -12,10 +12,10 @@
 
 use super::{InfoPage, Vcpu};
 use crate::error::Refusal;
-use crate::frame::Reference;
+use crate::frame::{Reference, ReferenceKind};
 use crate::lock::{Guard, Rank, Ranked};
 use crate::paging::Mmu;
-use pv_abi::{DomId, Errno, VcpuId};
+use pv_abi::{DomId, Errno, Mfn, VcpuId};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -114,6 +114,12 @@ impl VcpuHandle {
         }
         *kept = Some(frame);
         Ok(())
+    }
+
+    /// The reference that keeps the frame that its `vcpu_info` has moved to, for [`Mmu::audit`].
+    pub fn held(&self) -> Option<(Mfn, ReferenceKind)> {
+        let kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().map(|frame| (frame.mfn(), frame.kind()))
     }
 
     /// Gives up the frame that its `vcpu_info` has moved to: all event channels are closed, and nobody uses it any

@@ -3,9 +3,12 @@
 use super::{Caller, Case, Choices, FIRST_DRAFT, GRANTS};
 use pv_abi::event_channel::EventChannelOp as Event;
 use pv_abi::grant_table::GrantTableOp as Grant;
+use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::memory::MemoryOp;
 use pv_abi::segment::{FLAT_KERNEL_CS64, FLAT_RING3_SS64};
+use pv_abi::vcpu::VcpuOp;
+use std::mem::offset_of;
 
 /// Arguments, and the structure at `at`.
 type Shape = ([u64; 6], Vec<u64>);
@@ -73,19 +76,13 @@ impl<C: Choices> Caller<'_, C> {
     /// What may keep a vCPU waiting, or end it.
     fn waiting(&mut self, number: u64, at: u64) -> Shape {
         const YIELD: u64 = 0;
-        const IS_UP: u64 = 3;
         match N(number) {
             N::SCHED_OP => {
                 let op = if self.dares() { self.number(10) } else { self.choices.pick(&[YIELD, 4, 7, 8]) };
                 let words = vec![self.indirect(), self.number(140), self.number(1 << 30)];
                 ([op, at, 0, 0, 0, 0], words)
             }
-            N::VCPU_OP => {
-                let op = self.number(16);
-                let down_or_moved = op == 2 || op == 10;
-                let op = if down_or_moved && !self.dares() { IS_UP } else { op };
-                ([op, self.number(4), at, 0, 0, 0], self.small_words(4))
-            }
+            N::VCPU_OP => self.vcpu(at),
             // Without handlers, the next fault ends a guest.
             _ if self.dares() => ([at, 0, 0, 0, 0, 0], self.small_words(8)),
             _ => {
@@ -93,6 +90,29 @@ impl<C: Choices> Caller<'_, C> {
                 ([at, 0, 0, 0, 0, 0], vec![entry, self.ground.code, 0, 0])
             }
         }
+    }
+
+    /// What another vCPU starts with, or where this one's `vcpu_info` goes, or a few small numbers.
+    fn vcpu(&mut self, at: u64) -> Shape {
+        let mut op = self.number(16);
+        let stops = [VcpuOp::DOWN.0, VcpuOp::INITIALISE.0].contains(&op);
+        if stops && !self.dares() {
+            op = VcpuOp::IS_UP.0;
+        }
+        let words = match VcpuOp(op) {
+            VcpuOp::INITIALISE => {
+                // A kernel's, as it should be but for one word.
+                let mut words = vec![0; size_of::<GuestContext>() / 8];
+                words[offset_of!(GuestContext, flags) / 8] = GuestContextFlags::IN_KERNEL.bits();
+                words[offset_of!(GuestContext, ctrlreg) / 8 + 3] = self.ground.root << 12;
+                let place = self.choices.below(words.len() as u64) as usize;
+                words[place] = self.frame() << 12;
+                words
+            }
+            VcpuOp::REGISTER_VCPU_INFO => vec![self.frame(), self.number(64) << 6],
+            _ => self.small_words(4),
+        };
+        ([op, self.number(4), at, 0, 0, 0], words)
     }
 
     fn memory(&mut self, at: u64) -> Shape {
