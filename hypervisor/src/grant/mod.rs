@@ -4,7 +4,7 @@
 //! two bits of each entry what is in use. What *is* in use is known here: of the granter, how often each entry is
 //! pinned; of the grantee, each mapping ([`Maptrack`]).
 //!
-//! Invariants, with the tests that guard them ([`tests`]):
+//! Invariants, with the tests that guard them (`tests`):
 //! - An entry is read once, and its bits are set by compare-exchange with what was read: what a granter writes
 //!   meanwhile is either seen or makes the pin fail. While an entry is pinned its frame is what it was at the first pin.
 //! - The record alone is the truth for unmapping: place, frame, granter and access are what they were when it was made
