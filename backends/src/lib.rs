@@ -8,7 +8,8 @@
 //! - a back-end that finds its front-end lying disconnects it and says why ([`Disconnect`]); it never panics;
 //! - a back-end touches no page but those it was given, and makes no reference into one;
 //! - `unsafe` is in two places, which hand memory of pages to the host's kernel: `block/image/system.rs` and
-//!   `block/engine/uring.rs`.
+//!   `block/engine/uring.rs`; `block/image/qcow2/storage.rs` implements a trait whose methods are declared so.
+#![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
 // What a peer can reach must not panic.
 #![cfg_attr(
     not(test),
