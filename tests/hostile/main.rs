@@ -5,6 +5,7 @@
 mod addresses;
 mod events;
 mod garbage;
+mod grants;
 mod hypercalls;
 mod loops;
 mod process;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         tables::tests(),
         roots::tests(),
         events::tests(),
+        grants::tests(),
         vcpus::tests(),
         reuse::tests(),
         process::tests(),
