@@ -189,8 +189,8 @@ fn garbage() {
         let said = ended(guest(&[text(&image)], "mount xvda"), FAILED);
         assert!(said.contains("mount: xvda holds no file system: as ext4, "), "{name}: {said}");
     }
-    let said = ended(guest(&[], "mount xvda"), FAILED);
-    assert!(said.contains("mount: no disk xvda"), "{said}");
+    let said = ended(guest(&[], "mount xvdq"), FAILED);
+    assert!(said.contains("mount: no disk xvdq"), "{said}");
 }
 
 /// The node `control/shutdown` is the guest's own, so it can ask itself.
