@@ -24,6 +24,8 @@ struct Pair {
     child: Child,
     borrower: ChildStdin,
     lines: Receiver<String>,
+    /// Lines that nobody has waited for yet: which domain's come first is nobody's to say.
+    unclaimed: Vec<String>,
     seen: String,
     _files: TempDir,
 }
@@ -44,21 +46,22 @@ impl Pair {
         thread::spawn(move || {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        Self { child, borrower, lines, seen: String::new(), _files: files }
+        Self { child, borrower, lines, unclaimed: Vec::new(), seen: String::new(), _files: files }
     }
 
     /// Waits for a line that starts so, and gives the rest of it.
     #[track_caller]
     fn wait_for(&mut self, start: &str) -> String {
         loop {
+            if let Some(place) = self.unclaimed.iter().position(|line| line.starts_with(start)) {
+                return self.unclaimed.remove(place)[start.len()..].to_owned();
+            }
             let Ok(line) = self.lines.recv_timeout(Duration::from_secs(60)) else {
                 let _ = self.child.kill();
                 panic!("{start:?} does not come after:\n{}", self.seen);
             };
             let _ = writeln!(self.seen, "{line}");
-            if let Some(rest) = line.strip_prefix(start) {
-                return rest.to_owned();
-            }
+            self.unclaimed.push(line);
         }
     }
 
