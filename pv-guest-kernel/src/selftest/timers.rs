@@ -57,10 +57,11 @@ fn fires(report: &mut Report, what: &str, set: &dyn Fn(u64) -> Result<u64, Errno
 fn stopping(report: &mut Report) {
     event::dispatch();
     let before = time::events();
-    let set = set_singleshot_timer(now() + 5 * MILLISECOND);
+    // Far enough away for a guest that is made to wait in between.
+    let set = set_singleshot_timer(now() + 200 * MILLISECOND);
     let stop = hypercall(HypercallNumber::VCPU_OP, [VcpuOp::STOP_SINGLESHOT_TIMER.0, 0, 0, 0, 0]);
     report.done("stopping the single-shot timer", set.and(stop));
-    let waited = sched_poll(&[time::port()], now() + 10 * MILLISECOND);
+    let waited = sched_poll(&[time::port()], now() + 210 * MILLISECOND);
     event::dispatch();
     report.equal("events of a stopped timer", (waited, time::events() - before), (Ok(0), 0));
 }
