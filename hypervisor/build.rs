@@ -6,7 +6,7 @@
 //! environment names an image to embed instead.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const OVERRIDE: &str = "PARAVANE_KERNEL_IMAGE";
@@ -41,7 +41,9 @@ fn main() {
 
 /// Builds the image and gives its path.
 fn build() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    // As it is now: what is compiled in is where a copied target directory was first built.
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("CARGO_MANIFEST_DIR"));
+    let workspace = package.parent().expect("the workspace");
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }

@@ -29,6 +29,13 @@ pub enum Access {
     ReadWrite,
 }
 
+impl Access {
+    /// Whether it may write.
+    pub const fn is_writable(self) -> bool {
+        matches!(self, Self::ReadWrite)
+    }
+}
+
 /// A page that a front-end shares. The front-end writes it at the same time: bytes are copied, indices are
 /// accessed atomically, and nothing that was read once is the same when it is read again.
 pub trait Page: Send + Sync + 'static {

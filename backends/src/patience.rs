@@ -3,7 +3,7 @@
 //! Waking a sleeping thread costs tens of microseconds, polling costs the processor. So a back-end polls as long
 //! as that paid off lately, and not at all for a front-end that is quiet.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SHORTEST: Duration = Duration::from_micros(5);
 const LONGEST: Duration = Duration::from_micros(100);
@@ -13,13 +13,29 @@ const LONGEST: Duration = Duration::from_micros(100);
 pub struct Patience(Duration);
 
 impl Patience {
-    /// How long to poll now; zero where it is not worth it.
-    pub fn time(&self) -> Duration {
-        self.0
+    /// Serves as long as it is worth to poll; true where there was something to do, and it is done.
+    ///
+    /// # Errors
+    /// Those of `serve`.
+    pub fn poll<E>(&mut self, mut serve: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+        if self.0.is_zero() {
+            return Ok(false);
+        }
+        let start = Instant::now();
+        loop {
+            if serve()? {
+                self.paid_off();
+                return Ok(true);
+            }
+            if start.elapsed() >= self.0 {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Polling found work.
-    pub fn paid_off(&mut self) {
+    fn paid_off(&mut self) {
         self.0 = self.0.saturating_mul(2).clamp(SHORTEST, LONGEST);
     }
 
@@ -42,12 +58,22 @@ mod tests {
     #[test]
     fn it_grows_with_success_up_to_a_limit_and_vanishes_when_idle() {
         let mut patience = Patience::default();
-        assert_eq!(patience.time(), Duration::ZERO);
+        assert_eq!(patience.0, Duration::ZERO);
         patience.slept(Duration::from_micros(30));
-        assert_eq!(patience.time(), SHORTEST);
+        assert_eq!(patience.0, SHORTEST);
         (0..10).for_each(|_| patience.paid_off());
-        assert_eq!(patience.time(), LONGEST);
+        assert_eq!(patience.0, LONGEST);
         (0..10).for_each(|_| patience.slept(Duration::from_secs(1)));
-        assert_eq!(patience.time(), Duration::ZERO);
+        assert_eq!(patience.0, Duration::ZERO);
+    }
+
+    #[test]
+    fn polling_ends_with_work_or_an_error_and_is_not_begun_without_patience() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.poll(|| Err("it was asked")), Ok(false));
+        patience.paid_off();
+        assert_eq!((patience.poll(|| Ok::<_, ()>(true)), patience.0), (Ok(true), 2 * SHORTEST));
+        assert_eq!((patience.poll(|| Ok::<_, ()>(false)), patience.0), (Ok(false), 2 * SHORTEST));
+        assert_eq!(patience.poll(|| Err::<bool, _>("no")), Err("no"));
     }
 }

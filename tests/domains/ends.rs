@@ -1,11 +1,8 @@
 //! What is left of domains when they end: nothing, neither in the machine nor in the host.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{CONSOLE_PORT, Code, Condition, Guest, Host, Reg, TABLE, check_power_off};
-use backends::console::{End, Input};
-use hypervisor::host_domain::{HostDomain, Service, start_console};
+use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, TABLE, check_power_off};
 use libtest_mimic::{Failed, Trial};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub fn tests() -> Vec<Trial> {
@@ -76,21 +73,12 @@ fn settled(host: &Host) -> Result<(u64, usize, usize), Failed> {
     Err("the process does not settle".into())
 }
 
-/// A back-end of a guest's console.
-fn connect(host: &Host, guest: &Guest) -> Result<Service<End>, Failed> {
-    let mmu = host.hypervisor.services().mmu.clone();
-    let back_end = Arc::new(HostDomain::new(mmu, guest.domain.clone()));
-    let input = Arc::new(Input::default());
-    let console = start_console(back_end, CONSOLE_PORT, input, Vec::new(), |_| {});
-    console.map_err(|error| error.to_string().into())
-}
-
 /// A page that a back-end has mapped outlives its domain: nobody gets it before the back-end lets go.
 fn while_a_back_end_has_a_page() -> Result<(), Failed> {
     let host = Host::bare()?;
     let free = host.free_frames();
     let guest = host.build(Code::default().park())?;
-    let console = connect(&host, &guest)?;
+    let console = guest.connect_console()?;
     guest.start()?;
     guest.wait_until_parked()?;
     guest.destroy()?;
@@ -116,7 +104,7 @@ fn a_hundred_domains() -> Result<(), Failed> {
     let before = settled(&host)?;
     for number in 0..100 {
         let guest = host.build(&endings[number % 3])?;
-        let console = connect(&host, &guest)?;
+        let console = guest.connect_console()?;
         guest.start()?;
         if number % 3 == 2 {
             guest.wait_until_parked()?;

@@ -1,16 +1,12 @@
 //! Guests that use up event channels, and those that lie to a back-end.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{
-    CONSOLE_PORT, Code, Condition, FIRST_OWN_PORT, Guest, Host, Reg, SCRATCH, check_power_off,
-};
-use backends::console::{End as ConsoleEnd, Input};
-use hypervisor::host_domain::{HostDomain, Service, start_console};
+use crate::tiny_guest::{CONSOLE_PORT, Code, Condition, FIRST_OWN_PORT, Host, Reg, SCRATCH, check_power_off};
+use backends::console::End as ConsoleEnd;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp, PORTS};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::{DomId, EventPort, VcpuId};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub fn tests() -> Vec<Trial> {
@@ -104,15 +100,6 @@ const IN_PROD: u32 = 3076;
 const OUT_CONS: u32 = 3080;
 const OUT_PROD: u32 = 3084;
 
-/// A back-end of a guest's console.
-fn connect(host: &Host, guest: &Guest) -> Result<Service<ConsoleEnd>, Failed> {
-    let mmu = host.hypervisor.services().mmu.clone();
-    let back_end = Arc::new(HostDomain::new(mmu, guest.domain.clone()));
-    let input = Arc::new(Input::default());
-    let console = start_console(back_end, CONSOLE_PORT, input, Vec::new(), |_| {});
-    console.map_err(|error| error.to_string().into())
-}
-
 /// Each index of the console's ring is set to values that cannot be. The back-end lets go of a front-end that lies
 /// about its own indices; the others are not its to set, and nobody reads them.
 fn lying_console() -> Result<(), Failed> {
@@ -121,7 +108,7 @@ fn lying_console() -> Result<(), Failed> {
         for lie in [2049, 1 << 31, 0xffff_0000] {
             let code = liar(index, lie);
             let guest = host.build(&code)?;
-            let console = connect(&host, &guest)?;
+            let console = guest.connect_console()?;
             guest.start()?;
             guest.wait_until_parked()?;
             let end = console.finish();
@@ -156,7 +143,7 @@ fn closed_console() -> Result<(), Failed> {
     code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again).park(); // dec rbx
     let host = Host::new()?;
     let guest = host.build(&code)?;
-    let console = connect(&host, &guest)?;
+    let console = guest.connect_console()?;
     guest.start()?;
     guest.wait_until_parked()?;
     check(console.finish().is_some(), || "the back-end is gone".into())?;

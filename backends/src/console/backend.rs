@@ -100,8 +100,7 @@ impl<H: Host> Console<H> {
             if stopping {
                 return self.flush(sink);
             }
-            if self.poll(&patience, sink)? {
-                patience.paid_off();
+            if patience.poll(|| self.serve(sink))? {
                 continue;
             }
             let asleep = Instant::now();
@@ -123,17 +122,5 @@ impl<H: Host> Console<H> {
     fn flush(&mut self, sink: &mut dyn Write) -> Result<(), End> {
         self.unflushed = false;
         sink.flush().map_err(End::Sink)
-    }
-
-    /// Looks for work as long as patience lasts; true where there was some, and it is done.
-    fn poll(&mut self, patience: &Patience, sink: &mut dyn Write) -> Result<bool, End> {
-        let start = Instant::now();
-        while start.elapsed() < patience.time() {
-            if self.serve(sink)? {
-                return Ok(true);
-            }
-            std::hint::spin_loop();
-        }
-        Ok(false)
     }
 }

@@ -21,8 +21,8 @@ pub fn serve_until(
         if device.serve()? {
             continue;
         }
-        if poll(device, &patience, interrupted)? {
-            patience.paid_off();
+        // What interrupts counts as something to do: the loop looks up.
+        if patience.poll(|| Ok::<_, Disconnect>(interrupted() || device.serve()?))? {
             continue;
         }
         let asleep = Instant::now();
@@ -34,22 +34,6 @@ pub fn serve_until(
         patience.slept(asleep.elapsed());
     }
     Ok(())
-}
-
-/// Looks for work as long as patience lasts; true where there was some, and it is done.
-fn poll(
-    device: &mut dyn Device,
-    patience: &Patience,
-    interrupted: &dyn Fn() -> bool,
-) -> Result<bool, Disconnect> {
-    let start = Instant::now();
-    while start.elapsed() < patience.time() && !interrupted() {
-        if device.serve()? {
-            return Ok(true);
-        }
-        std::hint::spin_loop();
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

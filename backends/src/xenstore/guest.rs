@@ -157,8 +157,8 @@ impl<H: Host> GuestServer<H> {
                 Ok(false) => {}
                 Err(end) => return end,
             }
-            match self.poll(&patience) {
-                Ok(true) => patience.paid_off(),
+            match patience.poll(|| self.serve()) {
+                Ok(true) => {}
                 Ok(false) => {
                     let asleep = Instant::now();
                     self.bell.listen();
@@ -167,17 +167,5 @@ impl<H: Host> GuestServer<H> {
                 Err(end) => return end,
             }
         }
-    }
-
-    /// Looks for work as long as patience lasts; true where there was some, and it is done.
-    fn poll(&mut self, patience: &Patience) -> Result<bool, End> {
-        let start = Instant::now();
-        while start.elapsed() < patience.time() {
-            if self.serve()? {
-                return Ok(true);
-            }
-            std::hint::spin_loop();
-        }
-        Ok(false)
     }
 }

@@ -1,6 +1,7 @@
 //! Disks, as they are said: `PATH[,ro][,format=raw|qcow2][,bps=RATE][,iops=N]`.
 
 use super::demo_disk::{NAME, demo_disk};
+use super::size;
 use super::spec::{Origin, Spec};
 use super::status::Failure;
 use backends::block::image::{Format, open};
@@ -49,18 +50,11 @@ pub fn parse(text: &str) -> Result<DiskSpec, String> {
     Ok(disk)
 }
 
-/// So much a second: a number, with K, M or G for powers of 1024.
+/// So much a second: a number, with a unit for powers of 1024.
 fn parse_rate(word: &str, text: &str) -> Result<NonZeroU64, String> {
-    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| !c.is_ascii_digit()).len());
-    let shift = match unit {
-        "" => Some(0),
-        "K" | "k" => Some(10),
-        "M" | "m" => Some(20),
-        "G" | "g" => Some(30),
-        _ => None,
-    };
-    let number = number.parse::<u64>().ok();
-    let rate = number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+    let (number, factor) = size::split(text);
+    let rate =
+        number.parse().ok().zip(factor).and_then(|(number, factor): (u64, _)| number.checked_mul(factor));
     let rate = rate.and_then(NonZeroU64::new);
     rate.ok_or_else(|| format!("{word}: a number above 0 is needed, such as 500 or 10M"))
 }

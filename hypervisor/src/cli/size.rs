@@ -7,18 +7,13 @@ use pv_abi::{PAGE_SHIFT, PAGE_SIZE};
 ///
 /// A number without a unit is refused: some tools mean bytes by it, others mebibytes.
 pub fn parse(text: &str) -> Result<Amount, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit {
-        _ if number.is_empty() => return Err("a number with a unit is needed, such as 256M or 1G".into()),
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        "T" | "t" => 40,
-        "" => return Err(format!("a unit is needed: {number}M, say")),
-        _ => return Err("the unit must be one of K, M, G, T".into()),
+    let (number, factor) = match split(text) {
+        ("", _) => return Err("a number with a unit is needed, such as 256M or 1G".into()),
+        (number, Some(1)) => return Err(format!("a unit is needed: {number}M, say")),
+        (_, None) => return Err("the unit must be one of K, M, G, T".into()),
+        (number, Some(factor)) => (number, factor),
     };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
     let pages = bytes.map(|bytes| bytes >> PAGE_SHIFT).filter(|&pages| pages <= MAX_PAGES);
     let (Some(bytes), Some(pages)) = (bytes, pages) else {
         return Err(format!("more than {} is not supported", Amount(MAX_PAGES)));
@@ -28,6 +23,22 @@ pub fn parse(text: &str) -> Result<Amount, String> {
         true => Ok(Amount(pages)),
         false => Err("it must be a multiple of 4K, the size of a page".into()),
     }
+}
+
+/// A number's digits, and what its unit stands for: a power of 1024, 1 where there is none, and nothing where it
+/// is unknown.
+pub fn split(text: &str) -> (&str, Option<u64>) {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" => Some(1),
+        "K" | "k" => Some(1 << 10),
+        "M" | "m" => Some(1 << 20),
+        "G" | "g" => Some(1 << 30),
+        "T" | "t" => Some(1 << 40),
+        _ => None,
+    };
+    (number, factor)
 }
 
 #[cfg(test)]

@@ -1,30 +1,15 @@
 //! What an entry of a grant table allows. Pure functions on a copy of the entry.
 
+use super::Access;
 use crate::error::Refusal;
 use pv_abi::grant_table::{GrantEntry, GrantStatus};
 use pv_abi::{DomId, Errno};
 
-/// What a page is lent for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// For reading.
-    ReadOnly,
-    /// For reading and writing.
-    ReadWrite,
-}
-
-impl Access {
-    /// Whether it is for writing.
-    pub const fn is_writable(self) -> bool {
-        matches!(self, Self::ReadWrite)
-    }
-
-    /// The bits of an entry that is in use like this.
-    pub const fn in_use(self) -> u16 {
-        match self {
-            Self::ReadOnly => GrantEntry::READING,
-            Self::ReadWrite => GrantEntry::READING | GrantEntry::WRITING,
-        }
+/// The bits of an entry that is in use like this.
+pub(super) const fn in_use(access: Access) -> u16 {
+    match access {
+        Access::ReadOnly => GrantEntry::READING,
+        Access::ReadWrite => GrantEntry::READING | GrantEntry::WRITING,
     }
 }
 
@@ -38,7 +23,7 @@ pub(super) fn permit(entry: GrantEntry, by: DomId, access: Access) -> Result<u16
     if !permits || access.is_writable() && is_read_only {
         return Err(GrantStatus::GENERAL_ERROR);
     }
-    Ok(entry.flags | access.in_use())
+    Ok(entry.flags | in_use(access))
 }
 
 /// Xen's status for a frame that cannot be used: it is not what may be written, or not what may be used at all.

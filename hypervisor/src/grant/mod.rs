@@ -29,7 +29,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{Access, status_of};
+pub use backends::host::Access;
+pub use entry::status_of;
 pub use host::HostGrant;
 pub use maptrack::{MAX_MAPPINGS, Maptrack, Record};
 pub use table::{GrantTable, MAX_FRAMES};

@@ -7,7 +7,7 @@
 //! - an entry is marked as in use exactly while it has pins, unless the domain writes there itself.
 
 use super::Access;
-use super::entry::{permit, status_of};
+use super::entry::{in_use, permit, status_of};
 use crate::error::Refusal;
 use crate::frame::Reference;
 use crate::paging::Mmu;
@@ -137,6 +137,7 @@ impl GrantTable {
     }
 
     /// How many entries are in use.
+    #[cfg(test)]
     pub fn active(&self) -> usize {
         self.active.len()
     }
@@ -175,12 +176,12 @@ impl GrantTable {
     /// Takes back the marks that no pin stands for.
     fn unmark(&self, mmu: &Mmu, reference: GrantRef) {
         let Some((table, offset)) = self.slot(reference) else { return };
-        let in_use = match self.active.get(&reference) {
+        let left = match self.active.get(&reference) {
             None => 0,
-            Some(active) if active.writers == 0 => Access::ReadOnly.in_use(),
-            Some(_) => Access::ReadWrite.in_use(),
+            Some(active) if active.writers == 0 => in_use(Access::ReadOnly),
+            Some(_) => in_use(Access::ReadWrite),
         };
-        let gone = Access::ReadWrite.in_use() & !in_use;
+        let gone = in_use(Access::ReadWrite) & !left;
         let cleared = mmu.memory().fetch_and_u64(table, offset, !u64::from(gone));
         debug_assert!(cleared.is_ok(), "a grant table's frame is gone");
     }

@@ -17,7 +17,7 @@ pub use store::start_store;
 
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};
-use crate::grant::{self, HostGrant};
+use crate::grant::HostGrant;
 use crate::machine::{MachineMemory, NoSuchFrame};
 use crate::paging::Mmu;
 use backends::bell::Bell;
@@ -56,10 +56,6 @@ impl Host for HostDomain {
     fn map_grant(&self, domain: DomId, reference: GrantRef, access: Access) -> Result<HostPage, HostError> {
         self.check_guest(domain)?;
         let (mmu, guest) = (Arc::clone(&self.mmu), Arc::clone(&self.guest));
-        let access = match access {
-            Access::ReadOnly => grant::Access::ReadOnly,
-            Access::ReadWrite => grant::Access::ReadWrite,
-        };
         HostGrant::new(mmu, guest, reference, access)
             .map(HostPage)
             .map_err(|status| HostError::new(format!("{domain} grants no page by {reference:?}: {status}")))
@@ -101,9 +97,9 @@ impl HostPage {
     }
 
     fn check_writable(&self) -> Result<(), HostError> {
-        match self.0.access() {
-            grant::Access::ReadWrite => Ok(()),
-            grant::Access::ReadOnly => Err(HostError::new("the page is mapped for reading only")),
+        match self.0.access().is_writable() {
+            true => Ok(()),
+            false => Err(HostError::new("the page is mapped for reading only")),
         }
     }
 }

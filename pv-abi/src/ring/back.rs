@@ -1,6 +1,6 @@
 //! The back-end's end of a ring: takes requests, puts responses.
 
-use super::index::{ahead, must_notify, offset, slots};
+use super::index::{ahead, must_notify, offset, slot_bytes, slots};
 use super::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingMemory};
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -24,10 +24,7 @@ where
     Request: FromBytes + IntoBytes,
     Response: IntoBytes + Immutable,
 {
-    const SLOT_BYTES: usize = {
-        let (request, response) = (size_of::<Request>(), size_of::<Response>());
-        if request > response { request } else { response }
-    };
+    const SLOT_BYTES: usize = slot_bytes::<Request, Response>();
 
     /// Takes up the ring in `bytes` of memory where its last back-end has left it; the front-end has initialised it.
     ///

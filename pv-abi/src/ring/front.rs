@@ -1,6 +1,6 @@
 //! The front-end's end of a ring: puts requests, takes responses.
 
-use super::index::{ahead, must_notify, offset, slots};
+use super::index::{ahead, must_notify, offset, slot_bytes, slots};
 use super::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, RingError, RingMemory};
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -25,10 +25,7 @@ where
     Request: IntoBytes + Immutable,
     Response: FromBytes + IntoBytes,
 {
-    const SLOT_BYTES: usize = {
-        let (request, response) = (size_of::<Request>(), size_of::<Response>());
-        if request > response { request } else { response }
-    };
+    const SLOT_BYTES: usize = slot_bytes::<Request, Response>();
 
     /// Makes an empty ring in `bytes` of memory, all zero, before any back-end knows of it.
     ///

@@ -1,5 +1,11 @@
 //! The arithmetic of a ring's indices.
 
+/// Bytes of a slot, which holds a request and later its response.
+pub const fn slot_bytes<Request, Response>() -> usize {
+    let (request, response) = (size_of::<Request>(), size_of::<Response>());
+    if request > response { request } else { response }
+}
+
 /// Slots of a ring in `bytes` of memory: as many as fit, rounded down to a power of two.
 pub const fn slots(bytes: usize, slot_bytes: usize) -> u32 {
     match bytes.saturating_sub(super::SLOTS).checked_div(slot_bytes) {

@@ -1,9 +1,11 @@
 //! A domain that runs a tiny kernel, and what a test sees of it.
 
 use super::code::{Code, PARKED};
+use backends::console::{End as ConsoleEnd, Input};
 use hypervisor::builder::{BuiltDomain, KernelImage, Plan, Wishes};
 use hypervisor::control::{DomainConfig, FilledDomain, Hypervisor, fill};
 use hypervisor::domain::{Console, Domain, DomainEnd, End};
+use hypervisor::host_domain::{HostDomain, Service, start_console};
 use hypervisor::machine::MachineMemory;
 use hypervisor::paging::Mmu;
 use hypervisor::vcpu::StartState;
@@ -95,6 +97,12 @@ impl Guest {
     /// The machine's memory.
     pub fn memory(&self) -> &MachineMemory {
         self.mmu().memory()
+    }
+
+    /// A back-end of its console, which keeps nothing of what the guest writes.
+    pub fn connect_console(&self) -> Result<Service<ConsoleEnd>, Failed> {
+        let back_end = Arc::new(HostDomain::new(self.hypervisor.services().mmu.clone(), self.domain.clone()));
+        start_console(back_end, CONSOLE_PORT, Arc::default(), Vec::new(), |_| {}).map_err(failed)
     }
 
     /// Lets it run.

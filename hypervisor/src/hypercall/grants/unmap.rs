@@ -10,64 +10,27 @@ use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
 use crate::paging::{Batch, EntryTarget, Mmu, Progress};
 use pv_abi::grant_table::{GrantHandle, GrantStatus, UnmapAndReplace, UnmapGrantRef};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What one mapping costs, in microseconds.
 const COST: u32 = 8;
 /// Mappings ended at a time, and settled together.
 const CHUNK: usize = 32;
 
-/// What both operations' elements have.
-trait Request: FromBytes + IntoBytes + Immutable {
-    fn handle(&self) -> GrantHandle;
-    fn host_addr(&self) -> u64;
-    /// The linear address whose entry takes the place; 0 for none.
-    fn new_addr(&self) -> u64;
-    fn set_status(&mut self, status: GrantStatus);
-}
-
-impl Request for UnmapGrantRef {
-    fn handle(&self) -> GrantHandle {
-        self.handle
-    }
-    fn host_addr(&self) -> u64 {
-        self.host_addr
-    }
-    fn new_addr(&self) -> u64 {
-        0
-    }
-    fn set_status(&mut self, status: GrantStatus) {
-        self.status = status;
-    }
-}
-
-impl Request for UnmapAndReplace {
-    fn handle(&self) -> GrantHandle {
-        self.handle
-    }
-    fn host_addr(&self) -> u64 {
-        self.host_addr
-    }
-    fn new_addr(&self) -> u64 {
-        self.new_addr
-    }
-    fn set_status(&mut self, status: GrantStatus) {
-        self.status = status;
-    }
-}
-
 /// Ends mappings.
 pub(super) fn unmap_grant_ref(call: &mut Call<'_>, at: u64, count: u64) -> Reply {
-    end(unmap_each::<UnmapGrantRef>(call, at, count))
+    end(unmap_each(call, at, count, false))
 }
 
 /// Ends mappings, and moves other entries to their places.
 pub(super) fn unmap_and_replace(call: &mut Call<'_>, at: u64, count: u64) -> Reply {
-    end(unmap_each::<UnmapAndReplace>(call, at, count))
+    end(unmap_each(call, at, count, true))
 }
 
-fn unmap_each<T: Request>(call: &mut Call<'_>, at: u64, count: u64) -> Ran {
-    let array = GuestArray::<T>::new(at, count)?;
+// The elements of both are alike but for one word, which only one of them means.
+const _: () = assert!(size_of::<UnmapGrantRef>() == size_of::<UnmapAndReplace>());
+
+fn unmap_each(call: &mut Call<'_>, at: u64, count: u64, replaces: bool) -> Ran {
+    let array = GuestArray::<UnmapAndReplace>::new(at, count)?;
     while call.progress.elements < array.len() {
         if call.must_pause() {
             return Ok(Progress::Preempted);
@@ -78,9 +41,9 @@ fn unmap_each<T: Request>(call: &mut Call<'_>, at: u64, count: u64) -> Ran {
         for index in (call.progress.elements..array.len()).take(CHUNK) {
             let Ok(mut request) = array.get(&call.space(), index) else { break };
             call.spend(COST);
-            let (place, new) = ((request.handle(), request.host_addr()), request.new_addr());
-            match ended.unmap(call, place, new) {
-                Ok(status) => request.set_status(status),
+            let new = if replaces { request.new_addr } else { 0 };
+            match ended.unmap(call, (request.handle, request.host_addr), new) {
+                Ok(status) => request.status = status,
                 Err(stopped) => {
                     ran = stopped;
                     break;
