@@ -121,7 +121,7 @@ mod tests {
             ("a,format=vmdk", "raw or qcow2"),
             ("a,bps=0", "above 0"),
             ("a,bps=", "above 0"),
-            ("a,iops=5T", "above 0"),
+            ("a,iops=5P", "above 0"),
             ("a,iops=99999999999999999999", "above 0"),
             ("a,bps=18446744073709551615K", "above 0"),
         ] {
