@@ -27,9 +27,9 @@ pub fn machine(frames: u64, pcpus: u32) -> Result<KvmMachine, HostError> {
 /// # Errors
 /// Where the host gives no threads.
 pub fn assemble(machine: KvmMachine) -> Result<Hypervisor, MachineError> {
-    let KvmMachine { memory, layout, translations, pcpus, cpuid, report, .. } = machine;
+    let KvmMachine { memory, layout, translations, doorbells, pcpus, cpuid, report, .. } = machine;
     let mmu = Arc::new(Mmu::new(memory, layout, translations));
     let pcpus = pcpus.into_iter().map(|(pcpu, kick)| -> PcpuParts { (Box::new(pcpu), kick) }).collect();
     let clock = Arc::new(HostClock::new(report.tsc_khz.into()));
-    Hypervisor::new(mmu, pcpus, clock, Arc::new(cpuid))
+    Hypervisor::new(mmu, doorbells, pcpus, clock, Arc::new(cpuid))
 }

@@ -87,7 +87,8 @@ impl World {
         let pcpus: Vec<_> =
             (0..count).map(|index| FakePcpu::new(index, scripts.clone(), clock.clone())).collect();
         let kicks = pcpus.iter().map(|pcpu| -> Arc<dyn Kick> { pcpu.kick() }).collect();
-        let services = Services::new(mmu(&machine), kicks, clock.clone(), Arc::new(NoCpuid));
+        let services =
+            Services::new(mmu(&machine), machine.doorbells.clone(), kicks, clock.clone(), Arc::new(NoCpuid));
         let services = Arc::new(services);
         let pcpus = pcpus.into_iter().enumerate();
         let pcpus =
@@ -276,7 +277,9 @@ impl Threads {
                 (Box::new(pcpu), kick)
             })
             .collect();
-        let hypervisor = Hypervisor::new(mmu(&machine), pcpus, clock, Arc::new(NoCpuid)).unwrap();
+        let hypervisor =
+            Hypervisor::new(mmu(&machine), machine.doorbells.clone(), pcpus, clock, Arc::new(NoCpuid))
+                .unwrap();
         Self { hypervisor, scripts }
     }
 

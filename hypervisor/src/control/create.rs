@@ -40,11 +40,13 @@ pub fn create(services: &Services, config: DomainConfig) -> Result<Arc<Domain>, 
         recorder.record(Record::Domain { id, name: config.name.clone() });
     }
     let frame = services.mmu.allocate_shared(id)?;
+    services.mmu.give_doorbell_page(id);
     let made = make(services, id, frame, config).map_err(|source| {
         MachineError::new("the shared page cannot be used", std::io::Error::other(source)).into()
     });
     if made.is_err() {
         super::teardown::release_all(&services.mmu, id);
+        services.mmu.take_doorbell_page(id);
     }
     made
 }

@@ -19,7 +19,7 @@ use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, DomainEnd, Domains, End, StatisticsSnapshot};
 use crate::error::Failure;
 use crate::hypercall::Services;
-use crate::machine::{Kick, MachineError, Pcpu};
+use crate::machine::{Doorbells, Kick, MachineError, Pcpu};
 use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
 use crate::sched::{RoundRobin, Scheduler};
@@ -46,6 +46,7 @@ impl Services {
     /// What handlers work with, on a machine whose pcpus have these kicks.
     pub fn new(
         mmu: Arc<Mmu>,
+        doorbells: Arc<dyn Doorbells>,
         kicks: Vec<Arc<dyn Kick>>,
         clock: Arc<dyn Clock>,
         cpuid: Arc<dyn CpuidPolicy>,
@@ -54,6 +55,7 @@ impl Services {
         let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
         Self {
             mmu,
+            doorbells,
             domains: Domains::default(),
             clock,
             scheduler,
@@ -71,12 +73,13 @@ impl Hypervisor {
     /// Where the host gives no threads.
     pub fn new(
         mmu: Arc<Mmu>,
+        doorbells: Arc<dyn Doorbells>,
         pcpus: Vec<PcpuParts>,
         clock: Arc<dyn Clock>,
         cpuid: Arc<dyn CpuidPolicy>,
     ) -> Result<Self, MachineError> {
         let (pcpus, kicks): (Vec<_>, Vec<_>) = pcpus.into_iter().unzip();
-        let services = Arc::new(Services::new(mmu, kicks, clock, cpuid));
+        let services = Arc::new(Services::new(mmu, doorbells, kicks, clock, cpuid));
         let this = Self { services, stopping: Arc::default(), threads: Mutex::default() };
         for (index, pcpu) in pcpus.into_iter().enumerate() {
             let pcpu = PcpuLoop::new(index, pcpu, this.services.clone());

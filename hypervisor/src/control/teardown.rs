@@ -44,6 +44,7 @@ fn take_apart(services: &Services, domain: &Domain) {
     }
     if release_all(&services.mmu, domain.id()) {
         // Its page tables are gone, so nothing of what it had mapped can be reached any more.
+        services.mmu.take_doorbell_page(domain.id());
         let mappings = domain.maptrack().lock().drain();
         for mapping in mappings {
             mapping.granter.grants().lock().unpin(&services.mmu, mapping.reference, mapping.access);

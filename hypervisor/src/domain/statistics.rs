@@ -12,6 +12,8 @@ pub enum ExitKind {
     Syscall,
     /// A store to the doorbell.
     Doorbell,
+    /// A ring of a doorbell that does not hang there.
+    Unanswered,
     /// An exception.
     Exception,
     /// A kick.
@@ -22,14 +24,14 @@ pub enum ExitKind {
 
 impl ExitKind {
     /// All kinds.
-    pub const ALL: [Self; 5] =
-        [Self::Syscall, Self::Doorbell, Self::Exception, Self::Kicked, Self::Unhandled];
+    pub const ALL: [Self; 6] =
+        [Self::Syscall, Self::Doorbell, Self::Unanswered, Self::Exception, Self::Kicked, Self::Unhandled];
 }
 
 /// Counters; each is exact, and they are read one after the other.
 #[derive(Debug)]
 pub struct Statistics {
-    exits: [AtomicU64; 5],
+    exits: [AtomicU64; ExitKind::ALL.len()],
     hypercalls: [AtomicU64; HYPERCALLS],
     upcalls: AtomicU64,
     guest_time: AtomicU64,
@@ -98,7 +100,7 @@ impl Statistics {
     /// All of them now.
     pub fn snapshot(&self) -> StatisticsSnapshot {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let names = ["syscall", "doorbell", "exception", "kicked", "unhandled"];
+        let names = ["syscall", "doorbell", "unanswered", "exception", "kicked", "unhandled"];
         StatisticsSnapshot {
             exits: names.into_iter().zip(self.exits.iter().map(value)).collect(),
             hypercalls: (0u64..).zip(self.hypercalls.iter().map(value)).filter(|(_, n)| *n != 0).collect(),

@@ -138,14 +138,13 @@ pub fn bind_vcpu(domain: &Domain, port: EventPort, vcpu: VcpuId) -> Result<(), R
 pub fn close(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), Refusal> {
     let port = checked_port(port)?;
     loop {
-        let state = domain.ports().lock().get(port)?.state.clone();
-        let remote = match state {
-            PortState::Interdomain { remote, .. } => domains.get(remote),
+        let peer = match domain.ports().lock().get(port)?.state {
+            PortState::Interdomain { remote, .. } => Some(remote),
             _ => None,
         };
-        let closed = match &remote {
-            Some(remote) => close_pair(&mut Pair::lock(domain, remote), domain.id(), remote.id(), port)?,
-            None => close_single(&mut domain.ports().lock(), port, &state)?,
+        let closed = match peer.and_then(|peer| domains.get(peer)) {
+            Some(remote) => close_pair(&mut Pair::lock(domain, &remote), domain.id(), remote.id(), port)?,
+            None => close_single(&mut domain.ports().lock(), port, peer)?,
         };
         let Some(closed) = closed else { continue };
         domain.shared().clear_pending(port);
@@ -171,11 +170,14 @@ fn close_pair(pair: &mut Pair<'_>, own: DomId, far: DomId, port: EventPort) -> R
     Ok(Some(closed))
 }
 
-/// Closes `port` if it still is what it was seen to be; none where that has changed meanwhile.
-fn close_single(table: &mut PortTable, port: EventPort, seen: &PortState) -> Result<Option<Port>, Refusal> {
-    let connected_since = matches!(table.get(port)?.state, PortState::Interdomain { .. })
-        && !matches!(seen, PortState::Interdomain { .. });
-    if connected_since {
+/// Closes `port`, which was seen connected to a port of `peer`, who is gone, or to none; nothing comes back where it was
+/// connected meanwhile.
+fn close_single(
+    table: &mut PortTable,
+    port: EventPort,
+    peer: Option<DomId>,
+) -> Result<Option<Port>, Refusal> {
+    if peer.is_none() && matches!(table.get(port)?.state, PortState::Interdomain { .. }) {
         return Ok(None);
     }
     table.remove(port).map(Some)

@@ -2,10 +2,13 @@
 
 use crate::domain::Domain;
 use crate::error::Refusal;
+use crate::event_channel::doorbell::Doorbell;
 use crate::event_channel::table::{PortState, PortTable, checked_port};
 use crate::event_channel::{Peer, raise};
+use backends::bell::Bell;
 use pv_abi::{DomId, Errno, EventPort};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
 /// What the host does when a guest uses its end of a channel.
@@ -14,6 +17,11 @@ use std::sync::{Arc, Weak};
 pub trait HostPort: Send + Sync {
     /// The guest sent an event.
     fn notified(&self);
+
+    /// An eventfd that says the same when it is signalled, for the guest to have a doorbell.
+    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// The guest closed its end, or died: there will be no more events.
     fn closed(&self) {}
@@ -25,13 +33,24 @@ impl<F: Fn() + Send + Sync> HostPort for F {
     }
 }
 
-/// The host's end as a guest's table holds it.
-#[derive(Clone)]
+impl HostPort for Bell {
+    fn notified(&self) {
+        self.ring();
+    }
+
+    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor()
+    }
+}
+
+/// The host's end as a guest's table holds it. There is one of it, so what it holds goes with the connection.
 pub struct HostEnd {
     /// The host's number for it: no two ends of a domain have had the same.
     pub number: u32,
     /// Whom to tell.
     pub port: Arc<dyn HostPort>,
+    /// How the guest can tell it without a hypercall.
+    pub doorbell: Option<Doorbell>,
 }
 
 impl fmt::Debug for HostEnd {
@@ -66,7 +85,7 @@ pub fn connect(
         if !matches!(entry.state, PortState::Unbound { remote: DomId::HOST }) {
             return Err(Refusal::new(Errno::EINVAL, "the port does not wait for the host domain"));
         }
-        entry.state = PortState::Host(HostEnd { number, port: end.clone() });
+        entry.state = PortState::Host(HostEnd { number, port: end.clone(), doorbell: None });
         number
     };
     end.notified();

@@ -14,6 +14,7 @@
 //!   no wake-up is lost (`run_loop`'s `a_wake_up_between_look_and_sleep_is_not_lost`).
 
 mod bind;
+mod doorbell;
 mod host;
 mod table;
 
@@ -21,6 +22,7 @@ mod table;
 mod tests;
 
 pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, close, close_all, status};
+pub use doorbell::{Doorbell, hang_doorbell};
 pub use host::{HostChannel, HostEnd, HostPort, connect};
 pub use table::{Port, PortState, PortTable, checked_port};
 
@@ -28,6 +30,7 @@ use crate::domain::{Domain, Domains};
 use crate::error::Refusal;
 use pv_abi::event_channel::Virq;
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
+use std::sync::Arc;
 
 /// A port that is to be made pending, and the vCPU that it notifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,7 @@ fn tell(domain: &Domain, peer: Peer) {
 /// Where a sent event goes.
 enum Target {
     Domain(DomId, EventPort),
-    Host(HostEnd),
+    Host(Arc<dyn HostPort>),
     /// Nowhere, or it has arrived.
     Done,
 }
@@ -69,7 +72,7 @@ fn target(domain: &Domain, port: EventPort) -> Result<Target, Refusal> {
     let entry = table.get(checked_port(port)?)?;
     Ok(match &entry.state {
         PortState::Interdomain { remote, port } => Target::Domain(*remote, *port),
-        PortState::Host(end) => Target::Host(end.clone()),
+        PortState::Host(end) => Target::Host(Arc::clone(&end.port)),
         PortState::Ipi => {
             raise(domain, &table, Peer { port, vcpu: entry.vcpu });
             Target::Done
@@ -92,7 +95,7 @@ pub fn send(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), R
                 raise_peer(&remote, far, domain.id(), port);
             }
         }
-        Target::Host(end) => end.port.notified(),
+        Target::Host(end) => end.notified(),
         Target::Done => {}
     }
     Ok(())

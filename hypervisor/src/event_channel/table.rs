@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 ///           ├─ bind_interdomain ─▶ interdomain      ├─ bind_virq ─▶ virq      └─ bind_ipi ─▶ ipi
 /// ```
 /// A port to the host domain is unbound until the host connects to it, and unbound again when the host lets go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum PortState {
     /// `remote` may connect to it.
     Unbound {
@@ -40,7 +40,7 @@ pub enum PortState {
 }
 
 /// A port that is not closed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Port {
     /// What it is.
     pub state: PortState,
@@ -92,12 +92,17 @@ impl PortTable {
         self.ports.get_mut(&number).ok_or(BAD_PORT)
     }
 
-    /// Closes a port and returns what it was.
+    /// Closes a port and returns what it was, without its doorbell: that must not hang any more when the number is used
+    /// again.
     ///
     /// # Errors
     /// As [`Self::get`].
     pub fn remove(&mut self, number: EventPort) -> Result<Port, Refusal> {
-        self.ports.remove(&number).ok_or(BAD_PORT)
+        let mut port = self.ports.remove(&number).ok_or(BAD_PORT)?;
+        if let PortState::Host(end) = &mut port.state {
+            end.doorbell = None;
+        }
+        Ok(port)
     }
 
     /// The port that a virtual interrupt is bound to, and the vCPU that it notifies: `vcpu`, unless the interrupt is
@@ -124,6 +129,12 @@ impl PortTable {
     pub fn next_host_number(&mut self) -> u32 {
         self.host_ends = self.host_ends.wrapping_add(1);
         self.host_ends
+    }
+
+    /// Ports with a doorbell.
+    pub fn doorbells(&self) -> usize {
+        let has_one = |port: &&Port| matches!(&port.state, PortState::Host(end) if end.doorbell.is_some());
+        self.ports.values().filter(has_one).count()
     }
 
     /// Ports in use.

@@ -63,8 +63,7 @@ impl Host for HostDomain {
 
     fn bind_port(&self, domain: DomId, remote: EventPort, bell: Arc<Bell>) -> Result<EventPort, HostError> {
         self.check_guest(domain)?;
-        let end = Arc::new(move || bell.ring());
-        let channel = connect(&self.guest, remote, end)
+        let channel = connect(&self.guest, remote, bell)
             .map_err(|refusal| HostError::new(format!("{domain}'s {remote:?}: {refusal}")))?;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let free = (1..).map(EventPort).find(|port| !channels.contains_key(port));

@@ -45,6 +45,7 @@ use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, Domains};
 use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
+use crate::machine::Doorbells;
 use crate::paging::{Budget, Mmu};
 use crate::sched::Scheduler;
 use crate::trace::{Trace, Tracer};
@@ -64,6 +65,8 @@ const WORK: u32 = 1024;
 pub struct Services {
     /// Page tables and frames.
     pub mmu: Arc<Mmu>,
+    /// What guests ring without a hypercall.
+    pub doorbells: Arc<dyn Doorbells>,
     /// All domains.
     pub domains: Domains,
     /// System time.

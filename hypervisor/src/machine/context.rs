@@ -130,6 +130,8 @@ pub enum Exit {
     Syscall,
     /// It stored to the hypercall doorbell; RIP is behind the store.
     Doorbell,
+    /// It rang a doorbell that does not hang there ([`super::Doorbells`]); RIP is behind the store.
+    Unanswered,
     /// It raised an exception.
     Exception {
         /// The vector, below 32.

@@ -1,14 +1,16 @@
 //! The machine: one KVM VM whose guest-physical memory is machine memory, and its pcpus.
 //!
-//! What lies above sees four things and no KVM:
+//! What lies above sees five things and no KVM:
 //! - [`MachineMemory`], the one door to memory that a guest can write;
 //! - [`Translations`], which makes changed page tables take effect everywhere;
 //! - [`Context`] and [`Exit`] with [`Pcpu::enter`]: run a vCPU until something happens;
+//! - [`Doorbells`], stores that signal a thread of the host without an exit;
 //! - [`Layout`], what the hypervisor itself keeps in machine memory and in every address space.
 //!
 //! All `unsafe` blocks of the project are below this module.
 
 mod context;
+mod doorbells;
 mod layout;
 mod memory;
 mod translations;
@@ -24,7 +26,8 @@ pub mod fake;
 pub mod kvm;
 
 pub use context::{Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers};
-pub use layout::Layout;
+pub use doorbells::Doorbells;
+pub use layout::{DOORBELL_ADDRESS, DOORBELL_SLOT, DOORBELLS_PER_PAGE, Layout};
 pub use memory::{MachineMemory, NoSuchFrame};
 pub use translations::{Change, Translations};
 

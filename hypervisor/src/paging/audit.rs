@@ -7,7 +7,7 @@ use super::space::Deferred;
 use super::teardown::recall;
 use crate::frame::{FrameType, Phase, ReferenceKind, Word};
 use pv_abi::Mfn;
-use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level};
+use pv_abi::page_table::{Level, is_hypervisor_slot};
 use std::collections::BTreeMap;
 
 /// References found, by frame.
@@ -90,9 +90,12 @@ impl Mmu {
             return recount.report(format!("{table} is a table outside of memory"));
         };
         let Some(reference) = recall(level, index, entry) else {
-            let slot = index.checked_sub(FIRST_HYPERVISOR_SLOT).and_then(|slot| self.layout.slots.get(slot));
-            let is_own = slot.is_none_or(|&slot| slot == entry || is_bookkeeping(slot, entry));
-            if level == Level::L4 && word.phase == Phase::Valid && !is_own {
+            if level != Level::L4 || word.phase != Phase::Valid || !is_hypervisor_slot(index) {
+                return;
+            }
+            let owner = self.frames.owner(table);
+            let slot = owner.map(|owner| self.hypervisor_slot(owner, index)).unwrap_or_default();
+            if slot != entry && !is_bookkeeping(slot, entry) {
                 recount.report(format!("{table} slot {index} is {entry:?} and not the hypervisor's"));
             }
             return;

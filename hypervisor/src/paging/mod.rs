@@ -32,6 +32,7 @@ mod budget;
 mod copy;
 mod counters;
 mod descriptors;
+mod doorbells;
 mod entry;
 mod frames;
 mod lent;
@@ -70,6 +71,7 @@ pub struct Mmu {
     frames: FrameTable,
     translations: Arc<dyn Translations>,
     spaces: space::Spaces,
+    doorbell_pages: doorbells::DoorbellPages,
     counters: Counters,
 }
 
@@ -78,7 +80,8 @@ impl Mmu {
     pub fn new(memory: Arc<MachineMemory>, layout: Arc<Layout>, translations: Arc<dyn Translations>) -> Self {
         let frames = FrameTable::new(Arc::clone(&memory), &layout);
         let (spaces, counters) = Default::default();
-        Self { memory, layout, frames, translations, spaces, counters }
+        let doorbell_pages = doorbells::DoorbellPages::new(layout.doorbell_pages.len());
+        Self { memory, layout, frames, translations, spaces, doorbell_pages, counters }
     }
 
     /// The machine's memory. Whoever writes a guest's frame through it holds a writable reference.

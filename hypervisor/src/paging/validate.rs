@@ -9,7 +9,7 @@ use super::{Budget, Mmu, Progress};
 use crate::error::Failure;
 use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
 use pv_abi::Mfn;
-use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, is_hypervisor_slot};
+use pv_abi::page_table::{Level, Pte, is_hypervisor_slot};
 
 /// The reference that an entry needs.
 pub(super) enum Taken {
@@ -126,8 +126,7 @@ impl Mmu {
         budget: &mut Budget,
     ) -> Result<Progress, Failure> {
         if level == Level::L4 && is_hypervisor_slot(index) {
-            let slot = self.layout.slots.get(index.wrapping_sub(FIRST_HYPERVISOR_SLOT));
-            self.exchange(table, index, slot.copied().unwrap_or_default(), 0)?;
+            self.exchange(table, index, self.hypervisor_slot(space.domain, index), 0)?;
             return Ok(Progress::Done);
         }
         let found = self.entry(table, index)?;

@@ -39,6 +39,8 @@ pub(super) fn act(
             count(ExitKind::Doorbell);
             bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
         }
+        // As an event on an unbound port: it goes nowhere.
+        (Exit::Unanswered, _) => count(ExitKind::Unanswered),
         (&Exit::Exception { vector, error_code, cr2 }, _) => {
             count(ExitKind::Exception);
             exception(services, vcpu, info, Fault { vector, error_code, cr2 })?;

@@ -174,6 +174,7 @@ fn exit_name(exit: &Exit, mode: Mode) -> String {
         (Exit::Syscall, Mode::Kernel) => "syscall".into(),
         (Exit::Syscall, Mode::User) => "system call".into(),
         (Exit::Doorbell, _) => "doorbell".into(),
+        (Exit::Unanswered, _) => "unanswered".into(),
         (Exit::Exception { vector, .. }, _) => {
             Vector(*vector).name().map_or_else(|| format!("exception {vector}"), str::to_owned)
         }
@@ -196,7 +197,7 @@ fn exit_arguments(exit: &Exit, mode: Mode, rip: u64) -> Value {
         Exit::Unhandled { what } => {
             args.insert("what".into(), what.as_str().into());
         }
-        Exit::Syscall | Exit::Doorbell | Exit::Kicked => {}
+        Exit::Syscall | Exit::Doorbell | Exit::Unanswered | Exit::Kicked => {}
     }
     args.into()
 }

@@ -7,7 +7,7 @@ use core::arch::asm;
 use pv_abi::callback::{CallbackFlags, CallbackOp, CallbackRegister, CallbackType};
 use pv_abi::console_io::ConsoleIoOp;
 use pv_abi::event_channel::EventChannelOp;
-use pv_abi::extension::{self, ExtensionOp};
+use pv_abi::extension::{self, Doorbell, ExtensionOp};
 use pv_abi::grant_table::GrantTableOp;
 use pv_abi::hypercall::{HYPERCALL_PAGE_ENTRY_SIZE, HypercallNumber, MulticallEntry};
 use pv_abi::memory::{MachphysMapping, MemoryOp};
@@ -151,6 +151,13 @@ pub fn set_exit_status(status: u8) -> Result<u64, Errno> {
     let args = [ExtensionOp::EXIT_STATUS.0, u64::from(status), 0, 0, 0];
     // SAFETY: no memory is involved.
     unsafe { call(HypercallNumber(extension::HYPERCALL_NUMBER), args) }
+}
+
+/// Paravane's own: a doorbell for a port.
+pub fn doorbell(port: EventPort) -> Result<Doorbell, Errno> {
+    let mut doorbell = Doorbell { port, value: 0, address: 0 };
+    let number = HypercallNumber(extension::HYPERCALL_NUMBER);
+    with_structure(number, ExtensionOp::DOORBELL.0, &mut doorbell).map(|_| doorbell)
 }
 
 /// An event channel operation with the structure that it takes.

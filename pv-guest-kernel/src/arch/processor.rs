@@ -1,7 +1,9 @@
-//! Single instructions, none of them sensitive: `rdtsc`, and `cpuid` behind the prefix that makes the
-//! hypervisor answer.
+//! Single instructions, none of them sensitive: `rdtsc`, `cpuid` behind the prefix that makes the hypervisor
+//! answer, the store that rings a doorbell.
 
 use core::arch::{asm, x86_64::_rdtsc};
+
+use pv_abi::extension::{CPUID_LEAF, Doorbell, ExtensionFeatures, SIGNATURE};
 
 /// The time stamp counter.
 pub fn time_stamp_counter() -> u64 {
@@ -27,6 +29,28 @@ pub fn cpuid(leaf: u32) -> [u32; 4] {
         );
     }
     [eax, ebx as u32, ecx, edx]
+}
+
+/// What the hypervisor offers beyond Xen's ABI.
+pub fn extensions() -> ExtensionFeatures {
+    let [features, signature @ ..] = cpuid(CPUID_LEAF);
+    if signature == SIGNATURE {
+        ExtensionFeatures::from_bits_retain(features)
+    } else {
+        ExtensionFeatures::empty()
+    }
+}
+
+/// Rings a doorbell; what was written before is seen by whoever hears it.
+///
+/// # Safety
+///
+/// The hypervisor must have given it: elsewhere this is a store like any other.
+pub unsafe fn ring(doorbell: &Doorbell) {
+    // SAFETY: the caller's. There is no memory behind the address.
+    unsafe {
+        asm!("mov [{}], {:e}", in(reg) doorbell.address, in(reg) doorbell.value, options(nostack, preserves_flags));
+    }
 }
 
 /// Copies `length` bytes that do not overlap. The compiler knows nothing of what is read or written: it may change

@@ -5,6 +5,7 @@
 //! then the selector taken, then the words, so that an event that comes meanwhile sets the flag again.
 
 mod bind;
+#[allow(unsafe_code, reason = "rings doorbells")]
 mod port;
 
 use core::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use pv_abi::EventPort;
 use crate::shared_info;
 
 pub use bind::{alloc_unbound, bind_interdomain, bind_virq, own_domain, status};
-pub use port::Port;
+pub use port::{Port, counts};
 
 /// Words of pending bits.
 const WORDS: usize = 64;

@@ -1,19 +1,35 @@
-//! A bound port: counts its events, and wakes whoever waits for the next.
+//! A bound port: counts its events, wakes whoever waits for the next, and notifies the other end: by its doorbell where the
+//! hypervisor has given it one, which costs no exit.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
 use pv_abi::EventPort;
 use pv_abi::event_channel::{EventChannelOp, PortArgument, PortStatus};
+use pv_abi::extension::{Doorbell, ExtensionFeatures};
 
-use crate::arch::hypercall;
+use crate::arch::{hypercall, processor};
 use crate::sync::Local;
 
 #[derive(Default)]
 struct Channel {
     fired: u64,
     waker: Option<Waker>,
+    doorbell: Option<Doorbell>,
+    counts: Counts,
+}
+
+/// What a port did.
+#[derive(Clone, Copy, Default)]
+pub struct Counts {
+    /// Events that came.
+    pub events: u64,
+    /// Notifications of the other end by its doorbell.
+    pub rings: u64,
+    /// Those by hypercall.
+    pub sends: u64,
 }
 
 static CHANNELS: Local<BTreeMap<u32, Channel>> = Local::new(BTreeMap::new());
@@ -23,9 +39,15 @@ pub fn fire(port: EventPort) {
     CHANNELS.with(|channels| {
         if let Some(channel) = channels.get_mut(&port.0) {
             channel.fired += 1;
+            channel.counts.events += 1;
             channel.waker.take().into_iter().for_each(Waker::wake);
         }
     });
+}
+
+/// What each port did.
+pub fn counts() -> Vec<(EventPort, Counts)> {
+    CHANNELS.with(|channels| channels.iter().map(|(port, it)| (EventPort(*port), it.counts)).collect())
 }
 
 /// The right to wait for a port's events. One task at a time waits.
@@ -46,10 +68,37 @@ impl Port {
         self.0
     }
 
+    /// Notifies by a doorbell from now on, where the hypervisor has them and gives one for this port: it is connected to
+    /// a back-end in domain 0.
+    pub fn use_doorbell(&self) {
+        if !processor::extensions().contains(ExtensionFeatures::DOORBELL) {
+            return;
+        }
+        // A refusal means that the hypercall is the way.
+        let doorbell = hypercall::doorbell(self.0).ok();
+        CHANNELS.with(|channels| {
+            if let Some(channel) = channels.get_mut(&self.0.0) {
+                channel.doorbell = doorbell;
+            }
+        });
+    }
+
     /// Tells the other end that there is something to do.
     pub fn notify(&self) {
-        // A refusal means that nobody is there to be told.
-        let _ = hypercall::event_channel_op(EventChannelOp::SEND, &mut PortArgument { port: self.0 });
+        let doorbell = CHANNELS.with(|channels| {
+            let channel = channels.get_mut(&self.0.0)?;
+            let doorbell = channel.doorbell;
+            *if doorbell.is_some() { &mut channel.counts.rings } else { &mut channel.counts.sends } += 1;
+            doorbell
+        });
+        match doorbell {
+            // SAFETY: it was given for this port. It may have been taken down meanwhile, and is heard by nobody then.
+            Some(doorbell) => unsafe { processor::ring(&doorbell) },
+            // A refusal means that nobody is there to be told.
+            None => {
+                let _ = hypercall::event_channel_op(EventChannelOp::SEND, &mut PortArgument { port: self.0 });
+            }
+        }
     }
 
     /// Whether somebody is at the other end of a port between domains.

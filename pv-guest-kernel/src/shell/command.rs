@@ -13,16 +13,17 @@ use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
-use crate::{attack, file_system, memory, selftest, time, xenstore};
+use crate::{attack, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 26] = [
+const COMMANDS: [(&str, &str); 27] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
     ("uptime", "time since the machine started, and the date"),
     ("sleep SECONDS", "waits"),
     ("ps", "tasks"),
+    ("ports", "event channels: events that came, notifications by doorbell and by hypercall"),
     ("programs", "user programs"),
     ("spawn PROGRAM [NUMBER] [&]", "runs a user program, with & in the background"),
     ("share DOMAIN", "lends a page to another domain, and waits for its answer"),
@@ -58,6 +59,7 @@ pub async fn run(command: &str) -> Result<(), String> {
             time::sleep(u64::from(seconds) * time::SECOND).await;
         }
         ["ps"] => ps(),
+        ["ports"] => ports(),
         ["programs"] => PROGRAMS.iter().for_each(|program| println!("{:24} {}", program.name, program.about)),
         ["spawn", name] => spawn(name, 0).await?,
         ["spawn", name, "&"] => background(name, 0)?,
@@ -125,7 +127,7 @@ fn version() {
 
 /// The names of what the hypervisor offers beyond Xen's ABI.
 fn extensions() -> String {
-    let names: alloc::vec::Vec<&str> = power::extensions().iter_names().map(|(name, _)| name).collect();
+    let names: alloc::vec::Vec<&str> = processor::extensions().iter_names().map(|(name, _)| name).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
@@ -144,6 +146,13 @@ fn ps() {
             task.nanoseconds / time::MILLISECOND,
             task.name
         );
+    }
+}
+
+fn ports() {
+    println!("port      events       rings       sends");
+    for (port, counts) in event::counts() {
+        println!("{:4}  {:10}  {:10}  {:10}", port.0, counts.events, counts.rings, counts.sends);
     }
 }
 

@@ -1,23 +1,14 @@
 //! Ending the domain.
 
 use pv_abi::Errno;
-use pv_abi::extension::{CPUID_LEAF, ExtensionFeatures, SIGNATURE};
+use pv_abi::extension::ExtensionFeatures;
 use pv_abi::sched::ShutdownReason;
 
-use crate::arch::{hypercall, processor};
+use crate::arch::hypercall;
+use crate::arch::processor::extensions;
 use crate::driver::console;
 use crate::sched::executor;
 use crate::xenstore::{self, Watch};
-
-/// What the hypervisor offers beyond Xen's ABI.
-pub fn extensions() -> ExtensionFeatures {
-    let [features, signature @ ..] = processor::cpuid(CPUID_LEAF);
-    if signature == SIGNATURE {
-        ExtensionFeatures::from_bits_retain(features)
-    } else {
-        ExtensionFeatures::empty()
-    }
-}
 
 /// Powers off. A status other than 0 is printed, and handed to whoever started the domain if the
 /// hypervisor can do that; Xen's own shutdown carries none.

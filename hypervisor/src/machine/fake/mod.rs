@@ -1,9 +1,11 @@
 //! A machine without KVM: its memory is real, its pcpus and their caches are made up. What lies above the machine
 //! is tested on it, and so is what no host at hand can show: a missing flush.
 
+mod doorbells;
 mod pcpu;
 mod translations;
 
+pub use doorbells::FakeDoorbells;
 pub use pcpu::{Action, FakeKick, FakePcpu, Scripts};
 pub use translations::{Derived, FakeTranslations, Fault, Kind, Sabotage};
 
@@ -26,6 +28,8 @@ pub struct FakeMachine {
     pub layout: Arc<Layout>,
     /// Its pcpus and what they cache.
     pub translations: Arc<FakeTranslations>,
+    /// Its doorbells.
+    pub doorbells: Arc<FakeDoorbells>,
 }
 
 impl FakeMachine {
@@ -47,7 +51,7 @@ impl FakeMachine {
             Err(error) => panic!("a fake machine needs memory: {error}"),
         };
         let translations = Arc::new(FakeTranslations::new(Arc::clone(&memory), kind, PCPUS));
-        Self { layout: Arc::new(layout(frames)), memory, translations }
+        Self { layout: Arc::new(layout(frames)), memory, translations, doorbells: Arc::default() }
     }
 
     /// A machine with `frames` pages for domains, in whose tables only the first `entries` count: small enough for
@@ -70,9 +74,12 @@ fn layout(frames: u64) -> Layout {
     let own = PteFlags::PRESENT | PteFlags::ACCESSED;
     slots[1] = Pte::new(Mfn(1), own | PteFlags::WRITABLE);
     slots[2] = Pte::new(Mfn(2), own | PteFlags::USER);
+    let doorbell_page = Pte::new(Mfn(2), own | PteFlags::USER | PteFlags::WRITABLE);
     Layout {
         frames,
         entries: ENTRIES,
+        // Told apart by a bit that nobody looks at.
+        doorbell_pages: vec![doorbell_page, Pte(doorbell_page.0 | PteFlags::AVAIL0.bits())],
         first_free: Mfn(m2p.end),
         m2p,
         slots,

@@ -6,13 +6,16 @@
 //! | 257 | [`AREA`]: stub, LSTAR page, IDT, doorbell, per-pcpu pages | CPL0, but for the LSTAR page on some hosts, and the doorbell |
 //! | 258 | the M2P | CPL3 reads |
 //! | 259 | direct map of all memory, in the scribe's root only | CPL0 |
+//! | 260 | the domain's doorbell page, where it has one | CPL3 writes |
 //!
 //! Invariants:
 //! - Every frame below the M2P is the hypervisor's and no guest can map it; what CPL3 can reach in these slots is
-//!   the M2P (to read), the doorbell (no memory behind it), and the LSTAR page where the probe says so.
+//!   the M2P (to read), the doorbells (no memory behind them), and the LSTAR page where the probe says so.
+//! - A doorbell page is reached by slot 260 only, through tables that lead nowhere else
+//!   (`tests::a_doorbell_slot_leads_to_its_own_page_and_nowhere_else`).
 //! - After the start-up probes nothing in these tables changes: no guest can have a stale translation of them.
 
-use super::super::{Layout, MachineMemory, NoSuchFrame};
+use super::super::{DOORBELL_ADDRESS, DOORBELLS_PER_PAGE, Layout, MachineMemory, NoSuchFrame};
 use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
 use pv_abi::{Mfn, PAGE_SIZE};
 
@@ -33,6 +36,21 @@ pub const IDT: u64 = AREA + 2 * PAGE_SIZE as u64;
 pub const DOORBELL: u64 = AREA + 3 * PAGE_SIZE as u64;
 /// Machine address of the doorbell: no slot will ever be there.
 pub const DOORBELL_MACHINE_ADDRESS: u64 = 0xff_ffff_f000;
+/// Doorbell pages of domains. KVM has room for a thousand devices on its bus.
+pub const DOORBELL_PAGES: usize = 30;
+const _: () = assert!(DOORBELL_PAGES * DOORBELLS_PER_PAGE <= 1000);
+
+/// Machine address of a doorbell page, below that of the hypercalls' doorbell.
+pub const fn doorbell_machine_address(page: usize) -> u64 {
+    DOORBELL_MACHINE_ADDRESS - (page as u64 + 1) * PAGE_SIZE as u64
+}
+
+/// Whether a machine address is where some domain rings: the start of its doorbell page.
+pub const fn is_doorbell(address: u64) -> bool {
+    doorbell_machine_address(DOORBELL_PAGES) < address
+        && address < DOORBELL_MACHINE_ADDRESS
+        && address.is_multiple_of(PAGE_SIZE as u64)
+}
 
 /// Pages of one pcpu: TSS, stack, IST stacks, GDT.
 const PCPU_PAGES: u64 = 3 + GDT_PAGES;
@@ -99,8 +117,8 @@ impl Area {
     }
 
     // Frame 0 stays unused: an entry of zeros must name nothing. Then: L3, L2 of slot 257 and its L1 tables; L3
-    // and L2 of the M2P and its L1 tables; the scribe's root, its L3 and its L2 tables; the shared pages; the
-    // pcpus' pages; the M2P.
+    // and L2 of the M2P and its L1 tables; the scribe's L3, its L2 tables and its root; L3, L2 and L1 of each doorbell
+    // page; the shared pages; the pcpus' pages; the M2P.
     const fn area_l3(&self) -> Mfn {
         Mfn(1)
     }
@@ -138,8 +156,12 @@ impl Area {
     pub const fn scribe_root(&self) -> Mfn {
         Mfn(self.direct_l2().0 + self.direct_tables())
     }
+    /// The L3, L2 or L1 table of doorbell page `page`.
+    const fn doorbell_table(&self, page: usize, below_l4: u64) -> Mfn {
+        Mfn(self.scribe_root().0 + page as u64 * 3 + below_l4)
+    }
     const fn shared_page(&self, n: u64) -> Mfn {
-        Mfn(self.scribe_root().0 + 1 + n)
+        Mfn(self.doorbell_table(DOORBELL_PAGES, 1).0 + n)
     }
     /// The first frame for run `run` of the probes, which is below [`PROBE_RUNS`].
     pub const fn probe(&self, run: u64) -> Mfn {
@@ -203,7 +225,23 @@ impl Area {
         for n in 0..self.m2p_frames() {
             set(self.m2p_l1(), n, Mfn(self.m2p_first().0 + n), readable | PteFlags::NO_EXECUTE)?;
         }
+        self.write_doorbell_tables(memory)?;
         self.write_scribe_tables(memory)
+    }
+
+    fn write_doorbell_tables(&self, memory: &MachineMemory) -> Result<(), NoSuchFrame> {
+        let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
+        let set = |table, level: Level, pte| {
+            memory.exchange_entry(table, level.index(DOORBELL_ADDRESS), pte, 0).map(|_| ())
+        };
+        for page in 0..DOORBELL_PAGES {
+            let [l3, l2, l1] = [1, 2, 3].map(|below_l4| self.doorbell_table(page, below_l4));
+            set(l3, Level::L3, Pte::new(l2, flags))?;
+            set(l2, Level::L2, Pte::new(l1, flags))?;
+            let doorbell = Mfn::containing(doorbell_machine_address(page));
+            set(l1, Level::L1, Pte::new(doorbell, flags | PteFlags::NO_EXECUTE))?;
+        }
+        Ok(())
     }
 
     fn write_scribe_tables(&self, memory: &MachineMemory) -> Result<(), NoSuchFrame> {
@@ -249,6 +287,11 @@ impl Area {
         slots
     }
 
+    /// What the slot of doorbells holds in the L4 tables of the domain that has this page.
+    fn doorbell_slot(&self, page: usize) -> Pte {
+        Pte::new(self.doorbell_table(page, 1), PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER)
+    }
+
     /// The layout that the layers above see.
     pub fn layout(&self, m2p_at_fixed_address: bool, hypercall_page: Vec<u8>) -> Layout {
         let m2p = self.m2p_first().0;
@@ -258,6 +301,7 @@ impl Area {
             m2p: m2p..m2p + self.m2p_frames(),
             first_free: Mfn(self.frames_needed()),
             slots: self.slots(m2p_at_fixed_address),
+            doorbell_pages: (0..DOORBELL_PAGES).map(|page| self.doorbell_slot(page)).collect(),
             m2p_address: M2P_ADDRESS..M2P_ADDRESS + self.frames * 8,
             m2p_at_fixed_address,
             hypercall_page,
@@ -267,6 +311,7 @@ impl Area {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::DOORBELL_SLOT;
     use super::*;
 
     /// On a CPU with Meltdown a guest could read all memory that its root maps for CPL0.
@@ -281,5 +326,34 @@ mod tests {
             let slots = area.slots(m2p_at_fixed_address);
             assert!(slots[slot - FIRST_HYPERVISOR_SLOT..].iter().all(|slot| *slot == Pte(0)), "{slots:?}");
         }
+    }
+
+    /// A second page there, or one of another domain's, would be another domain's doorbell.
+    #[test]
+    fn a_doorbell_slot_leads_to_its_own_page_and_nowhere_else() {
+        let area = Area::new(1 << 12, 2);
+        let memory = MachineMemory::new(1 << 12).unwrap();
+        area.write_tables(&memory).unwrap();
+        let only_entry = |table: Mfn| {
+            let entries = (0..ENTRIES).map(|index| (index, memory.entry(table, index).unwrap()));
+            let present: Vec<_> = entries.filter(|(_, entry)| entry.is_present()).collect();
+            assert_eq!(present.len(), 1, "{table}");
+            present[0]
+        };
+        assert_eq!(Level::L4.index(DOORBELL_ADDRESS), DOORBELL_SLOT);
+        let slots = area.layout(false, Vec::new()).doorbell_pages;
+        assert_eq!(slots.len(), DOORBELL_PAGES);
+        for (page, slot) in slots.into_iter().enumerate() {
+            let mut entry = slot;
+            for level in [Level::L3, Level::L2, Level::L1] {
+                let (index, below) = only_entry(entry.mfn());
+                assert_eq!(index, level.index(DOORBELL_ADDRESS), "page {page}");
+                entry = below;
+            }
+            assert_eq!(entry.mfn().address(), doorbell_machine_address(page));
+            assert!(is_doorbell(entry.mfn().address()) && entry.flags().contains(PteFlags::NO_EXECUTE));
+        }
+        assert!(!is_doorbell(DOORBELL_MACHINE_ADDRESS) && !is_doorbell(doorbell_machine_address(0) + 4));
+        assert!(!is_doorbell(doorbell_machine_address(DOORBELL_PAGES)));
     }
 }

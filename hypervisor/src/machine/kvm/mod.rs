@@ -3,7 +3,7 @@
 //! The nine rules that experiments on real hosts taught, and where each is kept:
 //!
 //! 1. A pending access is finished before anything is loaded: [`run::Run::complete`]; exempt are the stub's own
-//!    `out`s and a 4-byte store to the doorbell, after which KVM has nothing left to do.
+//!    `out`s and a 4-byte store to a doorbell, after which KVM has nothing left to do.
 //! 2. Exceptions can be pending at an interruption: [`pcpu`] runs on until they were delivered.
 //! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
 //!    was told is still in the context.
@@ -21,6 +21,7 @@ mod area;
 pub mod bare;
 mod cpuid;
 mod descriptors;
+mod doorbells;
 mod exception;
 mod fpu;
 mod gate;
@@ -45,8 +46,9 @@ pub use probe::{GateCost, KvmKind, ProbeReport, TableWay};
 pub use shootdown::Shared;
 pub use vm::HostError;
 
-use super::{Layout, MachineMemory, Translations};
+use super::{Doorbells, Layout, MachineMemory, Translations};
 use area::Area;
+use doorbells::KvmDoorbells;
 use probe::Probe;
 use scribe::Scribe;
 use std::sync::Arc;
@@ -78,6 +80,8 @@ pub struct KvmMachine {
     pub layout: Arc<Layout>,
     /// How changed tables take effect.
     pub translations: Arc<dyn Translations>,
+    /// Stores that ring bells of the host.
+    pub doorbells: Arc<dyn Doorbells>,
     /// Its pcpus, each to be moved to a thread of its own, and what kicks them.
     pub pcpus: Vec<(KvmPcpu, Arc<Shared>)>,
     /// What CPUID tells.
@@ -126,6 +130,7 @@ impl KvmMachine {
             memory,
             layout: Arc::new(layout),
             translations,
+            doorbells: Arc::new(KvmDoorbells::new(vm.descriptor())),
             pcpus: pcpus.into_iter().zip(kicks).collect(),
             cpuid: vm.cpuid().clone(),
             report,

@@ -12,7 +12,7 @@
 
 use super::super::context::{Exit, Pcpu, Registers};
 use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
-use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB};
+use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB, is_doorbell};
 use super::descriptors;
 use super::exception::{self, Frame, Origin};
 use super::fpu::Fpu;
@@ -62,6 +62,8 @@ enum Stop {
     Syscall { rsp: u64 },
     /// A 4-byte store to the doorbell.
     Doorbell,
+    /// The same to the domain's own, where none hangs.
+    Unanswered,
     /// A kick found the guest running.
     KickedInGuest,
     /// An exception of the guest's, whose place is not known any more.
@@ -220,12 +222,14 @@ impl KvmPcpu {
                 Reason::Out { port: PORT_SYSCALL } if !in_guest => {
                     return Ok(Stop::Syscall { rsp: self.run.regs().rsp });
                 }
-                Reason::Mmio { address: DOORBELL_MACHINE_ADDRESS, length: 4, is_write: true } if in_guest => {
+                Reason::Mmio { address, length: 4, is_write: true }
+                    if in_guest && (address == DOORBELL_MACHINE_ADDRESS || is_doorbell(address)) =>
+                {
                     // Single-stepping over a gate skips it, through this one as through `syscall`.
                     if self.run.has_pending_exception() {
                         self.run.drop_pending_exception();
                     }
-                    return Ok(Stop::Doorbell);
+                    return Ok(if is_doorbell(address) { Stop::Unanswered } else { Stop::Doorbell });
                 }
                 Reason::Mmio { .. } if in_guest => {
                     let before = self.run.regs();
@@ -234,9 +238,7 @@ impl KvmPcpu {
                     self.live = self.run.sregs();
                     self.run.set_regs(&before);
                     self.run.drop_pending_exception();
-                    return Ok(Stop::Unhandled(
-                        "access to the doorbell's page other than a hypercall".into(),
-                    ));
+                    return Ok(Stop::Unhandled("access to a doorbell's page other than to ring".into()));
                 }
                 Reason::InternalError { suberror } if in_guest => {
                     return Ok(Stop::Unhandled(format!(
@@ -401,10 +403,11 @@ impl Pcpu for KvmPcpu {
                 context.registers = Registers { rip, rflags, rsp, ..from_kvm(&self.run.regs()) };
                 Exit::Unhandled { what: "a breakpoint on a load of SS, with `int1` behind it".into() }
             }
-            stop @ (Stop::Doorbell | Stop::KickedInGuest | Stop::Unhandled(_)) => {
+            stop @ (Stop::Doorbell | Stop::Unanswered | Stop::KickedInGuest | Stop::Unhandled(_)) => {
                 context.registers = from_kvm(&self.run.regs());
                 match stop {
                     Stop::Doorbell => Exit::Doorbell,
+                    Stop::Unanswered => Exit::Unanswered,
                     Stop::Unhandled(what) => Exit::Unhandled { what },
                     _ => self.kicked(),
                 }

@@ -12,6 +12,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use pv_abi::{Mfn, PAGE_SIZE};
 use std::io;
+use std::sync::Arc;
 
 /// Bytes of one memory slot.
 const SLOT_SIZE: u64 = 1 << 30;
@@ -71,7 +72,7 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct Vm {
     kvm: Kvm,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     cpuid: CpuidPolicy,
 }
 
@@ -115,12 +116,17 @@ impl Vm {
         }
         let supported: CpuId =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
-        Ok(Self { kvm, vm, cpuid: CpuidPolicy::new(&supported, own_leaves) })
+        Ok(Self { kvm, vm: Arc::new(vm), cpuid: CpuidPolicy::new(&supported, own_leaves) })
     }
 
     /// The CPUID policy.
     pub fn cpuid(&self) -> &CpuidPolicy {
         &self.cpuid
+    }
+
+    /// The VM's descriptor, for what is done to a VM that runs.
+    pub fn descriptor(&self) -> Arc<VmFd> {
+        Arc::clone(&self.vm)
     }
 
     /// Gives the VM its memory, in slots of a fixed size.

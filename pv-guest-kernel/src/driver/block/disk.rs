@@ -50,6 +50,9 @@ impl Disk {
     pub fn open(&self, properties: Properties, flush_by: Option<Operation>) {
         let mut state = self.0.borrow_mut();
         (state.properties, state.flush_by, state.open) = (properties, flush_by, true);
+        if let Some(connection) = &state.connection {
+            connection.port().use_doorbell();
+        }
     }
 
     /// Gives the connection up. What is on its way ends with "gone".

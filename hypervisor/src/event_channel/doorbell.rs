@@ -1,0 +1,76 @@
+//! Doorbells of ports that are connected to the host domain.
+//!
+//! - A doorbell belongs to the [`HostEnd`](super::HostEnd) in the guest's table, and comes and goes under the table's lock:
+//!   once a port is closed, or the host has let go of it, no ring of it arrives, and the number may mean another
+//!   (`tests::a_doorbell_goes_with_the_connection`).
+//! - It rings the bell of that very end: the value is the port's number, the page the domain's own
+//!   (`tests::each_doorbell_rings_one_back_end`).
+//! - A domain has no more than its page has room for, so all domains together have no more than the host
+//!   (`tests::a_domain_has_so_many_doorbells_and_no_more`).
+
+use super::host::HostPort;
+use super::table::{PortState, checked_port};
+use crate::domain::Domain;
+use crate::error::Refusal;
+use crate::machine::{DOORBELLS_PER_PAGE, Doorbells};
+use pv_abi::{Errno, EventPort};
+use std::fmt;
+use std::sync::Arc;
+
+/// A doorbell that hangs, and is taken down when this is dropped.
+pub struct Doorbell {
+    doorbells: Arc<dyn Doorbells>,
+    page: usize,
+    value: u32,
+    /// Whose eventfd it signals: open until then.
+    end: Arc<dyn HostPort>,
+}
+
+impl fmt::Debug for Doorbell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "doorbell {} of page {}", self.value, self.page)
+    }
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        let Some(eventfd) = self.end.eventfd() else { return };
+        if let Err(error) = self.doorbells.take_down(self.page, self.value, eventfd) {
+            tracing::error!(%error, doorbell = ?self, "a doorbell stays where it hangs");
+        }
+    }
+}
+
+/// Hangs up a doorbell for a port of `domain`, which has the doorbell page `page`; one that hangs already stays.
+///
+/// # Errors
+/// −EINVAL for a port that is closed or not connected to the host domain, −EOPNOTSUPP where its back-end hears none,
+/// −ENOSPC where the domain has as many as it may, or the host no room.
+pub fn hang_doorbell(
+    doorbells: &Arc<dyn Doorbells>,
+    page: usize,
+    domain: &Domain,
+    port: EventPort,
+) -> Result<(), Refusal> {
+    let port = checked_port(port)?;
+    let mut table = domain.ports().lock();
+    let hanging = table.doorbells();
+    let PortState::Host(host) = &mut table.get_mut(port)?.state else {
+        return Err(Refusal::new(Errno::EINVAL, "the port is not connected to the host domain"));
+    };
+    if host.doorbell.is_some() {
+        return Ok(());
+    }
+    if hanging >= DOORBELLS_PER_PAGE {
+        return Err(Refusal::new(Errno::ENOSPC, "the domain has as many doorbells as it may"));
+    }
+    let end = Arc::clone(&host.port);
+    let eventfd = end.eventfd().ok_or(Refusal::new(Errno::EOPNOTSUPP, "the back-end hears no doorbell"))?;
+    if let Err(error) = doorbells.hang(page, port.0, eventfd) {
+        tracing::warn!(domain = %domain.id(), ?port, %error, "it notifies by hypercall");
+        return Err(Refusal::new(Errno::ENOSPC, "the host has no room for a doorbell"));
+    }
+    host.doorbell =
+        Some(Doorbell { doorbells: Arc::clone(doorbells), page, value: port.0, end: end.clone() });
+    Ok(())
+}

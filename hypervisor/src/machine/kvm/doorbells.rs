@@ -1,0 +1,42 @@
+//! Doorbells as KVM has them: an `ioeventfd` on a machine address without memory. KVM finds it by address, length and
+//! value, signals, and goes on in the guest; what it does not find exits ([`super::pcpu`]).
+
+use super::super::{Doorbells, MachineError};
+use super::area::doorbell_machine_address;
+use kvm_ioctls::{IoEventAddress, VmFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::Arc;
+use vmm_sys_util::eventfd::EventFd;
+
+/// The doorbells of a VM.
+#[derive(Debug)]
+pub struct KvmDoorbells(Arc<VmFd>);
+
+impl KvmDoorbells {
+    pub(super) fn new(vm: Arc<VmFd>) -> Self {
+        Self(vm)
+    }
+}
+
+/// The form in which kvm-ioctls wants an eventfd.
+fn borrowed(bell: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
+    #[allow(unsafe_code)]
+    // SAFETY: the descriptor is open for as long as it is borrowed, and is not closed by this.
+    let bell = unsafe { EventFd::from_raw_fd(bell.as_raw_fd()) };
+    ManuallyDrop::new(bell)
+}
+
+impl Doorbells for KvmDoorbells {
+    fn hang(&self, page: usize, value: u32, bell: BorrowedFd<'_>) -> Result<(), MachineError> {
+        let at = IoEventAddress::Mmio(doorbell_machine_address(page));
+        let hung = self.0.register_ioevent(&borrowed(bell), &at, value);
+        hung.map_err(|error| MachineError::new("a doorbell cannot be hung up (KVM_IOEVENTFD)", error))
+    }
+
+    fn take_down(&self, page: usize, value: u32, bell: BorrowedFd<'_>) -> Result<(), MachineError> {
+        let at = IoEventAddress::Mmio(doorbell_machine_address(page));
+        let down = self.0.unregister_ioevent(&borrowed(bell), &at, value);
+        down.map_err(|error| MachineError::new("a doorbell cannot be taken down (KVM_IOEVENTFD)", error))
+    }
+}
