@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     main_one_at_a_time(vec![
         needs_kvm("what_a_guest_writes_is_in_the_image", written),
         needs_kvm("what_is_in_the_image_a_guest_reads", read),
+        needs_kvm("a_back_end_is_notified_by_its_doorbell", doorbell),
         needs_kvm("files_outlive_the_guest_that_wrote_them", files),
         needs_kvm("a_read_only_disk_stays_as_it_is", read_only),
         needs_kvm("a_disk_goes_and_comes_back", reconnected),
@@ -50,8 +51,14 @@ fn guest(disks: &[&str], commands: &str) -> Outcome {
 
 #[track_caller]
 fn ended(outcome: Outcome, status: i32) -> String {
-    assert_eq!(outcome.status, Some(status), "{}\n{}", outcome.stderr, outcome.stdout);
+    ended_with(&outcome, status);
     outcome.stdout
+}
+
+#[track_caller]
+fn ended_with(outcome: &Outcome, status: i32) -> &str {
+    assert_eq!(outcome.status, Some(status), "{}\n{}", outcome.stderr, outcome.stdout);
+    &outcome.stdout
 }
 
 fn text(path: &Path) -> &str {
@@ -104,6 +111,27 @@ fn read() {
         let line = format!("{}  {what}", hash(bytes));
         assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
     }
+}
+
+/// Requests one at a time, so that the back-end sleeps in between: it is woken by rings that nobody but KVM has seen.
+fn doorbell() {
+    let images = Images::new();
+    let before = noise(MIB);
+    let image = images.add("disk", &before);
+    let one = "dd read xvda 1 1024 1; sleep 1; ";
+    let commands = format!("{}sha256 xvda; ports", one.repeat(3));
+    let outcome = run(&["run", "--statistics", "--disk", text(&image), "--exec", &commands]);
+    let said = ended_with(&outcome, 0);
+    assert!(said.contains(&hash(&before)), "{said}");
+    // Port, events, rings, sends.
+    let numbers =
+        |line: &str| line.split_whitespace().map(|word| word.parse().ok()).collect::<Option<Vec<u64>>>();
+    let ports: Vec<_> = said.lines().filter_map(numbers).filter(|counts| counts.len() == 4).collect();
+    let rung: Vec<_> = ports.iter().filter(|counts| counts[2] > 0).collect();
+    let [disk] = rung[..] else { panic!("one port is rung: {said}") };
+    assert!(disk[1] > 0 && disk[2] >= 3 && disk[3] == 0, "a ring after each pause, and no send: {said}");
+    let statistics = format!("{said}{}", outcome.stderr);
+    assert!(!statistics.contains("unanswered"), "every ring was answered without an exit: {statistics}");
 }
 
 fn files() {

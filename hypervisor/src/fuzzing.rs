@@ -11,13 +11,16 @@ mod calls;
 
 pub use calls::{Bytes, Choices, Random};
 
+use crate::event_channel::{HostChannel, alloc_unbound, connect};
 use crate::grant::lent_entries;
 use crate::hypercall::{Outcome, TABLE};
 use crate::paging::{Budget, Progress};
 use crate::testing::{BASE, Guest, STACK, World, change_what_is_read, page, recover};
+use backends::bell::Bell;
 use calls::{Caller, Case, Ground};
 use pv_abi::grant_table::GrantEntry;
 use pv_abi::{DomId, Errno, Mfn};
+use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 const CALLS_BETWEEN_AUDITS: u64 = 200;
@@ -52,6 +55,7 @@ impl Playground {
     pub fn guest(&mut self, choices: impl Choices, calls: u64) -> u64 {
         let guest = self.world.guest();
         self.lend(&guest);
+        let back_end = self.connect(&guest);
         let ground = self.ground(&guest);
         let mut caller = Caller { choices, ground: &ground };
         let first = caller.clear_drafts().into_iter().chain(caller.find_back());
@@ -77,12 +81,20 @@ impl Playground {
         }
         self.audit(&guest);
         self.world.end(vec![guest]);
+        assert_eq!(self.world.machine.doorbells.count(), 0, "a doorbell of the dead");
+        drop(back_end);
         succeeded
     }
 
     /// The bystander goes, and everything is free.
     pub fn end(mut self) {
         self.world.check_end(vec![self.bystander]);
+    }
+
+    /// The first port is connected to a back-end, and can have a doorbell.
+    fn connect(&self, guest: &Guest) -> Option<HostChannel> {
+        let port = alloc_unbound(&guest.domain, DomId::HOST).ok()?;
+        connect(&guest.domain, port, Arc::new(Bell::with_descriptor().ok()?)).ok()
     }
 
     /// A grant table of one frame; its frame.

@@ -3,6 +3,7 @@
 //! gone every frame is free and every count right.
 
 mod addresses;
+mod doorbells;
 mod events;
 mod garbage;
 mod grants;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         tables::tests(),
         roots::tests(),
         events::tests(),
+        doorbells::tests(),
         grants::tests(),
         vcpus::tests(),
         reuse::tests(),

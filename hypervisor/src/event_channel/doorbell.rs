@@ -2,11 +2,11 @@
 //!
 //! - A doorbell belongs to the [`HostEnd`](super::HostEnd) in the guest's table, and comes and goes under the table's lock:
 //!   once a port is closed, or the host has let go of it, no ring of it arrives, and the number may mean another
-//!   (`tests::a_doorbell_goes_with_the_connection`).
+//!   (`doorbell_tests::a_doorbell_goes_with_the_connection`).
 //! - It rings the bell of that very end: the value is the port's number, the page the domain's own
-//!   (`tests::each_doorbell_rings_one_back_end`).
+//!   (`doorbell_tests::each_doorbell_rings_one_back_end`).
 //! - A domain has no more than its page has room for, so all domains together have no more than the host
-//!   (`tests::a_domain_has_so_many_doorbells_and_no_more`).
+//!   (`doorbell_tests::a_domain_has_so_many_doorbells_and_no_more`).
 
 use super::host::HostPort;
 use super::table::{PortState, checked_port};

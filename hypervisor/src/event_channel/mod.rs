@@ -19,6 +19,8 @@ mod host;
 mod table;
 
 #[cfg(test)]
+mod doorbell_tests;
+#[cfg(test)]
 mod tests;
 
 pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, close, close_all, status};

@@ -2,6 +2,7 @@
 
 use super::{Caller, Case, Choices, FIRST_DRAFT, GRANTS};
 use pv_abi::event_channel::EventChannelOp as Event;
+use pv_abi::extension::{ExtensionOp, HYPERCALL_NUMBER};
 use pv_abi::grant_table::GrantTableOp as Grant;
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -26,6 +27,7 @@ impl<C: Choices> Caller<'_, C> {
             N::GRANT_TABLE_OP => return self.grants(at),
             N::MEMORY_OP => self.memory(at),
             N::EVENT_CHANNEL_OP => self.event(at),
+            N(HYPERCALL_NUMBER) => self.extension(at),
             N::CONSOLE_IO => ([self.number(3), self.number(5000), at, 0, 0, 0], Vec::new()),
             N::SET_CALLBACKS => {
                 ([self.choices.word(), self.choices.word(), self.choices.word(), 0, 0, 0], Vec::new())
@@ -174,6 +176,15 @@ impl<C: Choices> Caller<'_, C> {
         let mut words = self.small_words(3);
         words[0] = first;
         ([op, at, 0, 0, 0, 0], words)
+    }
+
+    /// A doorbell, mostly of a port that can have one, or an exit status.
+    fn extension(&mut self, at: u64) -> Shape {
+        let op = self.choices.pick(&[ExtensionOp::DOORBELL.0, ExtensionOp::DOORBELL.0, 0, 2]);
+        let argument = if ExtensionOp(op) == ExtensionOp::DOORBELL { at } else { self.number(300) };
+        let port = self.choices.pick(&[1, 1, 2]);
+        let words = vec![if self.dares() { self.choices.word() } else { port }, 0];
+        ([op, argument, 0, 0, 0, 0], words)
     }
 
     /// A frame with words of the right kinds, in places.

@@ -6,6 +6,7 @@
 
 use crate::calls::Case;
 use crate::tiny_guest::{CODE, Code, Condition, Guest, Reg, SCRATCH, STACK, TABLE, Via, handler, trap};
+use hypervisor::machine::DOORBELL_ADDRESS;
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -56,13 +57,14 @@ fn gates() -> Vec<Vec<u8>> {
     vec![
         Via::Syscall.bytes(),
         Via::Doorbell.bytes(),
-        vec![0xcd, 0x80],                                           // int 0x80
-        vec![0xcd, 0x03],                                           // int 3
+        vec![0xcd, 0x80],                                                    // int 0x80
+        vec![0xcd, 0x03],                                                    // int 3
         vec![0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x31, 0xc0, 0x0f, 0xa2], // ud2; "xen"; eax becomes 0; cpuid
         vec![0x48, 0x8b, 0x07],                                     // mov rax, [rdi]
         vec![0x48, 0x89, 0x37],                                     // mov [rdi], rsi
         vec![0x4c, 0x89, 0xda, 0xee],                               // mov rdx, r11; out dx, al
         vec![0xa2, 0x04, 0x30, 0, 0x80, 0x80, 0xff, 0xff, 0xff],    // mov [beside the doorbell], al
+        [&[0x89, 0xf0, 0xa3][..], &DOORBELL_ADDRESS.to_le_bytes()].concat(), // mov eax, esi; mov [doorbell], eax
     ]
 }
 

@@ -4,7 +4,7 @@ use crate::calls::{Caller, Case, Choices, Ground, PAGES, Random};
 use crate::coverage::Coverage;
 use crate::kernel::{Kernel, Move, VCPUS, progress, results, stack};
 use crate::support::check;
-use crate::tiny_guest::{CODE, Guest, Host, UNMAPPED};
+use crate::tiny_guest::{CODE, CONSOLE_PORT, Guest, Host, STORE_PORT, UNMAPPED};
 use hypervisor::hypercall::TABLE;
 use libtest_mimic::Failed;
 use pv_abi::page_table::Level;
@@ -85,6 +85,7 @@ pub fn play(host: &Host, kernel: &Kernel, seed: u64, coverage: &mut Coverage) ->
         moves.truncate(kernel.load(&guest, vcpu, &moves));
         scripts.push(moves);
     }
+    let _back_ends = [guest.listen(STORE_PORT)?, guest.listen(CONSOLE_PORT)?];
     guest.start()?;
     watch(host, &guest)?;
     let results =

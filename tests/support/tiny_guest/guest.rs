@@ -1,7 +1,10 @@
 //! A domain that runs a tiny kernel, and what a test sees of it.
 
 use super::code::{Code, PARKED};
+use crate::support::check;
+use backends::bell::Bell;
 use backends::console::{End as ConsoleEnd, Input};
+use backends::port::Port;
 use hypervisor::builder::{BuiltDomain, KernelImage, Plan, Wishes};
 use hypervisor::control::{DomainConfig, FilledDomain, Hypervisor, fill};
 use hypervisor::domain::{Console, Domain, DomainEnd, End};
@@ -23,6 +26,8 @@ pub const VCPUS: u32 = 4;
 const PAGES: u64 = 1024;
 /// The ports below are those that a guest starts with: its store's and its console's.
 pub const FIRST_OWN_PORT: u32 = CONSOLE_PORT.0 + 1;
+/// The port of its store.
+pub const STORE_PORT: EventPort = EventPort(1);
 /// The port of its console.
 pub const CONSOLE_PORT: EventPort = EventPort(2);
 /// Longer than anything takes here, on a slow host too.
@@ -42,6 +47,19 @@ impl Console for Said {
         if said.len() < 1 << 20 {
             said.extend_from_slice(bytes);
         }
+    }
+}
+
+/// A back-end that does nothing but listen; it lets go of the port when it is dropped.
+pub struct Ear {
+    bell: Arc<Bell>,
+    _port: Port<HostDomain>,
+}
+
+impl Ear {
+    /// Whether its bell was rung since the last time.
+    pub fn heard(&self) -> bool {
+        self.bell.listen_for(Duration::ZERO)
     }
 }
 
@@ -103,6 +121,22 @@ impl Guest {
     pub fn connect_console(&self) -> Result<Service<ConsoleEnd>, Failed> {
         let back_end = Arc::new(HostDomain::new(self.hypervisor.services().mmu.clone(), self.domain.clone()));
         start_console(back_end, CONSOLE_PORT, Arc::default(), Vec::new(), |_| {}).map_err(failed)
+    }
+
+    /// A back-end of one of its ports, which does nothing but listen.
+    pub fn listen(&self, port: EventPort) -> Result<Ear, Failed> {
+        let host = Arc::new(HostDomain::new(self.hypervisor.services().mmu.clone(), self.domain.clone()));
+        let bell = Arc::new(Bell::with_descriptor()?);
+        let port = Port::bind(&host, self.domain.id(), port, bell.clone()).map_err(failed)?;
+        let ear = Ear { bell, _port: port };
+        check(ear.heard(), || "a new connection starts with an event".into())?;
+        Ok(ear)
+    }
+
+    /// How often it left the machine in that way.
+    pub fn exits(&self, kind: &str) -> u64 {
+        let exits = self.domain.statistics().snapshot().exits;
+        exits.iter().find(|(name, _)| *name == kind).expect("a kind of exits").1
     }
 
     /// Lets it run.

@@ -16,6 +16,6 @@ mod random;
 
 pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, handler, trap};
 pub use file::TinyGuest;
-pub use guest::{CONSOLE_PORT, FIRST_OWN_PORT, Guest, check_crash, check_power_off};
+pub use guest::{CONSOLE_PORT, Ear, FIRST_OWN_PORT, Guest, STORE_PORT, check_crash, check_power_off};
 pub use host::Host;
 pub use random::Random;

@@ -74,12 +74,10 @@ fn layout(frames: u64) -> Layout {
     let own = PteFlags::PRESENT | PteFlags::ACCESSED;
     slots[1] = Pte::new(Mfn(1), own | PteFlags::WRITABLE);
     slots[2] = Pte::new(Mfn(2), own | PteFlags::USER);
-    let doorbell_page = Pte::new(Mfn(2), own | PteFlags::USER | PteFlags::WRITABLE);
     Layout {
         frames,
         entries: ENTRIES,
-        // Told apart by a bit that nobody looks at.
-        doorbell_pages: vec![doorbell_page, Pte(doorbell_page.0 | PteFlags::AVAIL0.bits())],
+        doorbell_pages: [1, 2].map(|mfn| Pte::new(Mfn(mfn), own | PteFlags::WRITABLE)).into(),
         first_free: Mfn(m2p.end),
         m2p,
         slots,

@@ -6,6 +6,7 @@ mod world;
 mod actor;
 mod basics;
 mod copying;
+mod doorbells;
 mod preemption;
 mod random;
 mod refusals;
