@@ -1,6 +1,7 @@
 //! Doorbells, on a machine whose bells the test rings.
 
 use super::*;
+use crate::machine::fake::Sabotage;
 use crate::machine::{DOORBELL_ADDRESS, DOORBELLS_PER_PAGE};
 use crate::testing::{Guest, World, page};
 use backends::bell::Bell;
@@ -96,6 +97,18 @@ fn a_doorbell_goes_with_the_connection() {
     drop(third_channel);
 }
 
+/// Between the two, the number may be another port's.
+#[test]
+fn a_doorbell_is_down_before_its_ports_number_is_free() {
+    let world = World::new();
+    let guest = world.guest();
+    let (port, _channel, bell) = connected(&guest);
+    ask(&world, &guest, port).unwrap();
+    let removed = guest.domain.ports().lock().remove(port).unwrap();
+    assert!(!ring(&world, &guest, port.0) && !heard(&bell));
+    drop(removed);
+}
+
 #[test]
 fn what_is_not_connected_to_a_back_end_has_no_doorbell() {
     let world = World::new();
@@ -153,4 +166,16 @@ fn a_domain_without_a_page_has_no_doorbells() {
     ask(&world, &fourth, port).unwrap();
     assert!(ring(&world, &fourth, port.0) && heard(&bell));
     world.check_end(vec![second, third, fourth]);
+}
+
+/// Its roots may still be somewhere, and show the page.
+#[test]
+fn the_page_of_a_domain_that_cannot_be_taken_apart_is_nobodys() {
+    let mut world = World::new();
+    let (first, _second) = (world.guest(), world.guest());
+    world.machine.translations.sabotage(Sabotage::Broken);
+    world.destroy(&[first]);
+    world.machine.translations.sabotage(Sabotage::None);
+    let third = world.guest();
+    assert_eq!(world.services.mmu.doorbell_page(third.domain.id()), None);
 }
