@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         needs_kvm("what_a_guest_writes_is_in_the_image", written),
         needs_kvm("what_is_in_the_image_a_guest_reads", read),
         needs_kvm("a_back_end_is_notified_by_its_doorbell", doorbell),
+        needs_kvm("a_guest_looks_for_answers_that_are_due_and_sleeps_otherwise", idling),
         needs_kvm("files_outlive_the_guest_that_wrote_them", files),
         needs_kvm("a_read_only_disk_stays_as_it_is", read_only),
         needs_kvm("a_disk_goes_and_comes_back", reconnected),
@@ -129,9 +130,29 @@ fn doorbell() {
     let ports: Vec<_> = said.lines().filter_map(numbers).filter(|counts| counts.len() == 4).collect();
     let rung: Vec<_> = ports.iter().filter(|counts| counts[2] > 0).collect();
     let [disk] = rung[..] else { panic!("one port is rung: {said}") };
-    assert!(disk[1] > 0 && disk[2] >= 3 && disk[3] == 0, "a ring after each pause, and no send: {said}");
+    assert!(disk[2] >= 3 && disk[3] == 0, "a ring after each pause, and no send: {said}");
     let statistics = format!("{said}{}", outcome.stderr);
     assert!(!statistics.contains("unanswered"), "every ring was answered without an exit: {statistics}");
+}
+
+/// One small request at a time: an answer that was missed would be waited for without end. With none on its way, the
+/// guest sleeps at once.
+fn idling() {
+    let images = Images::new();
+    let contents = noise(MIB);
+    let image = images.add("disk", &contents);
+    let commands = "dd read xvda 1 1 1; sha256 xvda; idle; sleep 1; idle";
+    let said = ended(guest(&[text(&image)], commands), 0);
+    assert!(said.contains(&hash(&contents)), "{said}");
+    let numbers =
+        |line: &str| line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    let counts: Vec<Vec<u64>> =
+        said.lines().filter(|line| line.starts_with("looked ")).map(numbers).collect();
+    let [before, after] = &counts[..] else { panic!("{said}") };
+    // Whether that helped depends on how busy the host is.
+    assert!(before[0] > 0, "it looked: {said}");
+    assert_eq!(before[..2], after[..2], "it expected nothing, and did not look");
+    assert!(after[2] > before[2], "it slept");
 }
 
 fn files() {

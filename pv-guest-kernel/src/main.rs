@@ -63,6 +63,9 @@ mod xenstore;
 #[allow(dead_code, reason = "its user is in the image")]
 mod message;
 #[cfg(all(test, not(guest_image)))]
+#[path = "sched/patience.rs"]
+mod patience;
+#[cfg(all(test, not(guest_image)))]
 #[path = "xenbus/states.rs"]
 mod states;
 

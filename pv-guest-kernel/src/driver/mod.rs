@@ -8,7 +8,8 @@
 //! ([`crate::grant::Grant`]), then [`Driver`], and add it to [`DRIVERS`]. `block` is the model. [`crate::xenbus`] finds
 //! the devices and does all the talking by xenstore; a front-end sees nodes, and its back-end as a domain.
 //!
-//! Its port becomes cheaper to notify by [`crate::event::Port::use_doorbell`], once the back-end has connected.
+//! Its port becomes cheaper to notify by [`crate::event::Port::use_doorbell`], once the back-end has connected, and its
+//! answers are seen without an event if it is a [`crate::sched::idle::Source`].
 //!
 //! Rules: none of these functions waits; a back-end is not trusted, so what it says is checked, and an error ends the
 //! connection, not the kernel.

@@ -13,7 +13,7 @@ use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 
-use crate::arch::hypercall;
+use super::idle;
 use crate::sync::Local;
 use crate::{event, time};
 
@@ -97,13 +97,11 @@ pub fn others_are_ready() -> bool {
 pub fn run() -> ! {
     loop {
         event::dispatch();
+        idle::look();
         time::expire();
         match READY.with(VecDeque::pop_front) {
             Some(task) => turn(&task),
-            None => {
-                time::arm(None);
-                hypercall::sched_block();
-            }
+            None => idle::rest(),
         }
     }
 }
@@ -119,8 +117,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
             return value;
         }
         if !event::dispatch() {
-            time::arm(None);
-            hypercall::sched_block();
+            idle::rest();
         }
     }
 }

@@ -2,3 +2,5 @@
 
 pub mod executor;
 pub mod future;
+pub mod idle;
+mod patience;

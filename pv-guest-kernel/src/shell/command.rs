@@ -11,18 +11,20 @@ use super::storage::{self, Stride};
 use super::{files, lending, power};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
+use crate::sched::idle::{self, Counts};
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
 use crate::{attack, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 27] = [
+const COMMANDS: [(&str, &str); 28] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
     ("uptime", "time since the machine started, and the date"),
     ("sleep SECONDS", "waits"),
     ("ps", "tasks"),
+    ("idle", "how often there was nothing to do: looks for a disk's answer, sleeps"),
     ("ports", "event channels: events that came, notifications by doorbell and by hypercall"),
     ("programs", "user programs"),
     ("spawn PROGRAM [NUMBER] [&]", "runs a user program, with & in the background"),
@@ -59,6 +61,7 @@ pub async fn run(command: &str) -> Result<(), String> {
             time::sleep(u64::from(seconds) * time::SECOND).await;
         }
         ["ps"] => ps(),
+        ["idle"] => idle(),
         ["ports"] => ports(),
         ["programs"] => PROGRAMS.iter().for_each(|program| println!("{:24} {}", program.name, program.about)),
         ["spawn", name] => spawn(name, 0).await?,
@@ -147,6 +150,11 @@ fn ps() {
             task.name
         );
     }
+}
+
+fn idle() {
+    let Counts { looks, finds, sleeps } = idle::counts();
+    println!("looked {looks} times, and {finds} times seen an answer; slept {sleeps} times");
 }
 
 fn ports() {

@@ -17,8 +17,8 @@ use super::system_call;
 use crate::arch::trap::{EVENT, FAILSAFE, Frame, SYSTEM_CALL};
 use crate::arch::user_mode::{self, Context, FloatingPoint};
 use crate::panic::Cause;
-use crate::sched::executor;
 use crate::sched::future::{Signal, yield_now};
+use crate::sched::{executor, idle};
 use crate::sync::Local;
 use crate::time;
 
@@ -164,6 +164,11 @@ impl Running {
         loop {
             if self.process.kill.get().is_some() {
                 return Outcome::Killed;
+            }
+            // An answer that has come is another task's, which has its turn first.
+            if idle::ask() {
+                yield_now().await;
+                continue;
             }
             if let Err(error) = self.space.load() {
                 return self.fault(format!("its address space was refused: {error}"));

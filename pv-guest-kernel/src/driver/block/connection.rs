@@ -122,20 +122,34 @@ impl Connection {
         self.pages.len() >= count
     }
 
-    /// Takes the responses that have come.
-    pub fn reap(&mut self) {
-        loop {
+    /// Whether a response is to be expected.
+    pub fn expects(&self) -> bool {
+        !self.broken && self.ring.outstanding() > 0
+    }
+
+    /// Takes the responses that have come. True where there was any.
+    pub fn reap(&mut self) -> bool {
+        let mut any = false;
+        while !self.broken {
             match self.ring.take() {
                 Ok(Some(response)) => self.finish(&response),
-                Ok(None) => match self.ring.ask_for_notification() {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(_) => return self.fail(),
-                },
-                Err(_) => return self.fail(),
+                Ok(None) => break,
+                Err(_) => self.fail(),
             }
-            if self.broken {
-                return;
+            any = true;
+        }
+        any
+    }
+
+    /// Wants an event for the next response. True where one has come meanwhile: then it was taken.
+    pub fn ask(&mut self) -> bool {
+        match self.ring.ask_for_notification() {
+            _ if self.broken => false,
+            Ok(false) => false,
+            Ok(true) => self.reap(),
+            Err(_) => {
+                self.fail();
+                true
             }
         }
     }

@@ -13,6 +13,7 @@ use super::request::{MAX_BYTES, Order};
 use crate::block::{BlockDevice, Error, Properties, SECTOR, Work};
 use crate::sched::executor;
 use crate::sched::future::{Either, all, race};
+use crate::sched::idle::Source;
 
 #[derive(Default)]
 pub struct Disk(RefCell<State>);
@@ -38,9 +39,7 @@ impl Disk {
         executor::spawn("disk", async move {
             while let Either::First(()) = race(port.wait(), closed.wait()).await {
                 let Some(disk) = disk.upgrade() else { return };
-                if let Some(connection) = &mut disk.0.borrow_mut().connection {
-                    connection.reap();
-                }
+                disk.look();
             }
         });
         self.0.borrow_mut().connection = Some(connection);
@@ -61,6 +60,11 @@ impl Disk {
         state.open = false;
         // It wakes those who wait, which come back here only in a turn of their own.
         state.connection = None;
+    }
+
+    /// What `f` says of the connection; no, where there is none.
+    fn of_connection(&self, f: impl FnOnce(&mut Connection) -> bool) -> bool {
+        self.0.borrow_mut().connection.as_mut().is_some_and(f)
     }
 
     fn with_connection<R>(&self, f: impl FnOnce(&mut Connection) -> R) -> Result<R, Error> {
@@ -94,6 +98,20 @@ impl Disk {
     fn check(&self, check: impl FnOnce(&Properties) -> Result<(), Error>) -> Result<(), Error> {
         let state = self.0.borrow();
         if state.open { check(&state.properties) } else { Err(Error::Gone) }
+    }
+}
+
+impl Source for Disk {
+    fn look(&self) -> bool {
+        self.of_connection(Connection::reap)
+    }
+
+    fn expects(&self) -> bool {
+        self.of_connection(|connection| connection.expects())
+    }
+
+    fn ask(&self) -> bool {
+        self.of_connection(Connection::ask)
     }
 }
 

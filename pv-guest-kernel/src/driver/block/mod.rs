@@ -17,6 +17,7 @@ use pv_abi::io::block::{Operation, PROTOCOL, info};
 
 use super::{Driver, FrontEnd, Nodes};
 use crate::block::{self, Properties, SECTOR};
+use crate::sched::idle;
 use connection::Connection;
 use disk::Disk;
 
@@ -29,7 +30,11 @@ impl Driver for BlockDriver {
     }
 
     fn front_end(&self, number: u32, _: &Nodes) -> Box<dyn FrontEnd> {
-        Box::new(BlockFrontEnd { name: name_of(number), disk: Rc::new(Disk::default()) })
+        let disk = Rc::new(Disk::default());
+        // What it waits for is looked for while nothing else is to do.
+        let source = Rc::downgrade(&disk);
+        idle::add(source);
+        Box::new(BlockFrontEnd { name: name_of(number), disk })
     }
 }
 
