@@ -132,6 +132,7 @@ fn doorbell() {
     let [disk] = rung[..] else { panic!("one port is rung: {said}") };
     assert!(disk[2] >= 3 && disk[3] == 0, "a ring after each pause, and no send: {said}");
     let statistics = format!("{said}{}", outcome.stderr);
+    assert!(statistics.contains("EXTENSION 1"), "one doorbell, asked for once: {statistics}");
     assert!(!statistics.contains("unanswered"), "every ring was answered without an exit: {statistics}");
 }
 

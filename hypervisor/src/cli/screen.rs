@@ -5,6 +5,7 @@ use super::demo_disk::MIB;
 use super::voice::Voice;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::StatisticsSnapshot;
+use hypervisor::hypercall::find;
 use hypervisor::machine::kvm::ProbeReport;
 use pv_abi::hypercall::HypercallNumber;
 use std::cmp::Reverse;
@@ -104,8 +105,11 @@ pub fn ended(voice: &Voice, how: &str, summary: Summary) {
 /// What a domain did, by name, the most frequent first.
 pub fn statistics(voice: &Voice, statistics: &StatisticsSnapshot) {
     let exits = statistics.exits.iter().map(|(name, times)| ((*name).to_owned(), *times));
-    let hypercalls =
-        statistics.hypercalls.iter().map(|(number, times)| (HypercallNumber(*number).to_string(), *times));
+    let name = |number: u64| match find(number) {
+        Some(row) => row.name.to_owned(),
+        None => HypercallNumber(number).to_string(),
+    };
+    let hypercalls = statistics.hypercalls.iter().map(|(number, times)| (name(*number), *times));
     voice.tell(&format!("exits: {}\nhypercalls: {}\n", ranking(exits), ranking(hypercalls)));
 }
 
