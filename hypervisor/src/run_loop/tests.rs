@@ -100,6 +100,25 @@ fn the_same_exits_mean_something_else_in_user_mode() {
     world.check_end(vec![guest]);
 }
 
+/// The doorbell may have been taken down meanwhile, so ringing it is nobody's fault.
+#[test]
+fn a_ring_that_nobody_answers_goes_nowhere() {
+    let mut world = World::new();
+    let guest = world.guest();
+    with_event_callback(&world, &guest);
+    let seen = Seen::default();
+    note(&world, &guest, &seen, Exit::Unanswered);
+    note(&world, &guest, &seen, Exit::Unanswered);
+    world.script(&guest, |context| syscall(context, 29, &[0]));
+    world.turns(0, 1);
+    let rips: Vec<u64> = seen.lock().unwrap().iter().map(|&(rip, _)| rip).collect();
+    assert_eq!(rips[0], rips[1], "it goes on, and nothing arrives");
+    let statistics = guest.domain.statistics().snapshot();
+    assert!(statistics.exits.contains(&("unanswered", 2)), "{statistics:?}");
+    assert_eq!(statistics.upcalls, 0);
+    world.check_end(vec![guest]);
+}
+
 #[test]
 fn a_blocked_vcpu_wakes_by_an_event_and_by_its_timer() {
     let mut world = World::new();
