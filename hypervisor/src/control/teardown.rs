@@ -3,6 +3,7 @@
 use crate::contain::contained;
 use crate::domain::Domain;
 use crate::event_channel::close_all;
+use crate::grant::unmap_all;
 use crate::hypercall::Services;
 use crate::paging::{Budget, Mmu, Progress};
 use pv_abi::DomId;
@@ -45,10 +46,7 @@ fn take_apart(services: &Services, domain: &Domain) {
     if release_all(&services.mmu, domain.id()) {
         // Its page tables are gone, so nothing of what it had mapped can be reached any more.
         services.mmu.take_doorbell_page(domain.id());
-        let mappings = domain.maptrack().lock().drain();
-        for mapping in mappings {
-            mapping.granter.grants().lock().unpin(&services.mmu, mapping.reference, mapping.access);
-        }
+        unmap_all(&services.mmu, domain);
     }
     domain.set_current_pages(0);
 }

@@ -2,7 +2,7 @@
 
 use super::Access;
 use crate::domain::Domain;
-use crate::paging::EntryPlace;
+use crate::paging::{EntryPlace, EntryTarget};
 use pv_abi::grant_table::{GrantHandle, GrantStatus};
 use pv_abi::{GrantRef, Mfn};
 use std::sync::Arc;
@@ -23,14 +23,12 @@ pub struct Record {
     pub frame: Mfn,
     /// Where it was mapped.
     pub place: EntryPlace,
-    /// What the grantee called that place: `host_addr`.
-    pub address: u64,
-    /// That is where the entry is, in machine memory, and no linear address.
-    pub is_entry: bool,
+    /// What the grantee called that place.
+    pub target: EntryTarget,
 }
 
 /// A domain's mappings, by handle.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Maptrack {
     records: Vec<Option<Record>>,
     free: Vec<GrantHandle>,
@@ -63,7 +61,7 @@ impl Maptrack {
         let slot = self.records.get_mut(handle.0 as usize).ok_or(GrantStatus::BAD_HANDLE)?;
         match slot {
             None => Err(GrantStatus::BAD_HANDLE),
-            Some(record) if record.address != address => Err(GrantStatus::GENERAL_ERROR),
+            Some(record) if record.target.address() != address => Err(GrantStatus::GENERAL_ERROR),
             Some(_) => slot.take().ok_or(GrantStatus::BAD_HANDLE),
         }
     }
@@ -79,8 +77,13 @@ impl Maptrack {
         std::mem::take(&mut self.records).into_iter().flatten().collect()
     }
 
-    /// All of them, for audits.
-    pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter().flatten()
+    /// All of them by handle, for audits.
+    pub fn iter(&self) -> impl Iterator<Item = (GrantHandle, &Record)> {
+        (0..).map(GrantHandle).zip(&self.records).filter_map(|(handle, slot)| Some((handle, slot.as_ref()?)))
+    }
+
+    /// How many handles nobody else gets, for audits: as many as there are mappings while nothing goes on.
+    pub fn reserved(&self) -> usize {
+        self.records.len().saturating_sub(self.free.len())
     }
 }

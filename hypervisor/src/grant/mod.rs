@@ -17,32 +17,55 @@
 //!   is gone; a grantee's records are given back when its page tables are (`either_side_may_die`).
 //! - Both sides are bounded: a table by its frames, a grantee by [`MAX_MAPPINGS`].
 //!
+//! What all of this accepts, refuses and leaves is what the reference model in `tests/model` does.
+//!
 //! There are no transfers, no transitive grants, and version 1 of the format only.
 //!
 //! Locks: the grantee's records, and the granter's table; never both. The table's is held over [`crate::paging`]'s.
 
+mod copy;
 mod entry;
 mod host;
+mod map;
 mod maptrack;
 mod table;
+mod unmap;
 
 #[cfg(test)]
 mod tests;
 
 pub use backends::host::Access;
-pub use entry::status_of;
+pub use copy::{Side, copy};
+use entry::status_of;
 pub use host::HostGrant;
+pub use map::{Wanted, map};
 pub use maptrack::{MAX_MAPPINGS, Maptrack, Record};
-pub use table::{GrantTable, MAX_FRAMES};
+pub use table::{Active, GrantTable, MAX_FRAMES};
+pub use unmap::{Unmapping, unmap_all};
 
-use crate::domain::Domains;
+use crate::domain::{Domain, Domains};
+use crate::error::Failure;
 use crate::paging::EntryPlace;
 use pv_abi::Mfn;
+use pv_abi::grant_table::GrantStatus;
+
+/// What keeps a mapping from being made, or ended.
+#[derive(Debug)]
+pub enum Stop {
+    /// Xen's status, and nothing has changed.
+    Refused(GrantStatus),
+    /// The budget ended before; the same, tried again, goes on.
+    Preempted,
+    /// The grantee's end.
+    Lost(Failure),
+}
 
 /// Every place where an entry may name a frame that another domain lends, for [`crate::paging::Mmu::audit_lending`].
 pub fn lent_entries(domains: &Domains) -> Vec<(EntryPlace, Mfn)> {
-    let of = |domain: &std::sync::Arc<crate::domain::Domain>| {
-        domain.maptrack().lock().iter().map(|record| (record.place, record.frame)).collect::<Vec<_>>()
-    };
-    domains.all().iter().flat_map(of).collect()
+    domains.all().iter().flat_map(|domain| entries_of(domain)).collect()
+}
+
+/// The same of one domain.
+pub fn entries_of(domain: &Domain) -> Vec<(EntryPlace, Mfn)> {
+    domain.maptrack().lock().iter().map(|(_, record)| (record.place, record.frame)).collect()
 }

@@ -22,7 +22,7 @@ pub const MAX_FRAMES: u32 = 32;
 const TRIES: u32 = 4;
 
 /// See the head of this file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GrantTable {
     frames: Vec<Mfn>,
     active: BTreeMap<GrantRef, Active>,
@@ -30,12 +30,16 @@ pub struct GrantTable {
 }
 
 /// An entry that is in use (an *active entry* of Xen's).
-#[derive(Clone, Copy, Debug)]
-struct Active {
-    by: DomId,
-    frame: Mfn,
-    readers: u32,
-    writers: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// By whom.
+    pub by: DomId,
+    /// What it lent at the first pin.
+    pub frame: Mfn,
+    /// Pins for reading.
+    pub readers: u32,
+    /// Pins for writing.
+    pub writers: u32,
 }
 
 impl Active {
@@ -136,10 +140,9 @@ impl GrantTable {
         self.frames.clear();
     }
 
-    /// How many entries are in use.
-    #[cfg(test)]
-    pub fn active(&self) -> usize {
-        self.active.len()
+    /// The entries in use, for audits.
+    pub const fn active(&self) -> &BTreeMap<GrantRef, Active> {
+        &self.active
     }
 
     /// Where an entry is.

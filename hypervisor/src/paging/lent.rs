@@ -28,6 +28,15 @@ pub enum EntryTarget {
     Machine(u64),
 }
 
+impl EntryTarget {
+    /// The address, of either kind.
+    pub const fn address(self) -> u64 {
+        match self {
+            Self::Linear { address, .. } | Self::Machine(address) => address,
+        }
+    }
+}
+
 /// An entry of an L1 table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryPlace {

@@ -1,28 +1,18 @@
 //! `GNTTABOP_map_grant_ref`.
 
 use super::unmap::unmap_now;
-use super::{Ran, end, granter};
-use crate::domain::Domain;
-use crate::error::{Failure, Refusal};
-use crate::grant::{Access, Record};
+use super::{Ran, end, granter, status};
+use crate::error::Refusal;
+use crate::grant::{Access, Stop, Wanted, map};
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
-use crate::paging::{Batch, EntryPlace, EntryTarget, Progress};
+use crate::paging::{Batch, EntryTarget, Progress};
+use pv_abi::Errno;
 use pv_abi::grant_table::{GrantStatus, MapFlags, MapGrantRef};
 use pv_abi::page_table::PteFlags;
-use pv_abi::{Errno, Mfn};
-use std::sync::Arc;
 
 /// What one mapping costs, in microseconds.
 const COST: u32 = 8;
-
-/// What an element asks for, checked as far as it can be without touching anything.
-struct Wanted {
-    granter: Arc<Domain>,
-    access: Access,
-    target: EntryTarget,
-    available: PteFlags,
-}
 
 /// Maps what others grant, one element after the other, and says of each how it ended.
 pub(super) fn map_grant_ref(call: &mut Call<'_>, at: u64, count: u64) -> Reply {
@@ -41,7 +31,7 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
         call.spend(COST);
         let index = call.progress.elements;
         let mut request = array.get(&call.space(), index)?;
-        let mapped = map(call, batch, &mut request);
+        let mapped = map_one(call, batch, &mut request);
         call.budget = *batch.budget();
         if mapped? == Progress::Preempted {
             return Ok(Progress::Preempted);
@@ -57,71 +47,22 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
     Ok(Progress::Done)
 }
 
-fn map(call: &Call<'_>, batch: &mut Batch, request: &mut MapGrantRef) -> Ran {
-    let tried = check(call, request).and_then(|wanted| {
-        let handle = call.domain.maptrack().lock().reserve().ok_or(GrantStatus::NO_SPACE)?;
-        Ok((wanted, handle))
+fn map_one(call: &Call<'_>, batch: &mut Batch, request: &mut MapGrantRef) -> Ran {
+    let wanted = check(call, request).map_err(Stop::Refused);
+    let mapped = wanted.and_then(|wanted| map(&call.services.mmu, call.domain, wanted, batch));
+    let mapped = mapped.map(|(handle, frame)| {
+        (request.handle, request.dev_bus_addr) = (handle, frame.address());
     });
-    let (wanted, handle) = match tried {
-        Ok(tried) => tried,
-        Err(status) => {
+    match status(mapped) {
+        Ok(status) => {
             request.status = status;
-            return Ok(Progress::Done);
+            Ok(Progress::Done)
         }
-    };
-    let made = map_pinned(call, batch, request, &wanted);
-    let mut maptrack = call.domain.maptrack().lock();
-    request.status = match made {
-        Ok(Ok((place, frame))) => {
-            let Wanted { granter, access, target, .. } = wanted;
-            let is_entry = matches!(target, EntryTarget::Machine(_));
-            let (reference, address) = (request.reference, request.host_addr);
-            maptrack.fill(handle, Record { granter, reference, access, frame, place, address, is_entry });
-            (request.handle, request.dev_bus_addr) = (handle, frame.address());
-            GrantStatus::OKAY
-        }
-        Ok(Err(status)) => {
-            maptrack.free(handle);
-            status
-        }
-        Err(stopped) => {
-            maptrack.free(handle);
-            return stopped;
-        }
-    };
-    Ok(Progress::Done)
-}
-
-/// Pins the entry and maps its frame. The error is what ends the call: it is to go on later, or its domain is lost.
-fn map_pinned(
-    call: &Call<'_>,
-    batch: &mut Batch,
-    request: &MapGrantRef,
-    wanted: &Wanted,
-) -> Result<Result<(EntryPlace, Mfn), GrantStatus>, Ran> {
-    let (mmu, Wanted { granter, access, target, available }) = (&call.services.mmu, wanted);
-    let pinned = granter.grants().lock().pin(mmu, granter.id(), request.reference, call.domain.id(), *access);
-    let lent = match pinned {
-        Ok(lent) => lent,
-        Err(status) => return Ok(Err(status)),
-    };
-    let frame = lent.mfn();
-    let unpin = || granter.grants().lock().unpin(mmu, request.reference, *access);
-    match mmu.map_lent(*target, lent, *available, batch) {
-        Ok(Some(place)) => Ok(Ok((place, frame))),
-        Ok(None) => {
-            unpin();
-            Err(Ok(Progress::Preempted))
-        }
-        Err(Failure::Refused(_)) => {
-            unpin();
-            Ok(Err(GrantStatus::GENERAL_ERROR))
-        }
-        // The domain is lost, and what it may have mapped stays in use.
-        Err(lost) => Err(Err(lost)),
+        Err(stopped) => stopped,
     }
 }
 
+/// What an element asks for, checked as far as it can be without touching anything.
 fn check(call: &Call<'_>, request: &MapGrantRef) -> Result<Wanted, GrantStatus> {
     let has = |flag| request.flags & flag != 0;
     if !has(MapFlags::HOST_MAP | MapFlags::DEVICE_MAP) {
@@ -137,6 +78,7 @@ fn check(call: &Call<'_>, request: &MapGrantRef) -> Result<Wanted, GrantStatus> 
     let bits = u64::from(request.flags >> MapFlags::GUEST_AVAIL_SHIFT & 7);
     Ok(Wanted {
         granter: granter(call, request.dom)?,
+        reference: request.reference,
         access: if has(MapFlags::READ_ONLY) { Access::ReadOnly } else { Access::ReadWrite },
         target,
         available: PteFlags::from_bits_truncate(bits << PteFlags::AVAIL0.bits().trailing_zeros()),

@@ -8,7 +8,7 @@ use super::mmu::Ran;
 use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
 use crate::domain::Domain;
 use crate::error::Failure;
-use crate::grant::MAX_FRAMES;
+use crate::grant::{MAX_FRAMES, Stop};
 use crate::guest_memory::GuestArray;
 use crate::paging::Progress;
 use pv_abi::grant_table::{GetVersion, GrantStatus, GrantTableOp, QuerySize, SetVersion, SetupTable};
@@ -32,7 +32,7 @@ pub fn grant_table_op(call: &mut Call<'_>, [op, at, count, ..]: Arguments) -> Re
         GrantTableOp::MAP_GRANT_REF => map::map_grant_ref(call, at, count),
         GrantTableOp::UNMAP_GRANT_REF => unmap::unmap_grant_ref(call, at, count),
         GrantTableOp::UNMAP_AND_REPLACE => unmap::unmap_and_replace(call, at, count),
-        GrantTableOp::COPY => copy::copy(call, at, count),
+        GrantTableOp::COPY => copy::copy_grants(call, at, count),
         GrantTableOp::SETUP_TABLE => setup_table(call, at),
         GrantTableOp::QUERY_SIZE => query_size(call, at),
         GrantTableOp::SET_VERSION => set_version(call, at),
@@ -50,6 +50,16 @@ pub fn grant_table_op(call: &mut Call<'_>, [op, at, count, ..]: Arguments) -> Re
 /// The domain of that number, which may be the caller. Nobody maps from "oneself", on Xen neither.
 fn granter(call: &Call<'_>, id: DomId) -> Result<Arc<Domain>, GrantStatus> {
     call.services.domains.get(id).ok_or(GrantStatus::BAD_DOMAIN)
+}
+
+/// An element's status, or how the call ends with it.
+fn status(outcome: Result<(), Stop>) -> Result<GrantStatus, Ran> {
+    match outcome {
+        Ok(()) => Ok(GrantStatus::OKAY),
+        Err(Stop::Refused(status)) => Ok(status),
+        Err(Stop::Preempted) => Err(Ok(Progress::Preempted)),
+        Err(Stop::Lost(failure)) => Err(Err(failure)),
+    }
 }
 
 /// How an array was gone through.

@@ -1,0 +1,73 @@
+//! A grant that a domain maps into its page tables.
+
+use super::{Access, Record, Stop};
+use crate::domain::Domain;
+use crate::error::Failure;
+use crate::paging::{Batch, EntryPlace, EntryTarget, Mmu};
+use pv_abi::grant_table::{GrantHandle, GrantStatus};
+use pv_abi::page_table::PteFlags;
+use pv_abi::{GrantRef, Mfn};
+use std::sync::Arc;
+
+/// A mapping that a domain asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Who lends.
+    pub granter: Arc<Domain>,
+    /// By which entry.
+    pub reference: GrantRef,
+    /// For what.
+    pub access: Access,
+    /// Which entry is to map it.
+    pub target: EntryTarget,
+    /// The grantee's own bits of that entry.
+    pub available: PteFlags,
+}
+
+/// Maps what `grantee` wants, in its batch: its handle, and the frame. Whatever the entry mapped before goes.
+///
+/// # Errors
+/// What stopped it; nothing has changed then, unless the domain is lost.
+pub fn map(
+    mmu: &Mmu,
+    grantee: &Domain,
+    wanted: Wanted,
+    batch: &mut Batch,
+) -> Result<(GrantHandle, Mfn), Stop> {
+    let handle = grantee.maptrack().lock().reserve().ok_or(Stop::Refused(GrantStatus::NO_SPACE))?;
+    let made = map_pinned(mmu, grantee, &wanted, batch);
+    let mut maptrack = grantee.maptrack().lock();
+    match made {
+        Ok((place, frame)) => {
+            let Wanted { granter, reference, access, target, .. } = wanted;
+            maptrack.fill(handle, Record { granter, reference, access, frame, place, target });
+            Ok((handle, frame))
+        }
+        Err(stop) => {
+            maptrack.free(handle);
+            Err(stop)
+        }
+    }
+}
+
+/// Pins the entry and maps its frame.
+fn map_pinned(
+    mmu: &Mmu,
+    grantee: &Domain,
+    wanted: &Wanted,
+    batch: &mut Batch,
+) -> Result<(EntryPlace, Mfn), Stop> {
+    let Wanted { granter, reference, access, target, available } = wanted;
+    let lent = granter.grants().lock().pin(mmu, granter.id(), *reference, grantee.id(), *access);
+    let lent = lent.map_err(Stop::Refused)?;
+    let frame = lent.mfn();
+    let stop = match mmu.map_lent(*target, lent, *available, batch) {
+        Ok(Some(place)) => return Ok((place, frame)),
+        Ok(None) => Stop::Preempted,
+        Err(Failure::Refused(_)) => Stop::Refused(GrantStatus::GENERAL_ERROR),
+        // What it may have mapped stays in use.
+        Err(lost) => return Err(Stop::Lost(lost)),
+    };
+    granter.grants().lock().unpin(mmu, *reference, *access);
+    Err(stop)
+}
