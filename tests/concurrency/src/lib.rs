@@ -4,7 +4,10 @@
 #![allow(missing_docs)] // the sources are documented where they live
 
 pub mod frame;
+#[cfg(not(test))] // as below
+pub mod grant;
 pub mod lock;
+pub mod paging;
 #[path = "../../../hypervisor/src/machine/kvm/presence.rs"]
 pub mod presence;
 #[cfg(not(test))] // its own tests need the rest of the hypervisor
