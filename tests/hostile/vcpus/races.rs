@@ -1,0 +1,254 @@
+//! vCPUs of one domain that race each other: for a page against a table, and for each other's lives.
+
+use super::{
+    COUNTS, NOTHING, PAGES, RO, RW, SELF, again_if_refused, again_until_zero, check_said, context_of,
+    extended, further, map, place, start, update,
+};
+use crate::support::{check, kvm_test};
+use crate::tiny_guest::{CODE, Code, Condition, Guest, Host, Reg, UNMAPPED, check_power_off};
+use hypervisor::domain::End;
+use libtest_mimic::{Failed, Trial};
+use pv_abi::hypercall::HypercallNumber as N;
+use pv_abi::mmu::{MmuExtCommand as Command, MmuExtOp, MmuUpdate};
+use pv_abi::page_table::Level;
+use pv_abi::vcpu::VcpuOp as Op;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        kvm_test("vcpus/racing a store against a pin", store_against_pin),
+        kvm_test("vcpus/racing a store against a descriptor table", store_against_gdt),
+        kvm_test("vcpus/racing pins and unpins of one table", pins_and_unpins),
+        kvm_test("vcpus/racing ups and downs", ups_and_downs),
+        kvm_test("vcpus/one crashes while another is in a long operation", crash_in_a_long_operation),
+    ]
+}
+
+const MAPPED: u64 = COUNTS;
+const STALE: u64 = COUNTS + 8;
+const LEAKED: u64 = COUNTS + 16;
+/// The entry that maps the page of the race for writing, and what is stored there.
+const ENTRY: u64 = COUNTS + 24;
+const EVIL: u64 = COUNTS + 40;
+/// Which word of the page that is.
+const PLACE: u64 = 100 * 8;
+
+/// Maps the page, stores the evil word and takes it away again, unmaps the page, and stores it once more: that must
+/// fault, and the fault begins it anew.
+fn storing() -> Code {
+    let mut code = further(1);
+    let again = code.here();
+    map(&mut code, PAGES, ENTRY);
+    again_if_refused(&mut code, again);
+    code.increment(MAPPED).load(Reg::Rax, EVIL).store(PAGES + PLACE, Reg::Rax).set(PAGES + PLACE, 0);
+    map(&mut code, PAGES, NOTHING);
+    again_if_refused(&mut code, again);
+    code.load(Reg::Rax, EVIL).store(PAGES + PLACE, Reg::Rax);
+    code.increment(STALE).jump(Condition::Always, again);
+    code
+}
+
+/// As [`again_until_zero`], counted once the other vCPU has got to the page often enough; and leaves it an opening.
+fn again_until_raced(code: &mut Code, to: u64) {
+    const ENOUGH: u64 = 50;
+    code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, MAPPED).mov(Reg::Rcx, ENOUGH);
+    code.raw(&[0x48, 0x39, 0xc8]).jump(Condition::Below, to); // cmp rax, rcx
+    again_until_zero(code, to);
+}
+
+/// Plays such a race to its end.
+fn race(host: &Host, code: &Code, evil: u64, prepare: impl Fn(&Guest)) -> Result<(), Failed> {
+    let guest = host.build(code)?;
+    place(&guest, 1, &storing());
+    guest.poke(ENTRY, &(guest.mfn(PAGES).0 << 12 | RW));
+    guest.poke(EVIL, &evil);
+    prepare(&guest);
+    guest.start()?;
+    check_power_off(&guest.wait()?)?;
+    check_said(&guest, 3)?;
+    let [mapped, stale, leaked] = [MAPPED, STALE, LEAKED].map(|count| guest.peek(count));
+    check(stale == 0 && leaked == 0, || {
+        format!("mapped {mapped} times, {stale} stores too late, {leaked} words slipped in")
+    })
+}
+
+/// One vCPU stores an entry that maps the canary's memory to a page that it may write; the other one has the page
+/// validated as a table at any moment, and looks through it. Either the page is writable, or it is a table.
+fn store_against_pin() -> Result<(), Failed> {
+    const ROUNDS: u64 = 200;
+    let host = Host::with_pcpus(2)?;
+    let mut code = Code::default();
+    let [pin, unpin] =
+        [Command::PIN_L1_TABLE, Command::UNPIN_TABLE].map(|command| code.data(&MmuExtOp::new(command, 0)));
+    let [hook, unhook] = [0; 2].map(|word| code.data(&MmuUpdate { ptr: word, val: 0 }));
+    code.catch_faults();
+    map(&mut code, PAGES, NOTHING);
+    code.say();
+    start(&mut code, 1);
+    code.mov(Reg::R12, ROUNDS);
+    let again = code.here();
+    extended(&mut code, pin);
+    again_if_refused(&mut code, again);
+    update(&mut code, hook);
+    // What the evil entry would map; it must not be there.
+    let behind = code.here() + 10 + 8 + 8 + 8;
+    code.resume_at(behind).load(Reg::Rbx, UNMAPPED + PLACE / 8 * 4096).increment(LEAKED);
+    assert_eq!(code.here(), behind);
+    update(&mut code, unhook);
+    extended(&mut code, unpin);
+    again_until_raced(&mut code, again);
+    code.power_off();
+    let evil = host.canary().mfn(CODE).0 << 12 | RW;
+    race(&host, &code, evil, |guest| {
+        let (table, l2) = (guest.mfn(PAGES).0, guest.table(Level::L2, CODE).0);
+        let slot = (l2 << 12) + Level::L2.index(UNMAPPED) as u64 * 8;
+        [pin, unpin].iter().for_each(|at| guest.poke(at + 8, &table));
+        [hook, unhook].iter().for_each(|&at| guest.poke(at, &slot));
+        guest.poke(hook + 8, &(table << 12 | RW));
+    })?;
+    host.finish()
+}
+
+/// The same with a call gate, and a page that is validated as a descriptor table.
+fn store_against_gdt() -> Result<(), Failed> {
+    const ROUNDS: u64 = 200;
+    const GATE: u64 = 0x0000_ec00_0008_0000;
+    /// Another address of the page, for reading.
+    const VIEW: u64 = PAGES + 4096;
+    let host = Host::with_pcpus(2)?;
+    let mut code = Code::default();
+    let [frame, view] = [0; 2].map(|_| code.data(&[0u64]));
+    map(&mut code, PAGES, NOTHING);
+    code.say();
+    map(&mut code, VIEW, view);
+    start(&mut code, 1);
+    code.mov(Reg::R12, ROUNDS);
+    let again = code.here();
+    code.hypercall(N::SET_GDT, &[frame, 512]);
+    again_if_refused(&mut code, again);
+    code.load(Reg::Rax, VIEW + PLACE).compare(EVIL);
+    let behind = code.here() + 6 + 8;
+    code.jump(Condition::NotZero, behind).increment(LEAKED);
+    code.hypercall(N::SET_GDT, &[frame, 0]);
+    again_until_raced(&mut code, again);
+    code.power_off();
+    race(&host, &code, GATE, |guest| {
+        let mfn = guest.mfn(PAGES).0;
+        guest.poke(frame, &mfn);
+        guest.poke(view, &(mfn << 12 | RO));
+    })?;
+    host.finish()
+}
+
+/// Three vCPUs pin one table, as what it is and as what it is not, unpin it and make it their root, in any order.
+fn pins_and_unpins() -> Result<(), Failed> {
+    const ROUNDS: u64 = 400;
+    let host = Host::with_pcpus(2)?;
+    let commands = [
+        Command::PIN_L1_TABLE,
+        Command::UNPIN_TABLE,
+        Command::PIN_L2_TABLE,
+        Command::UNPIN_TABLE,
+        Command::NEW_USER_BASEPTR,
+        Command::NEW_USER_BASEPTR,
+    ];
+    let mut code = Code::default();
+    let operations = commands.map(|command| code.data(&MmuExtOp::new(command, 0)));
+    map(&mut code, PAGES, NOTHING);
+    code.say();
+    start(&mut code, 1);
+    start(&mut code, 2);
+    code.mov(Reg::R12, ROUNDS);
+    let again = code.here();
+    operations.iter().for_each(|&at| extended(&mut code, at));
+    again_until_zero(&mut code, again);
+    code.power_off();
+    let mut other = Code::default();
+    let again = other.here();
+    extended(&mut other, operations[0]);
+    again_if_refused(&mut other, again);
+    other.increment(COUNTS);
+    operations.iter().for_each(|&at| extended(&mut other, at));
+    other.jump(Condition::Always, again);
+    let guest = host.build(&code)?;
+    (1..3).for_each(|vcpu| place(&guest, vcpu, &other));
+    // The last one is no frame: user mode's root is given up.
+    operations[..5].iter().for_each(|at| guest.poke(at + 8, &guest.mfn(PAGES).0));
+    guest.start()?;
+    check_power_off(&guest.wait()?)?;
+    check_said(&guest, 5)?;
+    check(guest.peek(COUNTS) > 0, || "the others never got to it".into())?;
+    host.finish()
+}
+
+/// Two vCPUs start and stop a third one, initialise it once more and move its `vcpu_info`, while it runs.
+fn ups_and_downs() -> Result<(), Failed> {
+    const ROUNDS: u64 = 400;
+    let host = Host::with_pcpus(2)?;
+    let mut code = Code::default();
+    let info = code.data(&[0u64, 0]);
+    let race = |code: &mut Code| {
+        code.hypercall(N::VCPU_OP, &[Op::UP.0, 2]);
+        code.hypercall(N::VCPU_OP, &[Op::INITIALISE.0, 2, context_of(2)]);
+        code.hypercall(N::VCPU_OP, &[Op::REGISTER_VCPU_INFO.0, 2, info]);
+        code.hypercall(N::VCPU_OP, &[Op::DOWN.0, 2]);
+        code.hypercall(N::VCPU_OP, &[Op::IS_UP.0, 2]);
+    };
+    // The third first: what races initialises it, too.
+    start(&mut code, 2);
+    start(&mut code, 1);
+    code.mov(Reg::R12, ROUNDS);
+    let again = code.here();
+    race(&mut code);
+    again_until_zero(&mut code, again);
+    code.power_off();
+    let mut racing = Code::default();
+    race(&mut racing);
+    racing.jump(Condition::Always, CODE);
+    let mut counting = Code::default();
+    counting.increment(COUNTS).hypercall(N::SCHED_OP, &[0]);
+    counting.jump(Condition::Always, CODE);
+    let guest = host.build(&code)?;
+    place(&guest, 1, &racing);
+    place(&guest, 2, &counting);
+    guest.poke(info, &guest.mfn(PAGES).0);
+    guest.start()?;
+    check_power_off(&guest.wait()?)?;
+    check_said(&guest, 4)?;
+    check(guest.peek(COUNTS) > 0, || "the third one never ran".into())?;
+    host.finish()
+}
+
+/// One vCPU pins and unpins the whole tree and flushes it, in calls that are interrupted and gone on with; the other
+/// one executes what it has no handler for, at any moment of that. Everything comes back.
+fn crash_in_a_long_operation() -> Result<(), Failed> {
+    let host = Host::with_pcpus(2)?;
+    let free = host.free_frames();
+    for round in 0..24 {
+        let mut code = Code::default();
+        let operations: Vec<MmuExtOp> = (0..512)
+            .map(|n| MmuExtOp::new([Command::PIN_L1_TABLE, Command::UNPIN_TABLE][n % 2], 0))
+            .collect();
+        let at = code.data(operations.as_slice());
+        map(&mut code, PAGES, NOTHING);
+        code.say();
+        start(&mut code, 1);
+        let again = code.here();
+        code.hypercall(N::MMUEXT_OP, &[at, operations.len() as u64, 0, SELF]).increment(COUNTS);
+        code.jump(Condition::Always, again);
+        let mut crashing = Code::default();
+        crashing.mov(Reg::R12, 1 + round * 200_000);
+        let again = crashing.here();
+        again_until_zero(&mut crashing, again);
+        crashing.raw(&[0x0f, 0x0b]);
+        let guest = host.build(&code)?;
+        place(&guest, 1, &crashing);
+        for n in 0..operations.len() as u64 {
+            guest.poke(at + n * size_of::<MmuExtOp>() as u64 + 8, &guest.mfn(PAGES).0);
+        }
+        guest.start()?;
+        let end = guest.wait()?;
+        check(matches!(end, End::Crashed(_)), || format!("round {round}: {end}"))?;
+        check(host.free_frames() == free, || format!("round {round}: {} of {free}", host.free_frames()))?;
+    }
+    host.finish()
+}
