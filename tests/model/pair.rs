@@ -1,9 +1,8 @@
 //! Model and implementation side by side: every operation is carried out by both, and both must say the same.
 
 use crate::invariants;
-use crate::real::Real;
-use crate::state::{Op, State, Stop};
-use hypervisor::paging::Snapshot;
+use crate::real::{AtRest, Real};
+use crate::state::{ENTRIES, Op, State, Stop};
 
 /// Steps that no operation of these small machines needs.
 pub const FOR_EVER: u32 = 10_000;
@@ -16,7 +15,7 @@ pub struct Pair {
 /// Both, to go back to.
 pub struct Saved {
     model: State,
-    real: Snapshot,
+    real: AtRest,
 }
 
 impl Saved {
@@ -31,19 +30,27 @@ impl Pair {
     }
 
     pub fn save(&self) -> Saved {
-        Saved { model: self.model.clone(), real: self.real.snapshot() }
+        Saved { model: self.model.clone(), real: self.real.at_rest() }
     }
 
     pub fn restore(&mut self, to: &Saved) {
         self.model.clone_from(&to.model);
-        self.real.restore(&to.real);
+        self.real.go_back(&to.real);
     }
 
     /// One call. The implementation accepts it exactly when the model does, and both are in the same state then.
     pub fn call(&mut self, domain: u8, op: Op, budget: u32) -> Result<Result<(), Stop>, String> {
+        if self.is_silent(domain, op) {
+            return Ok(Err(Stop::Refused));
+        }
         let (outcome, given) = self.real.call(domain, op, budget)?;
         self.agree(domain, op, budget, outcome, given)?;
         Ok(outcome)
+    }
+
+    /// The dead make no calls. Page tables see to that themselves.
+    fn is_silent(&self, domain: u8, op: Op) -> bool {
+        matches!(op, Op::Map { .. } | Op::Copy { .. }) && self.model.domains[usize::from(domain)].dead
     }
 
     fn agree(
@@ -59,13 +66,14 @@ impl Pair {
         if outcome != by_model {
             return Err(format!("{op:?} of {domain}: {outcome:?}, and by the model {by_model:?}"));
         }
-        if given.is_some_and(|frame| !self.real.is_zero(frame)) {
+        let is_frame = matches!(op, Op::Allocate | Op::AllocateShared | Op::SetUp);
+        if is_frame && given.is_some_and(|frame| !self.real.is_zero(frame)) {
             return Err(format!("{given:?} was not scrubbed"));
         }
-        // All that a refusal may end is a validation that was interrupted before.
-        if before
-            .is_some_and(|before| before != self.model && before.frames.iter().all(|f| f.partial.is_none()))
-        {
+        // A refusal may end a validation that was interrupted before, and take back marks that a granter made itself.
+        let is_plain =
+            |state: &State| state.frames.iter().all(|frame| frame.partial.is_none()) && !has_forged(state);
+        if before.is_some_and(|before| before != self.model && is_plain(&before)) {
             return Err(format!("{op:?} of {domain} was refused, and changed something"));
         }
         self.real.drain(FOR_EVER)?;
@@ -87,6 +95,10 @@ impl Pair {
                 if outcome.is_ok() {
                     break;
                 }
+                // Whose tables are not gone yet may reach what it has mapped, and its granter is told so.
+                if let Some(why) = self.real.differs_in_pins(1 - domain, &self.model) {
+                    return Err(format!("while {domain} dies: {why}"));
+                }
             } else {
                 let by_model = self.model.apply(domain, op, 1, given);
                 if outcome == Err(Stop::Preempted) && by_model.is_ok() {
@@ -106,17 +118,54 @@ impl Pair {
         self.compare()
     }
 
+    /// Two calls, the second of which goes on with what the first left over, one step at a time. What is interrupted
+    /// there leaves no trace.
+    pub fn one_behind_the_other(
+        &mut self,
+        domain: u8,
+        before: Op,
+        op: Op,
+    ) -> Result<Result<(), Stop>, String> {
+        // A frame that was given back goes with its last reference, which the first call only leaves over; and what is
+        // interrupted takes back marks that the granter made itself.
+        let is_going = self.model.frames.iter().any(|frame| frame.owner.is_some() && !frame.allocated);
+        if self.is_silent(domain, op) || is_going || has_forged(&self.model) {
+            return self.call(domain, op, FOR_EVER);
+        }
+        let (outcome, _) = self.real.call(domain, before, 1)?;
+        if outcome != self.model.apply(domain, before, 1, None) {
+            return Err(format!("{before:?} of {domain}: {outcome:?}"));
+        }
+        for _ in 0..1000 {
+            let (outcome, given) = self.real.call(domain, op, 1)?;
+            self.real.audit()?;
+            if outcome != Err(Stop::Preempted) {
+                self.agree(domain, op, FOR_EVER, outcome, given)?;
+                return Ok(outcome);
+            }
+            if let Some(why) = self.real.differs_in_grants(&self.model) {
+                return Err(format!("{op:?} of {domain} was interrupted: {why}"));
+            }
+        }
+        Err(format!("{op:?} of {domain} never ends"))
+    }
+
     /// All die, one step at a time, and nothing is left.
     pub fn end(&mut self) -> Result<(), String> {
         while !self.model.held.is_empty() {
             self.call(0, Op::Release(0), FOR_EVER)?.map_err(|stop| format!("{stop:?}"))?;
         }
         for domain in [0, 1] {
-            self.step_by_step(domain, Op::Die)?;
-            if self.real.frames_of(domain) != 0 {
-                return Err(format!("{domain} left frames behind"));
-            }
+            self.step_by_step(domain, Op::Die)?; // what the other has mapped of it stays until that dies, too
+        }
+        if let Some(domain) = [0, 1].into_iter().find(|&domain| self.real.frames_of(domain) != 0) {
+            return Err(format!("{domain} left frames behind"));
         }
         self.compare()
     }
+}
+
+/// Whether a granter wrote marks of its own, which any use of the entry takes back.
+fn has_forged(state: &State) -> bool {
+    state.domains.iter().any(|domain| domain.forged != [false; ENTRIES])
 }

@@ -1,8 +1,10 @@
 //! Random sequences on a larger machine, each call with a budget of its own, some given up in the middle. One that
 //! fails is shrunk: what is printed fails, and no shorter part of it does.
 
+use crate::aim::aimed;
+use crate::grants::Grant;
 use crate::pair::{FOR_EVER, Pair};
-use crate::state::{ENTRIES, Entry, Op, Stop, Use};
+use crate::state::{At, ENTRIES, Entry, Op, Side, Stop, Use};
 use pv_abi::page_table::Level;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,6 +14,10 @@ pub const FRAMES: usize = 15;
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     domain: u8,
+    /// See [`aimed`].
+    aims: bool,
+    /// The same domain calls this directly before, and leaves its work to `op`.
+    before: Option<Op>,
     op: Op,
     budget: u32,
     /// Calls after which it is given up, interrupted or not.
@@ -62,8 +68,45 @@ impl Random {
         self.below(ENTRIES as u64) as u8
     }
 
+    fn at(&mut self) -> At {
+        match self.below(3) {
+            0 => At::Linear([(); 4].map(|()| self.index())),
+            _ => At::Entry(self.frame_for(1), self.index()),
+        }
+    }
+
+    fn side(&mut self) -> Side {
+        match self.below(3) {
+            0 => Side::Own(self.frame_for(0)),
+            _ => Side::Granted(self.below(2) as u8, self.index()),
+        }
+    }
+
+    /// What an entry of a grant table may say.
+    fn grant(&mut self) -> Entry {
+        let marks = if self.below(8) == 0 { self.below(4) as u8 } else { 0 };
+        let (to, frame, read_only) = (self.below(2) as u8, self.frame_for(0), self.below(4) == 0);
+        if self.below(6) == 0 { Entry::Absent } else { Entry::Grant(Grant { to, frame, read_only, marks }) }
+    }
+
+    fn grant_op(&mut self) -> Op {
+        let handle = self.below(4) as u8;
+        let at = (self.below(4) == 0).then(|| self.at());
+        match self.below(20) {
+            0 | 1 => Op::SetUp,
+            2..5 => Op::Lend(self.index(), self.grant()),
+            5..11 => {
+                let (granter, reference, writable) = (self.below(2) as u8, self.index(), self.below(2) == 0);
+                Op::Map { granter, reference, writable, at: self.at() }
+            }
+            11..14 => Op::Unmap(handle, at),
+            14 | 15 => Op::Replace(handle, at, [(); 4].map(|()| self.index())),
+            _ => Op::Copy { word: self.index(), source: self.side(), dest: self.side() },
+        }
+    }
+
     fn op(&mut self) -> Op {
-        match self.below(400) {
+        match self.below(600) {
             0..60 => Op::Allocate,
             60 => Op::AllocateShared,
             61..66 => Op::Deallocate(self.frame()),
@@ -81,26 +124,38 @@ impl Random {
                 Op::Hold(self.frame_for(0), uses[self.below(3) as usize])
             }
             378..399 => Op::Release(self.below(4) as u8),
-            _ => Op::Die,
+            399 => Op::Die,
+            _ => self.grant_op(),
         }
     }
 
     pub fn step(&mut self) -> Step {
         let (domain, op) = (self.below(4).saturating_sub(2) as u8, self.op());
+        let is_mapping =
+            |op| matches!(op, Op::Map { granter, .. } if granter != domain) || matches!(op, Op::Unmap(..));
+        let before = (is_mapping(op) && self.below(3) == 0).then(|| Op::Unpin(self.frame()));
         let budget = if op == Op::Die { FOR_EVER } else { [FOR_EVER, 1, 2, 3][self.below(4) as usize] };
-        Step { domain, op, budget, calls: if self.below(4) == 0 { 1 } else { 1000 } }
+        let aims = self.below(4) > 0;
+        Step { domain, aims, before, op, budget, calls: if self.below(4) == 0 { 1 } else { 1000 } }
     }
 }
 
-/// Plays a sequence on a new machine and ends all domains. How many calls were accepted, refused, interrupted.
-pub fn play(steps: &[Step]) -> Result<[u64; 3], String> {
-    let mut outcomes = [0; 3];
+/// Plays a sequence on a new machine and ends all domains. How many calls were accepted, refused, interrupted; and how
+/// many mapped what another domain lends.
+pub fn play(steps: &[Step]) -> Result<[u64; 4], String> {
+    let mut outcomes = [0; 4];
     let mut pair = Pair::new(FRAMES);
     for step in steps {
+        let op = if step.aims { aimed(&pair.model, step.domain, step.op) } else { step.op };
         for _ in 0..step.calls {
-            let outcome = pair.call(step.domain, step.op, step.budget)?;
+            let outcome = match step.before {
+                Some(before) => pair.one_behind_the_other(step.domain, before, op)?,
+                None => pair.call(step.domain, op, step.budget)?,
+            };
             outcomes[outcome.map_or_else(|stop| stop as usize + 1, |()| 0)] += 1;
             if outcome != Err(Stop::Preempted) {
+                let borrows = matches!(op, Op::Map { granter, .. } if granter != step.domain);
+                outcomes[3] += u64::from(borrows && outcome.is_ok());
                 break;
             }
         }
@@ -110,7 +165,7 @@ pub fn play(steps: &[Step]) -> Result<[u64; 3], String> {
 }
 
 /// As [`play`], with a panic as one more way of failing.
-fn outcome(steps: &[Step]) -> Result<[u64; 3], String> {
+fn outcome(steps: &[Step]) -> Result<[u64; 4], String> {
     catch_unwind(AssertUnwindSafe(|| play(steps))).unwrap_or_else(|_| Err("it panics".into()))
 }
 
@@ -134,7 +189,7 @@ fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
 }
 
 /// A sequence by its seed.
-pub fn try_seed(seed: u64, length: usize) -> Result<[u64; 3], String> {
+pub fn try_seed(seed: u64, length: usize) -> Result<[u64; 4], String> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let steps: Vec<Step> = (0..length).map(|_| random.step()).collect();
     outcome(&steps).map_err(|_| {

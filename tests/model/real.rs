@@ -1,39 +1,89 @@
 //! The implementation on a machine with short tables, driven by the model's operations and compared with it.
 
+use crate::grants::{READING, WRITING};
 use crate::state::{DOMAINS, ENTRIES, Entry, Op, State, Stop, Use};
+use crate::witness::Witness;
+use hypervisor::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
 use hypervisor::error::Failure;
 use hypervisor::frame::{FrameType, Phase, Reference, Word};
+use hypervisor::grant::{GrantTable, Maptrack, entries_of, unmap_all};
+use hypervisor::machine::MachineMemory;
 use hypervisor::machine::fake::FakeMachine;
 use hypervisor::paging::{Batch, Budget, Mmu, Progress, Roots, Snapshot};
+use hypervisor::vcpu::VcpuKey;
+use pv_abi::grant_table::GrantEntry;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Pte, PteFlags};
 use pv_abi::{DomId, Mfn};
+use std::sync::Arc;
+use zerocopy::IntoBytes;
 
 /// The implementation, and the tokens that a domain's vCPU and back-ends keep.
 pub struct Real {
-    mmu: Mmu,
-    roots: Vec<Roots>,
+    pub mmu: Mmu,
+    pub roots: Vec<Roots>,
     held: Vec<Reference>,
     first: u64,
+    memory: Arc<MachineMemory>,
+    /// Those that there are, by number.
+    pub domains: Vec<Arc<Domain>>,
+    /// Those that died; mappings may still name them.
+    pub dead: Vec<Arc<Domain>>,
+    pub witness: Arc<Witness>,
 }
 
-/// What an operation did, and the frame that it gave.
+/// All of it, to go back to.
+pub struct AtRest {
+    mmu: Snapshot,
+    domains: Vec<Arc<Domain>>,
+    dead: Vec<Arc<Domain>>,
+    grants: Vec<(GrantTable, Maptrack)>,
+}
+
+/// What an operation did, and the frame or the handle that it gave.
 pub type Outcome = (Result<(), Stop>, Option<u8>);
 
-const fn id(domain: u8) -> DomId {
-    DomId(domain as u16 + 1)
+/// Numbers so high that no entry of a page table, taken for one of a grant table, permits anything.
+pub const fn id(domain: u8) -> DomId {
+    DomId(domain as u16 + 101)
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self, _: VcpuKey) {}
 }
 
 impl Real {
     pub fn new(frames: usize) -> Self {
         let machine = FakeMachine::short(frames as u64, ENTRIES);
         let first = machine.layout.first_free.0;
-        let mmu = Mmu::new(machine.memory, machine.layout, machine.translations);
-        Self { mmu, roots: (0..DOMAINS).map(|_| Roots::default()).collect(), held: Vec::new(), first }
+        let witness = Arc::new(Witness::new(machine.memory.clone(), machine.translations));
+        let memory = machine.memory.clone();
+        let mmu = Mmu::new(machine.memory, machine.layout, witness.clone());
+        let roots = (0..DOMAINS).map(|_| Roots::default()).collect();
+        let (held, domains, dead) = (Vec::new(), Vec::new(), Vec::new());
+        let mut real = Self { mmu, roots, held, first, memory, domains, dead, witness };
+        real.domains = (0..DOMAINS as u8).map(|domain| real.new_domain(domain)).collect();
+        real
     }
 
-    fn mfn(&self, frame: u8) -> Mfn {
+    /// A domain without vCPUs.
+    fn new_domain(&self, domain: u8) -> Arc<Domain> {
+        // Nobody looks at its page.
+        let shared = SharedPage::new(self.memory.clone(), Mfn(0)).unwrap_or_else(|error| panic!("{error}"));
+        let (console, wake) = (Arc::new(NoConsole), Arc::new(Nobody));
+        let (id, name, vcpus, maximum_pages) = (id(domain), String::new(), Vec::new(), 0);
+        Arc::new(Domain::new(Parts { id, name, shared, vcpus, maximum_pages, console, wake }))
+    }
+
+    pub fn mfn(&self, frame: u8) -> Mfn {
         Mfn(self.first + u64::from(frame))
+    }
+
+    pub const fn frame_number(&self, mfn: Mfn) -> u8 {
+        (mfn.0 - self.first) as u8
     }
 
     fn pte(&self, entry: Entry) -> Pte {
@@ -44,30 +94,47 @@ impl Real {
                 Pte::new(self.mfn(frame), PteFlags::PRESENT | writable(yes))
             }
             Entry::Bad(frame) => Pte::new(self.mfn(frame), PteFlags::PRESENT | PteFlags::PROTECTION_KEY),
+            Entry::Lent { frame, writable: yes } => {
+                let flags = PteFlags::PRESENT | PteFlags::USER | PteFlags::ACCESSED | PteFlags::NO_EXECUTE;
+                Pte::new(self.mfn(frame), flags | writable(yes))
+            }
+            Entry::Grant(grant) => {
+                let bit = |yes: bool, bit| if yes { bit } else { 0 };
+                let flags = GrantEntry::PERMIT_ACCESS
+                    | bit(grant.read_only, GrantEntry::READ_ONLY)
+                    | bit(grant.marks & READING != 0, GrantEntry::READING)
+                    | bit(grant.marks & WRITING != 0, GrantEntry::WRITING);
+                let (domid, frame) = (id(grant.to).0, self.mfn(grant.frame).0 as u32);
+                let mut word = 0_u64;
+                word.as_mut_bytes().copy_from_slice(GrantEntry { flags, domid, frame }.as_bytes());
+                Pte(word)
+            }
         }
     }
 
     /// One call of the operation.
     pub fn call(&mut self, domain: u8, op: Op, budget: u32) -> Result<Outcome, String> {
-        let (domain, slot, mut budget) = (id(domain), usize::from(domain), Budget::new(budget));
+        let (by, domain, slot, mut budget) = (domain, id(domain), usize::from(domain), Budget::new(budget));
         let mut given = None;
         let outcome = match op {
             Op::Allocate | Op::AllocateShared => {
                 let shared = op == Op::AllocateShared;
                 let taken = if shared { self.mmu.allocate_shared(domain) } else { self.mmu.allocate(domain) };
-                given = taken.ok().map(|mfn| (mfn.0 - self.first) as u8);
+                given = taken.ok().map(|mfn| self.frame_number(mfn));
                 taken.map(|_| Progress::Done).map_err(Failure::from)
             }
             Op::Deallocate(frame) => {
                 let outcome = self.mmu.deallocate(domain, self.mfn(frame));
                 outcome.map(|()| Progress::Done).map_err(Failure::from)
             }
-            Op::Write(frame, index, entry) => {
-                let ptr = self.mfn(frame).address() + u64::from(index) * 8;
-                let request = MmuUpdate { ptr, val: self.pte(entry).0 };
-                let mut batch = Batch::new(domain, budget);
-                let outcome = self.mmu.mmu_update(request, &mut batch);
-                self.mmu.finish(batch).and(outcome)
+            Op::Write(frame, index, entry) => self.write(by, self.mfn(frame), index, entry, budget),
+            Op::Lend(reference, entry) => {
+                let table = self.domains[slot].grants().lock().frames().first().copied();
+                let Some(table) = table else { return Ok((Err(Stop::Refused), None)) };
+                self.write(by, table, reference, entry, budget)
+            }
+            Op::SetUp | Op::Map { .. } | Op::Unmap(..) | Op::Replace(..) | Op::Copy { .. } => {
+                return self.grant_table_op(by, op, budget);
             }
             Op::WriteAt(indices, entry) => {
                 let address = indices.iter().fold(0, |bits, &index| bits << 9 | u64::from(index)) << 12;
@@ -92,10 +159,7 @@ impl Real {
                 }
                 Ok(Progress::Done)
             }
-            Op::Die => {
-                let released = self.mmu.release_roots(domain, &mut self.roots[slot]);
-                released.and_then(|()| self.mmu.release_domain(domain, &mut budget))
-            }
+            Op::Die => self.die(by, &mut budget),
         };
         match outcome {
             Ok(Progress::Done) => Ok((Ok(()), given)),
@@ -103,6 +167,35 @@ impl Real {
             Err(Failure::Refused(_)) => Ok((Err(Stop::Refused), given)),
             Err(other) => Err(format!("{op:?} of {domain}: {other}")),
         }
+    }
+
+    fn write(
+        &self,
+        by: u8,
+        frame: Mfn,
+        index: u8,
+        entry: Entry,
+        budget: Budget,
+    ) -> Result<Progress, Failure> {
+        let ptr = frame.address() + u64::from(index) * 8;
+        let request = MmuUpdate { ptr, val: self.pte(entry).0 };
+        let mut batch = Batch::new(id(by), budget);
+        let outcome = self.mmu.mmu_update(request, &mut batch);
+        self.mmu.finish(batch).and(outcome)
+    }
+
+    /// As whoever takes ended domains apart does it.
+    fn die(&mut self, by: u8, budget: &mut Budget) -> Result<Progress, Failure> {
+        let slot = usize::from(by);
+        self.domains[slot].grants().lock().close();
+        self.mmu.release_roots(id(by), &mut self.roots[slot])?;
+        let released = self.mmu.release_domain(id(by), budget)?;
+        if released == Progress::Done {
+            unmap_all(&self.mmu, &self.domains[slot]);
+            let next = self.new_domain(by);
+            self.dead.push(std::mem::replace(&mut self.domains[slot], next));
+        }
+        Ok(released)
     }
 
     fn hold(&mut self, domain: DomId, frame: u8, what: Use) -> Result<Progress, Failure> {
@@ -135,16 +228,32 @@ impl Real {
     pub fn audit(&self) -> Result<(), String> {
         let roots = self.roots.iter().flat_map(Roots::held);
         let held: Vec<_> = roots.chain(self.held.iter().map(|one| (one.mfn(), one.kind()))).collect();
-        let found = self.mmu.audit(&held);
+        let lent: Vec<_> = self.domains.iter().flat_map(|domain| entries_of(domain)).collect();
+        let found = self.mmu.audit_lending(&held, &lent);
         if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
     }
 
-    pub fn snapshot(&self) -> Snapshot {
-        self.mmu.snapshot(&self.roots, &self.held)
+    pub fn at_rest(&self) -> AtRest {
+        let grants = |domain: &Arc<Domain>| {
+            let maptrack = domain.maptrack().lock().clone();
+            (domain.grants().lock().clone(), maptrack)
+        };
+        AtRest {
+            mmu: self.mmu.snapshot(&self.roots, &self.held),
+            domains: self.domains.clone(),
+            dead: self.dead.clone(),
+            grants: self.domains.iter().chain(&self.dead).map(grants).collect(),
+        }
     }
 
-    pub fn restore(&mut self, to: &Snapshot) {
-        (self.roots, self.held) = self.mmu.restore(to);
+    pub fn go_back(&mut self, to: &AtRest) {
+        (self.roots, self.held) = self.mmu.restore(&to.mmu);
+        self.domains.clone_from(&to.domains);
+        self.dead.clone_from(&to.dead);
+        for (domain, (table, maptrack)) in self.domains.iter().chain(&self.dead).zip(&to.grants) {
+            domain.grants().lock().clone_from(table);
+            domain.maptrack().lock().clone_from(maptrack);
+        }
     }
 
     /// Where the two disagree, if they do: owner, type, phase, both counts, marks and contents of every frame.
@@ -179,13 +288,17 @@ impl Real {
                 return Some(format!("frame {number} does not hold {:?}", frame.contents));
             }
         }
+        if let Some(why) = self.differs_in_grants(model) {
+            return Some(why);
+        }
         let owned: u64 = (0..DOMAINS as u8).map(|domain| self.frames_of(domain)).sum();
         let free = self.mmu.free_frames();
         (owned + free != model.frames.len() as u64).then(|| format!("{owned} owned and {free} free frames"))
     }
 
-    fn holds(&self, mfn: Mfn, index: usize, entry: Entry) -> bool {
-        let decisive = Pte::FRAME_MASK | PteFlags::PROTECTION_KEY.bits() | 3;
+    pub fn holds(&self, mfn: Mfn, index: usize, entry: Entry) -> bool {
+        let flags = PteFlags::PROTECTION_KEY | PteFlags::NO_EXECUTE | PteFlags::PRESENT | PteFlags::WRITABLE;
+        let decisive = if let Entry::Grant(_) = entry { u64::MAX } else { Pte::FRAME_MASK | flags.bits() };
         let found = self.mmu.memory().entry(mfn, index).unwrap_or_default();
         (found.0 ^ self.pte(entry).0) & decisive == 0
     }

@@ -4,6 +4,7 @@
 //! back-ends' holds down through the tables. There is no count, no cache, no work left over: what nobody refers to
 //! any more is gone at once. Only how far an interrupted validation came is kept, since a guest may leave it there.
 
+use crate::grants::{Grant, Mapping};
 use pv_abi::page_table::Level;
 
 /// Entries of a table.
@@ -21,6 +22,13 @@ pub enum Entry {
     },
     /// Present, with a flag that no table may have.
     Bad(u8),
+    /// As it maps a page of another domain's that is lent: with the flags that such an entry has.
+    Lent {
+        frame: u8,
+        writable: bool,
+    },
+    /// An entry of a grant table; in a page table it names a frame that is not there.
+    Grant(Grant),
 }
 
 /// What a reference is for.
@@ -53,6 +61,10 @@ pub struct Domain {
     pub dead: bool,
     /// Of kernel and user mode.
     pub roots: [Option<u8>; 2],
+    /// The frame of its grant table.
+    pub table: Option<u8>,
+    /// Marks in its grant table that are what somebody wrote over the hypervisor's.
+    pub forged: [bool; ENTRIES],
 }
 
 /// Everything.
@@ -62,6 +74,22 @@ pub struct State {
     pub domains: [Domain; DOMAINS],
     /// References of back-ends and of descriptor tables in use.
     pub held: Vec<(u8, Use)>,
+    pub mappings: Vec<Mapping>,
+}
+
+/// Which entry of an L1 table a domain means: by table and index, or by the index at each level, from L4 down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    Entry(u8, u8),
+    Linear([u8; 4]),
+}
+
+/// Where a copy comes from, or goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Own(u8),
+    /// Granter and reference.
+    Granted(u8, u8),
 }
 
 /// What somebody does. Frames are numbers from 0.
@@ -81,6 +109,26 @@ pub enum Op {
     Base(usize, Option<u8>),
     Hold(u8, Use),
     Release(u8),
+    /// Its grant table, of one frame.
+    SetUp,
+    /// It writes an entry of its grant table.
+    Lend(u8, Entry),
+    Map {
+        granter: u8,
+        reference: u8,
+        writable: bool,
+        at: At,
+    },
+    /// Of a handle, at an address or wherever it was mapped.
+    Unmap(u8, Option<At>),
+    /// And what is mapped at another address moves there.
+    Replace(u8, Option<At>, [u8; 4]),
+    /// `GNTTABOP_copy` of one word.
+    Copy {
+        word: u8,
+        source: Side,
+        dest: Side,
+    },
     Die,
 }
 
@@ -124,18 +172,36 @@ impl References {
 
 impl Entry {
     pub const fn use_in(self, level: Level) -> Option<(u8, Use)> {
-        let Self::Maps { frame, writable } = self else { return None };
+        let (Self::Maps { frame, writable } | Self::Lent { frame, writable }) = self else { return None };
         Some(match (level.below(), writable) {
             (Some(below), _) => (frame, Use::Table(below)),
             (None, true) => (frame, Use::Write),
             (None, false) => (frame, Use::Read),
         })
     }
+
+    /// The frame that it names as an entry of a page table.
+    pub const fn names(self) -> Option<u8> {
+        match self {
+            Self::Maps { frame, .. } | Self::Lent { frame, .. } => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// Whether no table may have it.
+    pub const fn is_bad(self) -> bool {
+        matches!(self, Self::Bad(_) | Self::Grant(_))
+    }
 }
 
 impl State {
     pub fn new(frames: usize) -> Self {
-        Self { frames: vec![Frame::default(); frames], domains: Default::default(), held: Vec::new() }
+        Self {
+            frames: vec![Frame::default(); frames],
+            domains: Default::default(),
+            held: Vec::new(),
+            mappings: Vec::new(),
+        }
     }
 
     /// All references there are, found by walking.
@@ -169,11 +235,11 @@ impl State {
         self.references()[usize::from(frame)].typed().next().map(|(what, _)| what)
     }
 
-    fn owned(&self, domain: u8, frame: u8) -> Result<&Frame, Stop> {
+    pub fn owned(&self, domain: u8, frame: u8) -> Result<&Frame, Stop> {
         self.frames.get(usize::from(frame)).filter(|frame| frame.owner == Some(domain)).ok_or(Stop::Refused)
     }
 
-    fn frame(&mut self, frame: u8) -> &mut Frame {
+    pub fn frame(&mut self, frame: u8) -> &mut Frame {
         &mut self.frames[usize::from(frame)]
     }
 
@@ -183,7 +249,7 @@ impl State {
 
     /// May there be one more such reference? A frame that is to be a table is validated for it. Whoever asks
     /// puts the reference somewhere at once.
-    fn take(&mut self, domain: u8, frame: u8, what: Use, budget: &mut u32) -> Result<(), Stop> {
+    pub fn take(&mut self, domain: u8, frame: u8, what: Use, budget: &mut u32) -> Result<(), Stop> {
         self.owned(domain, frame)?;
         match (what, self.kind(frame)) {
             (Use::Read, _) | (Use::Write | Use::Descriptors, None) => Ok(()),
@@ -204,7 +270,7 @@ impl State {
             }
             let entry = self.frame(frame).contents[usize::from(index)];
             let checked = match (entry, entry.use_in(level)) {
-                (Entry::Bad(_), _) => Err(Stop::Refused),
+                (bad, _) if bad.is_bad() => Err(Stop::Refused),
                 (_, Some((below, what))) => self.take(domain, below, what, budget),
                 (_, None) => Ok(()),
             };
@@ -235,8 +301,10 @@ impl State {
 
     /// Carries an operation of `domain`'s out. `given` is what the machine gave, where it is asked for a frame.
     pub fn apply(&mut self, domain: u8, op: Op, budget: u32, given: Option<u8>) -> Result<(), Stop> {
+        let before = self.entries();
         let outcome = self.act(domain, op, budget, given);
         self.sweep();
+        self.note_marks(before, op);
         outcome
     }
 
@@ -260,13 +328,7 @@ impl State {
             }
             Op::Write(frame, index, entry) => self.write(domain, frame, index, entry, &mut budget)?,
             Op::WriteAt(indices, entry) => {
-                let mut table = self.domains[usize::from(domain)].roots[0].ok_or(Stop::Refused)?;
-                for index in &indices[..3] {
-                    let Entry::Maps { frame, .. } = self.frame(table).contents[usize::from(*index)] else {
-                        return Err(Stop::Refused);
-                    };
-                    table = frame;
-                }
+                let table = self.descend(domain, indices).ok_or(Stop::Refused)?;
                 self.write(domain, table, indices[3], entry, &mut budget)?;
             }
             Op::Pin(frame, level) => {
@@ -298,7 +360,25 @@ impl State {
                     self.held.remove(number.into());
                 }
             }
-            Op::Die => self.die(domain),
+            Op::SetUp if self.domains[usize::from(domain)].table.is_some() => {}
+            Op::SetUp => {
+                self.act(domain, Op::AllocateShared, budget, given)?;
+                self.domains[usize::from(domain)].table = given;
+            }
+            Op::Lend(reference, entry) => {
+                let table = self.domains[usize::from(domain)].table.ok_or(Stop::Refused)?;
+                self.write(domain, table, reference, entry, &mut budget)?;
+            }
+            Op::Map { granter, reference, writable, at } => {
+                self.map(domain, (granter, reference), writable, at, given)?;
+            }
+            Op::Unmap(handle, at) => self.unmap(domain, handle, at, None)?,
+            Op::Replace(handle, at, new) => self.unmap(domain, handle, at, Some(new))?,
+            Op::Copy { word, source, dest } => self.copy(domain, word, source, dest)?,
+            Op::Die => {
+                self.die(domain);
+                self.end_grants(domain);
+            }
         }
         Ok(())
     }
@@ -311,7 +391,7 @@ impl State {
             Some(Use::Descriptors) => return Err(Stop::Refused),
             Some(Use::Table(_)) if partial.is_some() => return Err(Stop::Refused),
             Some(Use::Table(level)) => match (new, new.use_in(level)) {
-                (Entry::Bad(_), _) => return Err(Stop::Refused),
+                (bad, _) if bad.is_bad() => return Err(Stop::Refused),
                 // What the new entry needs is taken while the old one still has what it has.
                 (_, Some((below, what))) if old != new => self.take(domain, below, what, budget)?,
                 _ => {}
