@@ -38,6 +38,7 @@ fn hash(state: &State) -> u64 {
 fn budgets(op: Op) -> &'static [u32] {
     match op {
         Op::Pin(..) | Op::Base(0, _) => &[FOR_EVER, 1, 3],
+        Op::Unmap(..) | Op::Replace(..) => &[FOR_EVER, 0],
         _ => &[FOR_EVER],
     }
 }

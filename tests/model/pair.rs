@@ -76,6 +76,12 @@ impl Pair {
         if before.is_some_and(|before| before != self.model && is_plain(&before)) {
             return Err(format!("{op:?} of {domain} was refused, and changed something"));
         }
+        // Whoever is told that its page is free must not depend on what the other leaves over.
+        if let (Op::Unmap(..) | Op::Replace(..), Ok(())) = (op, outcome)
+            && let Some(why) = self.real.differs_in_frames(&self.model, |owner| owner != Some(domain))
+        {
+            return Err(format!("directly after {op:?} of {domain}: {why}"));
+        }
         self.real.drain(FOR_EVER)?;
         self.compare().map_err(|why| format!("after {op:?} of {domain}: {why}"))
     }

@@ -256,10 +256,12 @@ impl Real {
         }
     }
 
-    /// Where the two disagree, if they do: owner, type, phase, both counts, marks and contents of every frame.
-    pub fn differs(&self, model: &State) -> Option<String> {
+    /// Where the two disagree about frames of such owners, if they do: owner, type, phase, both counts, marks and
+    /// contents.
+    pub fn differs_in_frames(&self, model: &State, of: impl Fn(Option<u8>) -> bool) -> Option<String> {
         let references = model.references();
-        for (number, (frame, found)) in model.frames.iter().zip(references).enumerate() {
+        let all = model.frames.iter().zip(references).enumerate();
+        for (number, (frame, found)) in all.filter(|(_, (frame, _))| of(frame.owner)) {
             let mfn = self.mfn(number as u8);
             let typed = found.typed().next();
             let expected = Word {
@@ -287,6 +289,14 @@ impl Real {
             {
                 return Some(format!("frame {number} does not hold {:?}", frame.contents));
             }
+        }
+        None
+    }
+
+    /// Where the two disagree, about anything.
+    pub fn differs(&self, model: &State) -> Option<String> {
+        if let Some(why) = self.differs_in_frames(model, |_| true) {
+            return Some(why);
         }
         if let Some(why) = self.differs_in_grants(model) {
             return Some(why);

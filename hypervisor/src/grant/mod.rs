@@ -10,7 +10,8 @@
 //! - The record alone is the truth for unmapping: place, frame, granter and access are what they were when it was made
 //!   (`what_is_mapped_cannot_be_hidden`).
 //! - An entry in use is marked so until no pcpu can reach the frame through the mapping: a record is taken, its entry
-//!   cleared, the change settled, and only then the pin given back (`a_revocation_is_complete_when_it_returns`).
+//!   cleared, the change settled, its reference given back, and only then the pin
+//!   (`a_revocation_is_complete_when_it_returns`, `a_page_that_is_free_is_its_lenders_own`).
 //! - A mapped frame is kept by the reference of the page-table entry that maps it, so an entry which goes by itself, or
 //!   with its table, leaves a record without a mapping, and never a mapping without a record.
 //! - Death of either side: a granter's table is closed and never written again, its frames stay until the last mapping

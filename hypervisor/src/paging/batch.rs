@@ -79,7 +79,7 @@ impl Drop for Batch {
 
 impl Mmu {
     /// Settles the batch and gives back what its old entries held. What that costs beyond the batch's budget is
-    /// left to [`Mmu::drain`] and to the domain's next operation.
+    /// left to [`Mmu::drain`] and to the domain's next operation; what other domains lent is not.
     ///
     /// # Errors
     /// The machine's; the domain is lost then, and nothing is given back.
@@ -108,7 +108,14 @@ impl Mmu {
             self.translations.settle(&changes)?;
             count(&self.counters.changes_settled, changes.len() as u64);
         }
-        held.into_iter().for_each(|reference| space.defer(reference));
+        for reference in held {
+            // What another domain lends goes back at once: its lender may be told so next, and nobody but this domain
+            // would go on with what is left over.
+            match self.frames.owner(reference.mfn()) == Some(space.domain) {
+                true => space.defer(reference),
+                false => self.release(reference),
+            }
+        }
         Ok(())
     }
 

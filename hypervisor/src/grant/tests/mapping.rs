@@ -2,8 +2,9 @@
 
 use super::pair::{Pair, WINDOW};
 use crate::domain::End;
-use crate::grant::MAX_FRAMES;
+use crate::grant::{MAX_FRAMES, Unmapping};
 use crate::machine::fake::Sabotage;
+use crate::paging::Budget;
 use crate::testing::page;
 use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags, UnmapGrantRef};
 use pv_abi::page_table::PteFlags;
@@ -78,6 +79,20 @@ fn a_revocation_is_complete_when_it_returns() {
         assert_eq!(pair.reach(WINDOW, false), None);
         assert_eq!(pair.references(0), 0);
     }
+    pair.end();
+}
+
+/// Whose budget is used up leaves work over; but nothing that is in the way of a lender who sees its page free.
+#[test]
+fn a_page_that_is_free_is_its_lenders_own() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let handle = pair.map(reference, 0, WINDOW).unwrap();
+    let (mmu, borrower) = (&pair.world.services.mmu, &pair.borrower.domain);
+    let mut unmapping = Unmapping::new(borrower.id(), Budget::new(0));
+    unmapping.unmap(mmu, borrower, (handle, WINDOW), None).unwrap();
+    unmapping.finish(mmu, borrower).unwrap();
+    assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0));
     pair.end();
 }
 
