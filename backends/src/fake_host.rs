@@ -25,6 +25,8 @@ struct Shared {
     script: Mutex<Script>,
     /// How often a back-end said that it has written.
     written: AtomicU32,
+    /// How often a back-end has copied from it.
+    read: AtomicU32,
     /// Held by each that is mapped.
     mappings: Arc<()>,
 }
@@ -42,7 +44,8 @@ struct Script {
 impl FakePage {
     fn new() -> Result<Self, MmapRegionError> {
         let (memory, script) = (MmapRegion::new(PAGE_SIZE)?, Mutex::default());
-        let shared = Shared { memory, script, written: AtomicU32::new(0), mappings: Arc::default() };
+        let (written, read) = (AtomicU32::new(0), AtomicU32::new(0));
+        let shared = Shared { memory, script, written, read, mappings: Arc::default() };
         Ok(Self { shared: Arc::new(shared), access: Access::ReadWrite, _mapping: None })
     }
 
@@ -68,6 +71,11 @@ impl FakePage {
     /// How often a back-end said that it has written it without a copy.
     pub fn times_written(&self) -> u32 {
         self.shared.written.load(Ordering::SeqCst)
+    }
+
+    /// How often a back-end has copied bytes from it.
+    pub fn times_read(&self) -> u32 {
+        self.shared.read.load(Ordering::SeqCst)
     }
 
     /// How often back-ends have it mapped now.
@@ -102,6 +110,7 @@ impl FakePage {
 
 impl Page for FakePage {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), HostError> {
+        self.shared.read.fetch_add(1, Ordering::SeqCst);
         self.range(offset, into.len(), Access::ReadOnly)?.copy_to(into);
         Ok(())
     }

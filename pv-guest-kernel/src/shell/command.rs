@@ -17,7 +17,7 @@ use crate::user::program::{self, PROGRAMS};
 use crate::{attack, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 28] = [
+const COMMANDS: [(&str, &str); 29] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -33,6 +33,7 @@ const COMMANDS: [(&str, &str); 28] = [
     ("attach DOMAIN ENTRY PORT [SECONDS]", "maps another domain's page, answers, keeps it for so long"),
     ("disks", "disks"),
     ("dd read|write DISK [MIB [KIB DEPTH]]", "reads a disk, or writes a pattern to it, and tells how fast"),
+    ("rounds DISK [FIRST]", "writes numbered rounds over a disk, and tells which are durable, without end"),
     ("sha256 FILE | DISK [MIB]", "a hash"),
     ("format DISK", "makes an empty FAT file system"),
     ("mount [DISK]", "makes the files of a disk known as /DISK/..., or tells what is mounted"),
@@ -81,6 +82,8 @@ pub async fn run(command: &str) -> Result<(), String> {
             let stride = Stride::new(parse(chunk)?, parse(depth)?)?;
             storage::dd(action, disk, Some(parse(size)?), stride).await?
         }
+        ["rounds", disk] => storage::rounds(disk, 1).await?,
+        ["rounds", disk, first] => storage::rounds(disk, parse(first)?).await?,
         ["sha256", what] => storage::sha256(what, None).await?,
         ["sha256", disk, size] => storage::sha256(disk, Some(parse(size)?)).await?,
         ["format", disk] => files::format(disk).await?,

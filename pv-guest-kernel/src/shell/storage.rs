@@ -8,7 +8,7 @@ use core::cell::Cell;
 use sha2::{Digest, Sha256};
 
 use crate::block::{self, BlockDevice, SECTOR};
-use crate::sched::future::{all, yield_now};
+use crate::sched::future::{Either, all, race, yield_now};
 use crate::{file_system, time, xenbus};
 
 /// Bytes that are moved at a time, unless told otherwise.
@@ -111,7 +111,7 @@ pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>, stride: Stride
         "write" => {
             in_chunks(range, stride, |sector, count| {
                 let disk = &disk;
-                async move { disk.write(sector, &pattern(sector, count as usize)).await }
+                async move { disk.write(sector, &pattern(0, sector, count as usize)).await }
             })
             .await?;
             disk.flush().await.map_err(|error| format!("flush: {error}"))?;
@@ -129,13 +129,46 @@ pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>, stride: Stride
     Ok(())
 }
 
-/// Sectors that each begin with their own number, and differ all over.
-fn pattern(first: u64, count: usize) -> alloc::vec::Vec<u8> {
+/// Sectors that each begin with a round and their own number, and differ all over.
+fn pattern(round: u32, first: u64, count: usize) -> alloc::vec::Vec<u8> {
+    let base = (u64::from(round) << 32).wrapping_add(first);
     let words = (0..count * SECTOR / 8).map(|index| {
-        let (sector, word) = (first + (index * 8 / SECTOR) as u64, index as u64 % (SECTOR as u64 / 8));
-        sector.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        let (sector, word) = ((index * 8 / SECTOR) as u64, index as u64 % (SECTOR as u64 / 8));
+        base.wrapping_add(sector).wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     });
     words.flat_map(u64::to_le_bytes).collect()
+}
+
+/// Sectors that a round writes.
+const ROUND: u64 = 512;
+
+/// Writes rounds without end, two at a time, and tells of each when its flush was acknowledged: what must be on the disk
+/// from then on, whatever becomes of this domain. Round `n` is written to place `n` of the disk, counted on from its
+/// start when its end is reached; the number of places is even, so that the two never write the same one.
+pub async fn rounds(name: &str, first: u32) -> Result<(), String> {
+    let disk = disk(name).await?;
+    let places = disk.properties().sectors / ROUND & !1;
+    if places == 0 {
+        return Err(format!("a disk of fewer than {} sectors has no two places for rounds", 2 * ROUND));
+    }
+    let every_second = |first: u32| {
+        let disk = &disk;
+        async move {
+            for round in (first..).step_by(2) {
+                let range = Range { first: u64::from(round) % places * ROUND, count: ROUND };
+                let write = |sector, count: u64| async move {
+                    disk.write(sector, &pattern(round, sector, count as usize)).await
+                };
+                in_chunks(range, Stride { chunk: 16 << 10, depth: 4 }, write).await?;
+                disk.flush().await.map_err(|error| format!("flush: {error}"))?;
+                println!("durable {round}");
+            }
+            Ok(())
+        }
+    };
+    match race(every_second(first), every_second(first.saturating_add(1))).await {
+        Either::First(ended) | Either::Second(ended) => ended,
+    }
 }
 
 /// The hash of a file, or of a disk up to so many MiB.

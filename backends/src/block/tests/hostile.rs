@@ -137,6 +137,18 @@ fn indirect_requests_are_checked_like_others() {
     assert_eq!(front.call(&mut backend, &honest), Status::OKAY);
 }
 
+/// XSA-155: what was checked is what is used, also where it stands in a page that the front-end can write.
+#[test]
+fn the_segments_of_an_indirect_request_are_read_once() {
+    let mut front = Front::new();
+    let mut backend = front.connect(&memory_disk(64));
+    for asked in 1..4 {
+        let request = indirect(&front, Operation::READ, 1, 50, &[whole(0); 8]);
+        assert_eq!(front.call(&mut backend, &request), Status::OKAY);
+        assert_eq!(front.page(50).times_read(), asked);
+    }
+}
+
 /// XSA-155: what was checked is what is used, although the front-end writes the slot all the time.
 #[test]
 fn a_request_that_changes_after_it_was_taken_changes_nothing() {

@@ -2,10 +2,12 @@
 
 use super::faulty::{Event, Fault, Faulty, Log};
 use super::front::*;
-use crate::block::{Backend, Settings};
+use crate::block::image::RawImage;
+use crate::block::{Backend, Disk, Settings};
 use crate::driver::Device;
 use crate::fake_host::FakeHost;
 use pv_abi::io::block::{Operation, Status};
+use std::fs::File;
 use std::sync::Arc;
 
 /// A disk on which writes take so many turns, and what was called.
@@ -65,6 +67,19 @@ fn a_flush_precedes_each_acknowledged_flush() {
     for round in 1..20 {
         assert_eq!(front.call(&mut backend, &flush(round)), Status::OKAY);
         assert_eq!(letters(&log).matches('F').count(), round as usize);
+    }
+}
+
+/// What the host says of its flush is what the front-end is told: there is none of `/dev/zero`.
+#[test]
+fn a_flush_is_the_hosts() {
+    for by in ENGINES {
+        let image = RawImage::new(File::open("/dev/zero").unwrap()).unwrap();
+        let disk = Arc::new(Disk::new("zero", Arc::new(image), true));
+        let mut front = Front::new();
+        let mut backend = front.connect_by(&disk, by, Settings::default());
+        assert_eq!(front.call(&mut backend, &flush(0)), Status::ERROR, "{by:?}");
+        assert!(disk.failures().1.is_some_and(|last| last.contains("Invalid argument")), "{by:?}");
     }
 }
 
