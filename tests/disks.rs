@@ -5,9 +5,12 @@ mod support;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use support::{Outcome, main_one_at_a_time, needs_kvm, run};
+use std::process::{Child, ChildStdout, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Outcome, finish, main_one_at_a_time, needs_kvm, paravane, run};
 use tempfile::TempDir;
 
 const FAILED: i32 = 4;
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
         needs_kvm("ext4_is_read", ext4),
         needs_kvm("a_disk_without_a_file_system_is_not_mounted", garbage),
         needs_kvm("a_guest_ends_when_the_toolstack_asks", shutdown),
+        needs_kvm("a_back_end_whose_states_make_no_sense_costs_the_disk_only", lied_to),
+        needs_kvm("a_back_end_that_vanishes_costs_the_disk_only", vanished),
     ])
 }
 
@@ -249,4 +254,104 @@ fn shutdown() {
     assert!(said.contains("the toolstack asks for poweroff"), "{said}");
     let said = ended(guest(&[], "xs write control/shutdown nonsense; sleep 1; xs read control/shutdown"), 0);
     assert!(said.contains("that cannot be done here"), "{said}");
+}
+
+/// A guest with a disk whom commands are typed to, and its store, in which somebody else writes too.
+struct Session {
+    images: Images,
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Session {
+    const LIMIT: Duration = Duration::from_secs(60);
+    const BACK_END: &str = "/local/domain/0/backend/vbd/1/51712";
+
+    fn new(contents: &[u8]) -> Self {
+        let images = Images::new();
+        let image = images.add("disk", contents);
+        let mut command = paravane(&["run", "--disk", text(&image)]);
+        command.env("XDG_RUNTIME_DIR", images.0.path()).stdin(Stdio::piped());
+        let mut child = command.spawn().expect("paravane starts");
+        let said = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        Self { images, child, said }
+    }
+
+    /// Types a command, and reads until a line of the guest's tells that it is done.
+    fn type_in(&mut self, command: &str, done: impl Fn(&str) -> bool) -> String {
+        writeln!(self.child.stdin.as_ref().expect("stdin is a pipe"), "{command}").expect("it listens");
+        let mut line = String::new();
+        while !done(line.trim_end()) {
+            line.clear();
+            assert_ne!(self.said.read_line(&mut line).expect("text"), 0, "it ended, asked for {command}");
+        }
+        line
+    }
+
+    /// The kernel still does what it is told.
+    fn is_well(&mut self) {
+        self.type_in("uptime", |line| line.starts_with("up "));
+    }
+
+    fn xs(&self, arguments: &[&str]) -> Outcome {
+        let mut command = paravane(&["xs"]);
+        command.args(arguments).env("XDG_RUNTIME_DIR", self.images.0.path());
+        finish(command.spawn().expect("paravane starts"))
+    }
+
+    /// What the disk's back-end is said to be in.
+    fn state(&self) -> String {
+        self.xs(&["read", &format!("{}/state", Self::BACK_END)]).stdout.trim_end().into()
+    }
+
+    fn say(&self, state: &str) {
+        assert_eq!(self.xs(&["write", &format!("{}/state", Self::BACK_END), state]).status, Some(0));
+    }
+
+    fn end(self) {
+        writeln!(self.child.stdin.as_ref().expect("stdin is a pipe"), "poweroff").expect("it listens");
+        let outcome = finish(self.child);
+        assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    }
+}
+
+/// Every state that there is, and some that there are not, in an order in which no back-end has them.
+fn lied_to() {
+    let contents = noise(MIB);
+    let mut session = Session::new(&contents);
+    session.type_in("sha256 xvda", |line| line.ends_with("  xvda"));
+    for state in
+        ["5", "4", "1", "4", "2", "3", "7", "2", "99999999999", "4294967300", "nonsense", "0", "6", "2", "4"]
+    {
+        session.say(state);
+        session.type_in("dd read xvda", |line| line.starts_with("dd: ") || line.contains(" bytes in "));
+        session.is_well();
+    }
+    // One that is there again, and means it.
+    let start = Instant::now();
+    let hash = hash(&contents);
+    while !session.type_in("sha256 xvda", |line| line.contains("xvda")).contains(&hash) {
+        assert!(start.elapsed() < Session::LIMIT, "the disk does not come back; state {}", session.state());
+        if session.state() != "4" {
+            session.say("2");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    session.end();
+}
+
+/// Its nodes go, and with them the back-end, while the guest reads.
+fn vanished() {
+    let mut session = Session::new(&noise(MIB));
+    session.type_in("sha256 xvda", |line| line.ends_with("  xvda"));
+    assert_eq!(session.xs(&["rm", Session::BACK_END]).status, Some(0));
+    let start = Instant::now();
+    while !session
+        .type_in("dd read xvda", |line| line.starts_with("dd: ") || line.contains(" bytes in "))
+        .contains("dd: ")
+    {
+        assert!(start.elapsed() < Session::LIMIT, "the disk is still there");
+    }
+    session.is_well();
+    session.end();
 }

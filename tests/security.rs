@@ -27,7 +27,9 @@ fn cited(text: &str) -> impl Iterator<Item = &str> {
 fn sources() -> String {
     let mut all = String::new();
     let mut folders: Vec<PathBuf> =
-        ["tests", "hypervisor/src", "backends/src", "pv-abi/src"].map(|folder| tree().join(folder)).into();
+        ["tests", "hypervisor/src", "backends/src", "pv-abi/src", "pv-guest-kernel/src"]
+            .map(|folder| tree().join(folder))
+            .into();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder of the tree") {
             let path = entry.expect("an entry").path();

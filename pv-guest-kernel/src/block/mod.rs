@@ -3,6 +3,7 @@
 //! A disk is used by sectors of 512 bytes. Every operation is a future: any number of them may be on their way at once,
 //! in no order but that a flush makes durable what was written before it began.
 
+#[cfg(guest_image)]
 mod memory;
 
 use alloc::boxed::Box;
@@ -15,6 +16,7 @@ use core::pin::Pin;
 
 use crate::sync::Local;
 
+#[cfg(guest_image)]
 pub use memory::MemoryDisk;
 
 /// Bytes of a sector.

@@ -15,6 +15,7 @@
 //! connection, not the kernel.
 
 // First, for its macros.
+#[cfg(guest_image)]
 #[macro_use]
 pub mod console;
 

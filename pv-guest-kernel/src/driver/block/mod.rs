@@ -6,6 +6,8 @@
 mod connection;
 mod disk;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,6 +22,9 @@ use crate::block::{self, Properties, SECTOR};
 use crate::sched::idle;
 use connection::Connection;
 use disk::Disk;
+
+/// Sectors of the largest disk whose bytes, and what lies between two of them, can be counted.
+const MAX_SECTORS: u64 = i64::MAX as u64 / SECTOR as u64;
 
 /// The class `vbd`.
 pub struct BlockDriver;
@@ -72,6 +77,9 @@ impl FrontEnd for BlockFrontEnd {
     fn connect(&mut self, properties: &Nodes) -> Result<(), String> {
         let number = |name: &str| properties.get(name).and_then(|value| value.parse::<u64>().ok());
         let sectors = number("sectors").ok_or("the back-end does not say how large the disk is")?;
+        if sectors > MAX_SECTORS {
+            return Err(format!("{sectors} sectors, which are more than can be counted in bytes"));
+        }
         let bytes = number("sector-size").unwrap_or(SECTOR as u64);
         if !bytes.is_power_of_two() || bytes < SECTOR as u64 || bytes > 4096 {
             return Err(format!("sectors of {bytes} bytes"));
