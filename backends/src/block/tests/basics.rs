@@ -172,6 +172,17 @@ fn a_limited_disk_takes_a_burst_and_then_waits() {
     }
 }
 
+#[test]
+fn a_disk_is_limited_by_bytes_too() {
+    let mut front = Front::new();
+    // A burst is less than a page: the first one makes a debt, which the second one waits for.
+    let limit = Limit { bytes_per_second: NonZeroU64::new(4 << 10), ..Limit::default() };
+    let settings = Settings { limit, ..Settings::default() };
+    let mut backend = front.connect_by(&memory_disk(64), By::Blocking, settings);
+    front.ask_all((0..2).map(|id| read(id, 0, &[whole(0)])));
+    assert!(waits(&mut front, &mut backend) > 0);
+}
+
 /// Serves until all is answered; how often that had to wait for its time.
 fn waits(front: &mut Front, backend: &mut Backend<FakeHost>) -> u32 {
     let mut waits = 0;

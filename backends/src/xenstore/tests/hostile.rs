@@ -109,9 +109,11 @@ fn coming_and_going_leaves_nothing() {
             let payload = format!("/local/domain/1/all/{number}/x|value");
             assert_eq!(setup.ask(two, MessageType::WRITE, &payload), "OK|");
         }
+        assert_eq!(setup.ask(two, MessageType::WATCH, "/local/domain/1/all|w|"), "OK|");
         setup.store.release(TWO);
     }
     assert_eq!(setup.store.tree.dump().len(), before - 1, "and the home of the first is gone too");
+    assert_eq!(setup.store.watches.of("/local/domain/1/all").count(), 0);
 }
 
 #[test]
