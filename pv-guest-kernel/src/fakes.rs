@@ -165,6 +165,8 @@ pub mod event {
             EventPort(5)
         }
 
+        pub fn use_doorbell(&self) {}
+
         pub fn notify(&self) {
             NOTIFIED.set(NOTIFIED.get() + 1);
         }
@@ -180,5 +182,29 @@ pub mod executor {
     /// Whoever waits is polled by the test.
     pub fn spawn(_: &str, work: impl Future<Output = ()> + 'static) {
         drop(work);
+    }
+}
+
+pub mod idle {
+    /// As in the kernel.
+    pub trait Source {
+        fn look(&self) -> bool;
+        fn expects(&self) -> bool;
+        fn ask(&self) -> bool;
+    }
+
+    thread_local! {
+        static SOURCES: super::RefCell<Vec<std::rc::Weak<dyn Source>>> = const { super::RefCell::new(Vec::new()) };
+    }
+
+    pub fn add(source: std::rc::Weak<dyn Source>) {
+        SOURCES.with_borrow_mut(|sources| sources.push(source));
+    }
+
+    /// What the kernel does when no task is ready: looks, then asks for events. True where that was anything.
+    pub fn rest() -> bool {
+        let sources =
+            SOURCES.with_borrow(|sources| sources.iter().filter_map(|it| it.upgrade()).collect::<Vec<_>>());
+        sources.iter().fold(false, |any, source| (source.expects() && source.look()) | source.ask() | any)
     }
 }

@@ -69,7 +69,7 @@ use fakes::{event, grant, memory};
 #[cfg(all(test, not(guest_image)))]
 #[allow(dead_code, reason = "its users are in the image")]
 mod sched {
-    pub use crate::fakes::executor;
+    pub use crate::fakes::{executor, idle};
     pub mod future;
 }
 #[cfg(all(test, not(guest_image)))]

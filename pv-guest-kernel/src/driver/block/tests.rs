@@ -103,6 +103,25 @@ fn an_honest_back_end_is_believed() {
     assert_eq!(fakes::notified(), 1, "it has not asked for more");
 }
 
+/// The kernel looks by itself while nothing else is to do, and does not look for ever at what makes no sense.
+#[test]
+fn a_kernel_that_rests_comes_to_rest() {
+    for produced in [0, 1, 2, 77, u32::MAX] {
+        let (setup, disk) = Setup::connected();
+        let mut work = disk.flush();
+        assert!(poll(&mut work).is_pending());
+        setup.put(0, setup.request(0).id, Status::OKAY);
+        setup.show(produced);
+        assert_eq!(idle::rest(), produced != 0);
+        assert!(!idle::rest(), "{produced}");
+        match produced {
+            0 => assert!(poll(&mut work).is_pending()),
+            1 => assert_eq!(poll(&mut work), DONE),
+            _ => assert_eq!(poll(&mut work), FAILED),
+        }
+    }
+}
+
 /// What ends a connection: it has failed for all that is on its way, and for all that comes after.
 fn breaks(lie: impl Fn(&Setup, [u64; 2])) {
     let (mut setup, disk) = Setup::connected();
@@ -295,6 +314,7 @@ fn no_back_end_makes_it_panic() {
                 }
             }
             let which = (next() % work.len() as u64) as usize;
+            idle::rest();
             match next() % 10 {
                 0 => drop(work.swap_remove(which)),
                 _ if poll(&mut work[which]).is_ready() => drop(work.swap_remove(which)),
