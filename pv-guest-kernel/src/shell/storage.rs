@@ -147,7 +147,7 @@ const ROUND: u64 = 512;
 /// start when its end is reached; the number of places is even, so that the two never write the same one.
 pub async fn rounds(name: &str, first: u32) -> Result<(), String> {
     let disk = disk(name).await?;
-    let places = disk.properties().sectors / ROUND & !1;
+    let places = (disk.properties().sectors / ROUND) & !1;
     if places == 0 {
         return Err(format!("a disk of fewer than {} sectors has no two places for rounds", 2 * ROUND));
     }

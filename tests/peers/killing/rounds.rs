@@ -13,7 +13,7 @@ pub type Durable = BTreeMap<u64, u32>;
 
 /// How many places a disk has: an even number.
 pub fn places(bytes: u64) -> u64 {
-    bytes / SECTOR as u64 / SECTORS & !1
+    (bytes / SECTOR as u64 / SECTORS) & !1
 }
 
 /// The word of that index in a sector.
