@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 const SHORTEST: Duration = Duration::from_micros(5);
 const LONGEST: Duration = Duration::from_micros(100);
+/// A sleep that took no longer was mostly waking up: where both ends sleep, each waits for the other to do so, which takes
+/// several times as long as they would have polled.
+const SHORT_SLEEP: Duration = Duration::from_micros(500);
 
 /// The time to poll, adapted to what happened.
 #[derive(Debug, Default)]
@@ -42,7 +45,7 @@ impl Patience {
     /// Polling found nothing, and the sleep behind it took so long. A short one says that polling a little longer
     /// would have been better.
     pub fn slept(&mut self, duration: Duration) {
-        if duration < LONGEST {
+        if duration < SHORT_SLEEP {
             self.paid_off();
         } else {
             self.0 =
@@ -59,7 +62,7 @@ mod tests {
     fn it_grows_with_success_up_to_a_limit_and_vanishes_when_idle() {
         let mut patience = Patience::default();
         assert_eq!(patience.0, Duration::ZERO);
-        patience.slept(Duration::from_micros(30));
+        patience.slept(Duration::from_micros(300));
         assert_eq!(patience.0, SHORTEST);
         (0..10).for_each(|_| patience.paid_off());
         assert_eq!(patience.0, LONGEST);

@@ -41,6 +41,9 @@ pub struct Backend<H: Host> {
     rate: Rate,
     queue: Queue<H::Page>,
     engine: Box<dyn Engine<H::Page>>,
+    /// Responses that are not in the ring yet. They are put there together: each is a line of memory that the front-end's
+    /// processor has to give away, and they come faster when they are asked for one behind the other.
+    responses: Vec<Response>,
     /// The image was looked at in this turn, and still is what it was.
     image_checked: bool,
     last_refusal: Option<Refused>,
@@ -102,6 +105,7 @@ impl<H: Host> Backend<H> {
             limits,
             rate: Rate::new(settings.limit, Instant::now()),
             queue: Queue::new(slots),
+            responses: Vec::new(),
             image_checked: false,
             last_refusal: None,
         })
@@ -119,14 +123,14 @@ impl<H: Host> Backend<H> {
 
     /// Takes and starts requests, up to a batch; true where there was any.
     fn start(&mut self) -> Result<bool, Disconnect> {
-        let mut any = self.start_held()?;
+        let mut any = self.start_held();
         let waiting = self.ring.waiting()?.min(self.engine.batch());
         for _ in 0..waiting {
             if self.queue.is_blocked() || !self.wait_for_rate().is_zero() {
                 break;
             }
             let request = self.ring.take()?;
-            self.accept(&request)?;
+            self.accept(&request);
             any = true;
         }
         Ok(any)
@@ -137,37 +141,36 @@ impl<H: Host> Backend<H> {
     }
 
     /// Checks a request, and starts it or answers that it cannot be.
-    fn accept(&mut self, request: &Request) -> Result<(), Disconnect> {
+    fn accept(&mut self, request: &Request) {
         let flight = request::check(request, self.limits)
             .and_then(|task| prepare::prepare(request::id(request), task, &mut self.grants, self.limits));
         match flight {
             Ok(flight) => {
                 self.rate.take(flight.bytes());
                 self.queue.hold(flight);
-                self.start_held()?;
-                Ok(())
+                self.start_held();
             }
             Err(refused) => {
                 self.rate.take(0);
                 self.last_refusal = Some(refused);
-                self.respond(request::id(request), request.operation, refused.status)
+                self.respond(request::id(request), request.operation, refused.status);
             }
         }
     }
 
     /// Starts the request that is held, where its order allows; true where there was one.
-    fn start_held(&mut self) -> Result<bool, Disconnect> {
-        let Some((token, flight)) = self.queue.release() else { return Ok(false) };
+    fn start_held(&mut self) -> bool {
+        let Some((token, flight)) = self.queue.release() else { return false };
         let changes = flight.order != Order::Free;
         let call = flight.call();
         match if changes { self.check_for_writing() } else { Ok(()) } {
-            Err(error) => self.end(token, Err(error))?,
+            Err(error) => self.end(token, Err(error)),
             Ok(()) => match call {
                 Some(call) => self.engine.start(token, call),
-                None => self.end(token, Ok(()))?,
+                None => self.end(token, Ok(())),
             },
         }
-        Ok(true)
+        true
     }
 
     /// Looks before a write, or what makes writes durable; at the image itself once a turn.
@@ -181,7 +184,7 @@ impl<H: Host> Backend<H> {
     }
 
     /// Takes what the engine has finished, no more than the ring has slots; true where there was anything.
-    fn complete(&mut self) -> Result<bool, Disconnect> {
+    fn complete(&mut self) -> bool {
         let mut any = false;
         for _ in 0..self.ring.slots() {
             let Some((token, result)) = self.engine.finished() else { break };
@@ -189,21 +192,21 @@ impl<H: Host> Backend<H> {
             let Some(flight) = self.queue.flight(token) else { continue };
             match flight.advance(result).map(|()| flight.call()) {
                 Ok(Some(call)) => self.engine.start(token, call),
-                Ok(None) => self.end(token, Ok(()))?,
-                Err(error) => self.end(token, Err(error))?,
+                Ok(None) => self.end(token, Ok(())),
+                Err(error) => self.end(token, Err(error)),
             }
         }
-        Ok(any)
+        any
     }
 
     /// A request is done, or has failed.
-    fn end(&mut self, token: u32, result: io::Result<()>) -> Result<(), Disconnect> {
-        let Some(flight) = self.queue.end(token) else { return Ok(()) };
+    fn end(&mut self, token: u32, result: io::Result<()>) {
+        let Some(flight) = self.queue.end(token) else { return };
         let status = match &result {
             Ok(()) => Status::OKAY,
             Err(error) => self.failed(&flight, error),
         };
-        self.respond(flight.id, flight.operation, status)
+        self.respond(flight.id, flight.operation, status);
     }
 
     fn failed(&self, flight: &Flight<H::Page>, error: &io::Error) -> Status {
@@ -218,11 +221,14 @@ impl<H: Host> Backend<H> {
         Status::ERROR
     }
 
-    fn respond(&mut self, id: u64, operation: Operation, status: Status) -> Result<(), Disconnect> {
-        Ok(self.ring.put(&Response::new(id, operation, status))?)
+    fn respond(&mut self, id: u64, operation: Operation, status: Status) {
+        self.responses.push(Response::new(id, operation, status));
     }
 
     fn publish(&mut self) -> Result<(), Disconnect> {
+        for response in self.responses.drain(..) {
+            self.ring.put(&response)?;
+        }
         if self.ring.publish()? {
             self.port.notify()?;
         }
@@ -235,7 +241,7 @@ impl<H: Host> Device for Backend<H> {
         self.image_checked = false;
         let started = self.start()?;
         self.engine.submit();
-        let finished = self.complete()?;
+        let finished = self.complete();
         self.publish()?;
         Ok(started || finished)
     }
@@ -256,10 +262,10 @@ impl<H: Host> Device for Backend<H> {
 
     fn finish(&mut self) -> Result<(), Disconnect> {
         while !self.queue.is_empty() {
-            self.start_held()?;
+            self.start_held();
             self.engine.submit();
             self.engine.wait();
-            self.complete()?;
+            self.complete();
         }
         self.publish()
     }

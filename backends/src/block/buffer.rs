@@ -34,19 +34,24 @@ impl<P: Page> Buffer<P> {
     /// # Errors
     /// Where a page is gone, or not for this access.
     pub fn slices(&self, from: usize) -> Result<Vec<VolatileSlice<'_>>, HostError> {
+        self.each_slice(from).collect()
+    }
+
+    /// As [`Self::slices`], one after the other.
+    pub(crate) fn each_slice(
+        &self,
+        from: usize,
+    ) -> impl Iterator<Item = Result<VolatileSlice<'_>, HostError>> {
         let mut skip = from;
-        let mut slices = Vec::with_capacity(self.pieces.len());
-        for Piece { page, start, length } in &self.pieces {
+        self.pieces.iter().filter_map(move |Piece { page, start, length }| {
             let skipped = skip.min(*length);
             skip = skip.saturating_sub(skipped);
             let (start, length) = (start.saturating_add(skipped), length.saturating_sub(skipped));
-            if length == 0 {
-                continue;
-            }
-            let slice = page.slice(self.access)?.subslice(start, length);
-            slices.push(slice.map_err(|_| HostError::new("the piece leaves its page"))?);
-        }
-        Ok(slices)
+            (length != 0).then(|| {
+                let slice = page.slice(self.access)?.subslice(start, length);
+                slice.map_err(|_| HostError::new("the piece leaves its page"))
+            })
+        })
     }
 
     /// The same memory, but only so many bytes of it: for calls that are to fall short.

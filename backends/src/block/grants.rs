@@ -3,6 +3,7 @@
 use crate::host::{Access, Host, HostError};
 use pv_abi::{DomId, GrantRef};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 /// Maps what requests name. A front-end that always uses the same pages may say so (`feature-persistent`): then they
@@ -40,14 +41,34 @@ impl<H: Host> Grants<H> {
 /// Pages that stay mapped: those used lately, in two generations. When the young one has grown to half of what may be
 /// kept, the old one is let go and the young one grows old; a page that is used is young again.
 struct Kept<P> {
-    young: HashMap<GrantRef, Arc<P>>,
-    old: HashMap<GrantRef, Arc<P>>,
+    young: References<P>,
+    old: References<P>,
     half: usize,
+}
+
+type References<P> = HashMap<GrantRef, Arc<P>, BuildHasherDefault<Spread>>;
+
+/// Spreads references, which are small numbers. A front-end that chooses them to collide makes its own requests slow.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl<P> Kept<P> {
     fn new(limit: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: (limit / 2).max(1) }
+        Self { young: HashMap::default(), old: HashMap::default(), half: (limit / 2).max(1) }
     }
 
     fn get(&mut self, reference: GrantRef) -> Option<Arc<P>> {

@@ -95,9 +95,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     pub vcpus: u32,
-    /// A disk for the guest: an image, raw or qcow2. With ro it is only read; bps and iops limit bytes and requests a
-    /// second. May be repeated
-    #[arg(long, value_name = "PATH[,ro][,format=F][,bps=N][,iops=N]", value_parser = disk::parse)]
+    /// A disk for the guest: an image, raw or qcow2. With ro it is only read, with direct past the host's cache; bps and
+    /// iops limit bytes and requests a second. May be repeated
+    #[arg(long, value_name = "PATH[,ro][,direct][,format=F][,bps=N][,iops=N]", value_parser = disk::parse)]
     pub disk: Vec<DiskSpec>,
     /// Tell at the end how often each hypercall was made, and what the exits were
     #[arg(long)]
@@ -146,7 +146,7 @@ pub struct KernelArgs {
 /// `bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// What to measure [default: core]
+    /// What to measure: core, block [default: core]
     #[arg(value_name = "SUITE")]
     pub suites: Vec<String>,
     /// As JSON, for programs

@@ -1,10 +1,10 @@
-//! Disks, as they are said: `PATH[,ro][,format=raw|qcow2][,bps=RATE][,iops=N]`.
+//! Disks, as they are said: `PATH[,ro][,direct][,format=raw|qcow2][,bps=RATE][,iops=N]`.
 
 use super::demo_disk::{NAME, demo_disk};
 use super::size;
 use super::spec::{Origin, Spec};
 use super::status::Failure;
-use backends::block::image::{Format, open};
+use backends::block::image::{Format, open, open_direct};
 use backends::block::{Disk, Limit};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub struct DiskSpec {
     pub path: PathBuf,
     /// Whether the guest may only read it.
     pub read_only: bool,
+    /// Whether its bytes go past the host's page cache.
+    pub direct: bool,
     /// What the image is; without it, its name says so.
     pub format: Option<Format>,
     /// How fast the guest may use it.
@@ -30,11 +32,12 @@ pub struct DiskSpec {
 pub fn parse(text: &str) -> Result<DiskSpec, String> {
     let mut words = text.split(',');
     let path = words.next().filter(|path| !path.is_empty()).ok_or("it names no image")?;
-    let (read_only, format, limit) = Default::default();
-    let mut disk = DiskSpec { path: path.into(), read_only, format, limit };
+    let (read_only, direct, format, limit) = Default::default();
+    let mut disk = DiskSpec { path: path.into(), read_only, direct, format, limit };
     for word in words {
         match word.split_once('=') {
             None if word == "ro" => disk.read_only = true,
+            None if word == "direct" => disk.direct = true,
             Some(("format", name)) => {
                 let format = Format::from_name(name);
                 disk.format = Some(format.ok_or_else(|| format!("format={name}: it is raw or qcow2"))?);
@@ -42,10 +45,13 @@ pub fn parse(text: &str) -> Result<DiskSpec, String> {
             Some(("bps", rate)) => disk.limit.bytes_per_second = Some(parse_rate(word, rate)?),
             Some(("iops", rate)) => disk.limit.operations_per_second = Some(parse_rate(word, rate)?),
             _ => {
-                let known = "ro, format=raw|qcow2, bps=RATE, iops=RATE";
+                let known = "ro, direct, format=raw|qcow2, bps=RATE, iops=RATE";
                 return Err(format!("{word:?} is no option of a disk; there are {known}"));
             }
         }
+    }
+    if disk.direct && disk.format == Some(Format::Qcow2) {
+        return Err("direct is for raw images".into());
     }
     Ok(disk)
 }
@@ -87,7 +93,11 @@ pub fn open_all(spec: &Spec) -> Result<Vec<OpenDisk>, Failure> {
     }
     let open = |disk: &DiskSpec| {
         let writable = !disk.read_only;
-        let image = open(&disk.path, disk.format, writable, &format!("domain {}", spec.name));
+        let user = format!("domain {}", spec.name);
+        let image = match disk.direct {
+            false => open(&disk.path, disk.format, writable, &user),
+            true => open_direct(&disk.path, disk.format, writable, &user),
+        };
         let image = image.map_err(|error| Failure::about(spec.origin.setting("disk"), error))?;
         let name = disk.path.display().to_string();
         Ok(OpenDisk { disk: Arc::new(Disk::new(name, image, writable)), limit: disk.limit })
@@ -104,6 +114,7 @@ mod tests {
         let plain = parse("a.img").unwrap();
         assert_eq!((plain.path.to_str(), plain.read_only, plain.format), (Some("a.img"), false, None));
         assert_eq!(plain.limit, Limit::default());
+        assert!(!plain.direct && parse("a,direct").unwrap().direct);
         let full = parse("b,ro,format=qcow2,bps=10M,iops=500").unwrap();
         assert_eq!((full.read_only, full.format), (true, Some(Format::Qcow2)));
         assert_eq!(full.limit.bytes_per_second.map(NonZeroU64::get), Some(10 << 20));
@@ -119,6 +130,7 @@ mod tests {
             ("a,rw", "\"rw\" is no option"),
             ("a,", "\"\" is no option"),
             ("a,format=vmdk", "raw or qcow2"),
+            ("a,direct,format=qcow2", "raw images"),
             ("a,bps=0", "above 0"),
             ("a,bps=", "above 0"),
             ("a,iops=5P", "above 0"),

@@ -1,9 +1,11 @@
 //! Calls made through io_uring: as many at a time as were started, and the kernel moves the bytes directly between the
 //! image's file and the pages of the front-end.
 //!
-//! Writes are made at once, one after the other: into the host's page cache they only copy. Most file systems cannot
-//! write there without perhaps waiting, so that io_uring would hand each to a thread of the kernel's, for several times
-//! the price of the write itself.
+//! Where reads come one by one, each is first tried at once: what is in the host's page cache is only copied, and one call
+//! costs less than the way through the ring, which several share. Writes are made at once, one after the other: into the page cache they only copy too. Most file systems
+//! cannot write there without perhaps waiting, so that io_uring would hand each to a thread of the kernel's, for several
+//! times the price of the write itself. Neither holds for an image that goes past the cache: all its calls go through the
+//! ring.
 //!
 //! Invariants:
 //! - what the kernel was given pointers to (pages, and the vectors that list them) stays where it is, owned by
@@ -15,7 +17,7 @@
 use super::{Call, Engine, Transfer};
 use crate::bell::Bell;
 use crate::block::buffer::Buffer;
-use crate::block::image::{Image, RawImage};
+use crate::block::image::{Image, RawImage, system};
 use crate::host::Page;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use rustix::fs::FallocateFlags;
@@ -32,15 +34,24 @@ use vm_memory::VolatileSlice;
 /// The image's file, as the ring knows it.
 const FILE: types::Fixed = types::Fixed(0);
 
+/// Reads that come alone after so many others which did are not worth a way that several could share.
+const LATELY: u32 = 4;
+
 /// The engine that works through io_uring.
 pub(crate) struct Uring<P: Page> {
     ring: IoUring,
     /// By token.
     under_way: Vec<Option<UnderWay<P>>>,
+    /// A read that goes into the ring if it does not stay alone.
+    first: Option<(u32, Call<P>)>,
+    /// How many reads have come alone, one after the other.
+    alone: u32,
     /// Calls that were made at once, or could not even be started.
     finished: VecDeque<(u32, io::Result<usize>)>,
     awake: bool,
     image: Arc<dyn Image>,
+    /// Its bytes go past the host's page cache.
+    direct: bool,
 }
 
 /// What the kernel was given pointers to.
@@ -59,7 +70,14 @@ pub(crate) fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| {
         let Ok(ring) = IoUring::new(2) else { return false };
         let mut probe = Probe::new();
-        let calls = [opcode::Read::CODE, opcode::Readv::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+        let calls = [
+            opcode::Read::CODE,
+            opcode::Readv::CODE,
+            opcode::Write::CODE,
+            opcode::Writev::CODE,
+            opcode::Fsync::CODE,
+            opcode::Fallocate::CODE,
+        ];
         ring.submitter().register_probe(&mut probe).is_ok()
             && calls.iter().all(|call| probe.is_supported(*call))
     })
@@ -72,13 +90,23 @@ impl<P: Page> Uring<P> {
     /// The host's, also where the bell has no descriptor.
     pub fn new(image: Arc<dyn Image>, depth: u32, bell: &Bell) -> io::Result<Self> {
         let unsupported = || io::Error::from(ErrorKind::Unsupported);
-        let file = image.as_raw().map(RawImage::file).ok_or_else(unsupported)?;
+        let raw = image.as_raw().ok_or_else(unsupported)?;
+        let (file, direct) = (raw.file(), raw.is_direct());
         let bell = bell.descriptor().ok_or_else(unsupported)?;
         let ring = IoUring::new(depth)?;
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         ring.submitter().register_eventfd(bell.as_raw_fd())?;
         let under_way = (0..depth).map(|_| None).collect();
-        let mut engine = Self { ring, under_way, finished: VecDeque::new(), awake: false, image };
+        let mut engine = Self {
+            ring,
+            under_way,
+            first: None,
+            alone: 0,
+            finished: VecDeque::new(),
+            awake: false,
+            image,
+            direct,
+        };
         engine.wake_up();
         Ok(engine)
     }
@@ -104,6 +132,29 @@ impl<P: Page> Uring<P> {
         })
     }
 
+    /// Puts a call into the ring.
+    fn enter(&mut self, token: u32, call: Call<P>) {
+        if let Err(error) = self.try_start(token, call) {
+            self.finished.push_back((token, Err(error)));
+        }
+    }
+
+    /// The first read has not stayed alone, or cannot be made at once.
+    fn enter_first(&mut self) {
+        if let Some((token, call)) = self.first.take() {
+            self.enter(token, call);
+        }
+    }
+
+    /// What a read has moved at once. None where that could not be, and of all other calls.
+    fn read_cached(&self, call: &Call<P>) -> Option<usize> {
+        let Call::Read(transfer) = call else { return None };
+        let file = self.image.as_raw().map(RawImage::file)?;
+        let slices = transfer.buffer.slices(transfer.from).ok()?;
+        // At the end of the file, and where it failed, the ring has the last word.
+        system::read_cached(file, transfer.offset, &slices).ok().filter(|moved| *moved != 0)
+    }
+
     /// Calls that the kernel has, and whose completion was not taken.
     fn in_kernel(&mut self) -> usize {
         let unsubmitted = self.ring.submission().len();
@@ -112,13 +163,13 @@ impl<P: Page> Uring<P> {
 }
 
 fn vectors<P: Page>(transfer: &Transfer<P>) -> io::Result<Vec<libc::iovec>> {
-    let slices = transfer.buffer.slices(transfer.from).map_err(io::Error::other)?;
-    let vector = |slice: &VolatileSlice<'_>| libc::iovec {
+    // More would be refused; this way it is a short transfer.
+    let slices = transfer.buffer.each_slice(transfer.from).take(libc::UIO_MAXIOV as usize);
+    let vector = |slice: VolatileSlice<'_>| libc::iovec {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
     };
-    // More would be refused; this way it is a short transfer.
-    Ok(slices.iter().take(libc::UIO_MAXIOV as usize).map(vector).collect())
+    slices.map(|slice| slice.map(vector).map_err(io::Error::other)).collect()
 }
 
 /// What the kernel is told of a call, and what that points to.
@@ -137,7 +188,18 @@ fn entry<P: Page>(call: Call<P>) -> io::Result<(squeue::Entry, UnderWay<P>)> {
             };
             (entry, UnderWay { _buffer: Some(transfer.buffer), _vectors: vectors })
         }
-        Call::Write(_) => return Err(io::Error::other("writes are made at once")),
+        Call::Write(transfer) => {
+            let vectors = vectors(&transfer)?;
+            let entry = match vectors[..] {
+                [one] => opcode::Write::new(FILE, one.iov_base.cast(), one.iov_len as u32)
+                    .offset(transfer.offset)
+                    .build(),
+                _ => opcode::Writev::new(FILE, vectors.as_ptr(), vectors.len() as u32)
+                    .offset(transfer.offset)
+                    .build(),
+            };
+            (entry, UnderWay { _buffer: Some(transfer.buffer), _vectors: vectors })
+        }
         Call::Flush => (opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(), nothing),
         Call::Discard { offset, length } => {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -156,18 +218,21 @@ pub(super) fn suits(file: &File) -> bool {
 
 impl<P: Page> Engine<P> for Uring<P> {
     fn start(&mut self, token: u32, call: Call<P>) {
-        let result = match call {
-            Call::Write(transfer) => transfer
-                .buffer
-                .slices(transfer.from)
-                .map_err(io::Error::other)
-                .and_then(|slices| self.image.write(transfer.offset, &slices)),
-            call => match self.try_start(token, call) {
-                Ok(()) => return,
-                Err(error) => Err(error),
-            },
-        };
-        self.finished.push_back((token, result));
+        match call {
+            Call::Write(transfer) if !self.direct => {
+                let slices = transfer.buffer.slices(transfer.from).map_err(io::Error::other);
+                let written = slices.and_then(|slices| self.image.write(transfer.offset, &slices));
+                self.finished.push_back((token, written));
+            }
+            Call::Read(_) if !self.direct && self.first.is_none() && self.ring.submission().is_empty() => {
+                self.first = Some((token, call));
+            }
+            call => {
+                self.alone = 0;
+                self.enter_first();
+                self.enter(token, call);
+            }
+        }
     }
 
     fn batch(&self) -> u32 {
@@ -176,6 +241,14 @@ impl<P: Page> Engine<P> for Uring<P> {
 
     fn submit(&mut self) {
         self.wake_up();
+        if let Some((token, call)) = self.first.take() {
+            self.alone = self.alone.saturating_add(1);
+            let at_once = (self.alone > LATELY).then(|| self.read_cached(&call)).flatten();
+            match at_once {
+                Some(moved) => self.finished.push_back((token, Ok(moved))),
+                None => self.enter(token, call),
+            }
+        }
         if !self.ring.submission().is_empty() {
             // The host has no memory, or was interrupted: what is left is submitted the next time.
             let _ = self.ring.submit();
@@ -199,6 +272,7 @@ impl<P: Page> Engine<P> for Uring<P> {
     }
 
     fn wait(&mut self) {
+        self.enter_first();
         if self.finished.is_empty() && self.under_way.iter().any(Option::is_some) {
             match self.ring.submit_and_wait(1) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
@@ -215,7 +289,7 @@ impl<P: Page> Engine<P> for Uring<P> {
         // Either the kernel sees that it is to ring, or we see what it has completed before.
         fence(Ordering::SeqCst);
         let ended = !self.ring.completion().is_empty() || !self.finished.is_empty();
-        ended || !self.ring.submission().is_empty()
+        ended || self.first.is_some() || !self.ring.submission().is_empty()
     }
 }
 

@@ -7,11 +7,11 @@ mod memory;
 mod open;
 mod qcow2;
 mod raw;
-mod system;
+pub(super) mod system;
 
 pub use error::ImageError;
 pub use memory::MemoryImage;
-pub use open::{Format, open};
+pub use open::{Format, open, open_direct};
 pub use qcow2::Qcow2Image;
 pub use raw::RawImage;
 

@@ -40,6 +40,41 @@ pub fn open(
     writable: bool,
     user: &str,
 ) -> Result<Arc<dyn Image>, ImageError> {
+    let (file, format) = open_file(path, format, writable, user)?;
+    let image: Arc<dyn Image> = match format {
+        Format::Raw => Arc::new(RawImage::locked(file)?),
+        Format::Qcow2 => Arc::new(qcow2::Qcow2Image::open(file, writable, user)?),
+    };
+    check_size(path, &*image)?;
+    Ok(image)
+}
+
+/// As [`open`], of a raw image whose bytes are to go past the host's page cache (`O_DIRECT`).
+///
+/// # Errors
+/// As there, and where the file system cannot do that, or not for single sectors, which a guest may read and write.
+pub fn open_direct(
+    path: &Path,
+    format: Option<Format>,
+    writable: bool,
+    user: &str,
+) -> Result<Arc<dyn Image>, ImageError> {
+    let (file, format) = open_file(path, format, writable, user)?;
+    if format == Format::Qcow2 {
+        return Err(file.error("direct is for raw images, and it is qcow2"));
+    }
+    let image = RawImage::locked(file)?;
+    check_size(path, &image)?;
+    let image = image.direct().map_err(|reason| ImageError::new(path, reason))?;
+    Ok(Arc::new(image))
+}
+
+fn open_file(
+    path: &Path,
+    format: Option<Format>,
+    writable: bool,
+    user: &str,
+) -> Result<(ImageFile, Format), ImageError> {
     let file = ImageFile::open(path, writable, user)?;
     let by_name = match path.extension().is_some_and(|ending| ending == "qcow2") {
         true => Format::Qcow2,
@@ -50,13 +85,13 @@ pub fn open(
             file.error("it looks like qcow2: say format=qcow2, or format=raw if it is to be used as it is")
         );
     }
-    let image: Arc<dyn Image> = match format.unwrap_or(by_name) {
-        Format::Raw => Arc::new(RawImage::locked(file)?),
-        Format::Qcow2 => Arc::new(qcow2::Qcow2Image::open(file, writable, user)?),
-    };
+    Ok((file, format.unwrap_or(by_name)))
+}
+
+fn check_size(path: &Path, image: &dyn Image) -> Result<(), ImageError> {
     match image.bytes() {
         0..512 => Err(ImageError::new(path, format!("a disk of {} bytes has no sector", image.bytes()))),
-        _ => Ok(image),
+        _ => Ok(()),
     }
 }
 

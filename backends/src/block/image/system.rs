@@ -1,4 +1,4 @@
-//! The two system calls that move bytes between a file and memory which a guest can write.
+//! The system calls that move bytes between a file and memory which a guest can write.
 //!
 //! The kernel copies; no reference to that memory is made on the way.
 #![allow(unsafe_code)]
@@ -33,6 +33,16 @@ pub(super) fn read(file: &File, offset: u64, into: &[VolatileSlice<'_>]) -> io::
     // SAFETY: each vector is a slice of `into`, which is mapped and writable for the time of the call; nothing but the
     // kernel accesses it by these pointers, and it may be written by others at the same time.
     result(unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as _, offset) })
+}
+
+/// One `preadv2` that moves what is in the host's memory, and waits for nothing. `WouldBlock` where the first byte is
+/// not there, or the host cannot tell.
+pub fn read_cached(file: &File, offset: u64, into: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let (vectors, offset) = (vectors(into), position(offset)?);
+    let (descriptor, count) = (file.as_raw_fd(), vectors.len() as _);
+    // SAFETY: as in `read`.
+    let moved = unsafe { libc::preadv2(descriptor, vectors.as_ptr(), count, offset, libc::RWF_NOWAIT) };
+    result(moved)
 }
 
 /// One `pwritev`.

@@ -3,7 +3,7 @@
 use super::front::*;
 use super::random::Random;
 use crate::block::Disk;
-use crate::block::image::{Format, Image, open};
+use crate::block::image::{Format, Image, open, open_direct};
 use crate::fake_host::FakeHost;
 use crate::host::{Access, Page};
 use imago::qcow2::Qcow2;
@@ -91,6 +91,52 @@ fn what_is_no_image_is_refused_with_its_name_and_the_reason() {
         "{why}"
     );
     assert!(open(Path::new("/proc/self/exe"), None, false, "a test").is_ok());
+}
+
+/// Past the page cache, in pieces that are aligned to no more than a sector; nothing is left of them in the cache.
+#[test]
+fn a_direct_image_reads_and_writes_single_sectors() {
+    let directory = Directory(tempfile::tempdir().unwrap());
+    let path = directory.raw("direct.img", &[5; 1 << 16]);
+    let image = match open_direct(&path, None, true, "a test") {
+        Ok(image) => image,
+        Err(error) => return eprintln!("not tested here: {error}"),
+    };
+    assert!(image.as_raw().unwrap().is_direct());
+    let disk = Arc::new(Disk::new("direct", image, true));
+    for (by, byte) in ENGINES.into_iter().zip(7..) {
+        let mut front = Front::new();
+        let mut backend = front.connect_by(&disk, by, Default::default());
+        front.fill(0, byte);
+        let odd = sectors(0, 3, 5);
+        for request in
+            [write(1, 9, &[odd]), write(2, 32, &[odd, whole(0)]), flush(3), read(4, 8, &[whole(1)])]
+        {
+            assert_eq!(front.call(&mut backend, &request), Status::OKAY, "{by:?}");
+        }
+        let firsts: Vec<u8> = front.page(1).bytes().chunks(512).map(|sector| sector[0]).collect();
+        assert_eq!(firsts, [5, byte, byte, byte, 5, 5, 5, 5], "{by:?}");
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes[32 * 512..43 * 512].iter().all(|found| *found == byte) && bytes[43 * 512] == 5);
+    }
+}
+
+#[test]
+fn what_cannot_be_direct_is_refused() {
+    let why = |path: &Path, format| {
+        open_direct(path, format, false, "a test").expect_err("it is refused").to_string()
+    };
+    let directory = Directory::new();
+    let qcow2 = directory.qcow2("a.qcow2", 1 << 20, None);
+    assert!(why(&qcow2, None).ends_with("direct is for raw images, and it is qcow2"));
+    fs::rename(&qcow2, directory.path("a.img")).unwrap();
+    assert!(why(&directory.path("a.img"), None).contains("it looks like qcow2"));
+    // No file system of files on a disk, and so nothing to go past.
+    let no_disk = why(Path::new("/sys/devices/system/cpu/online"), None);
+    assert!(
+        no_disk.contains("has no direct access") && no_disk.ends_with("use it without direct"),
+        "{no_disk}"
+    );
 }
 
 /// A loop device of the host's, detached when it is dropped.
