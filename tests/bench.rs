@@ -3,7 +3,7 @@
 
 mod support;
 
-use hypervisor::bench::{Row, suite};
+use hypervisor::bench::{EACH, NANOSECONDS, PER_SECOND, Row, suite};
 use libtest_mimic::Failed;
 use serde_json::Value;
 use std::process::ExitCode;
@@ -16,7 +16,10 @@ const COUNTS: [u32; 5] = [1, 8, 64, 512, 2048];
 const WITHOUT_FLOOR: [&str; 3] = ["core/create/domain", "core/create/domain-again", "core/boot/prompt"];
 
 fn main() -> ExitCode {
-    main_one_at_a_time(vec![kvm_test("core_has_all_its_rows", core_has_all_its_rows)])
+    main_one_at_a_time(vec![
+        kvm_test("core_has_all_its_rows", core_has_all_its_rows),
+        kvm_test("block_has_all_its_rows", block_has_all_its_rows),
+    ])
 }
 
 fn names() -> Vec<String> {
@@ -28,12 +31,49 @@ fn names() -> Vec<String> {
     names.map(|name| format!("core/{name}")).collect()
 }
 
-fn core_has_all_its_rows() -> Result<(), Failed> {
+/// The rows of a suite, which are those and no others.
+fn rows(name: &str, names: &[String]) -> Result<Vec<Row>, Failed> {
     let mut rows = Vec::new();
-    let core = suite("core").ok_or("there is no suite core")?;
-    (core.run)(PAIRS, &mut |row| rows.push(row)).map_err(|error| error.to_string())?;
+    let suite = suite(name).ok_or("there is no such suite")?;
+    (suite.run)(PAIRS, &mut |row| rows.push(row)).map_err(|error| error.to_string())?;
     let seen: Vec<_> = rows.iter().map(|row| row.name.clone()).collect();
-    check(seen == names(), || format!("other rows than expected: {seen:#?}"))?;
+    check(seen == names, || format!("other rows than expected: {seen:#?}"))?;
+    Ok(rows)
+}
+
+/// Of the suite `block`, and in which unit. All but the last have a floor: the host.
+const BLOCK: [(&str, &str); 8] = [
+    ("block/randread-4k-qd32", PER_SECOND),
+    ("block/write-4k", PER_SECOND),
+    ("block/write-64k", PER_SECOND),
+    ("block/fdatasync", PER_SECOND),
+    ("block/direct-qd1", PER_SECOND),
+    ("block/latency-qd1", NANOSECONDS),
+    ("block/per-cpu-second", PER_SECOND),
+    ("block/doorbells-per-request", EACH),
+];
+
+/// That what was read and written is right, the suite checks itself.
+fn block_has_all_its_rows() -> Result<(), Failed> {
+    let rows = rows("block", &BLOCK.map(|(name, _)| name.to_owned()))?;
+    rows.iter().zip(BLOCK).try_for_each(|(row, (name, unit))| {
+        if let Some(reason) = &row.skipped {
+            eprintln!("{name} is skipped here: {reason}");
+            return check(name == "block/direct-qd1" && reason.contains("direct"), || format!("{row:?}"));
+        }
+        let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0 && value.is_finite());
+        let fits = match name {
+            // With both ends awake there need not be any.
+            "block/doorbells-per-request" => row.floor.is_none() && (0.0..=2.0).contains(&row.value),
+            _ => positive(Some(row.value)) && positive(row.floor) && positive(row.ratio),
+        };
+        let whole = row.samples == PAIRS && row.unit == unit && row.low <= row.high;
+        check(fits && whole, || format!("{row:?}"))
+    })
+}
+
+fn core_has_all_its_rows() -> Result<(), Failed> {
+    let rows = rows("core", &names())?;
     let text = serde_json::to_string(&rows)?;
     let json: Vec<Value> = serde_json::from_str(&text)?;
     rows.iter().zip(&json).try_for_each(|(row, json)| check_row(row, json))

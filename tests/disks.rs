@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         needs_kvm("a_guest_looks_for_answers_that_are_due_and_sleeps_otherwise", idling),
         needs_kvm("files_outlive_the_guest_that_wrote_them", files),
         needs_kvm("a_read_only_disk_stays_as_it_is", read_only),
+        needs_kvm("a_direct_disk_is_read_and_written_past_the_cache", direct),
+        needs_kvm("a_load_is_checked", measured),
         needs_kvm("a_disk_goes_and_comes_back", reconnected),
         needs_kvm("ext4_is_read", ext4),
         needs_kvm("a_disk_without_a_file_system_is_not_mounted", garbage),
@@ -171,6 +173,46 @@ fn files() {
     for line in ["/xvda: FAT", "          15 note.txt", "kept for later", "another"] {
         assert!(said.lines().any(|said| said == line), "{line:?} is not in {said}");
     }
+}
+
+/// Where the file system has no direct access, the refusal is what is tested.
+fn direct() {
+    let images = Images::new();
+    let image = images.add("direct.img", &vec![0; MIB]);
+    let disk = format!("{},direct", text(&image));
+    let outcome = guest(&[&disk], "dd write xvda; sha256 xvda");
+    if outcome.status == Some(0) {
+        let bytes = fs::read(&image).expect("the image");
+        assert!(outcome.stdout.contains(&hash(&bytes)), "{}", outcome.stdout);
+        assert_ne!(bytes[8..MIB], vec![0; MIB - 8]);
+    } else {
+        eprintln!("not tested here: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("direct.img") && outcome.stderr.contains("without direct"));
+    }
+    let qcow2 = images.add("a.qcow2", &vec![0; MIB]);
+    let refused = guest(&[&format!("{},direct", text(&qcow2))], "disks");
+    assert!(refused.stderr.contains("direct is for raw images"), "{}", refused.stderr);
+}
+
+/// What `paravane bench block` has a guest do finds out where a sector is not what it should be.
+fn measured() {
+    let images = Images::new();
+    let mut bytes = vec![1; MIB];
+    for (sector, bytes) in bytes.chunks_mut(SECTOR).enumerate() {
+        bytes[..8].copy_from_slice(&(0x5a << 56 | sector as u64).to_le_bytes());
+    }
+    let image = images.add("marked.img", &bytes);
+    let loads = "measure read xvda 4 8 500 1; measure write xvda 64 2 20 2; measure flush xvda 4 1 3 3";
+    let output = ended(guest(&[text(&image)], loads), 0);
+    assert_eq!(output.matches("measured ").count(), 3, "{output}");
+    let written = fs::read(&image).expect("the image");
+    assert!(written[..MIB / 2] == bytes[..MIB / 2] && written != bytes, "writes go to the second half");
+    for sector in (0..MIB / 2).step_by(SECTOR) {
+        bytes[sector] ^= 1;
+    }
+    fs::write(&image, &bytes).expect("the image");
+    let output = ended(guest(&[text(&image)], loads), FAILED);
+    assert!(output.contains("measure: sector") && !output.contains("measured"), "{output}");
 }
 
 fn read_only() {

@@ -8,10 +8,11 @@
 //! - [`sampling`]: who is measured when;
 //! - [`image`], [`site`], [`guest`]: a tiny guest, the domain that it lives in, and how it is told what to do;
 //! - [`floor`], [`mock`]: the floors;
-//! - [`core`]: the rows of the suite `core`.
+//! - [`core`], [`block`]: the rows of the suites.
 //!
 //! `docs/measuring.md` says what each row means.
 
+mod block;
 mod core;
 mod floor;
 mod guest;
@@ -22,13 +23,14 @@ mod sampling;
 mod site;
 pub mod statistics;
 
-pub use row::{NANOSECONDS, Row};
+pub use row::{Aim, EACH, NANOSECONDS, PER_SECOND, Row};
 
 use crate::builder::{BuildError, ImageError, PlanError};
 use crate::error::{Failure, Refusal};
 use crate::machine::kvm::HostError;
 use crate::machine::{MachineError, NoSuchFrame};
 use crate::paging::BadAddress;
+use std::io;
 
 /// Why a measurement came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,12 @@ pub enum BenchError {
     Console(#[from] backends::Disconnect),
     #[error("the guest {0}")]
     Guest(String),
+    #[error("the store: {0}")]
+    Store(#[from] backends::xenstore::StoreError),
+    #[error("{0}: {1}")]
+    File(String, io::Error),
+    #[error(transparent)]
+    Disk(#[from] backends::block::image::ImageError),
 }
 
 impl From<Refusal> for BenchError {
@@ -75,7 +83,8 @@ pub struct Suite {
 }
 
 /// All suites. The first is measured where nobody says which.
-pub const SUITES: [Suite; 1] = [Suite { name: "core", run: core::run }];
+pub const SUITES: [Suite; 2] =
+    [Suite { name: "core", run: core::run }, Suite { name: "block", run: block::run }];
 
 /// The suite of that name.
 pub fn suite(name: &str) -> Option<Suite> {

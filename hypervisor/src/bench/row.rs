@@ -6,6 +6,23 @@ use serde::Serialize;
 /// What is measured in, unless a row says otherwise.
 pub const NANOSECONDS: &str = "ns";
 
+/// The unit of rates: operations per second.
+pub const PER_SECOND: &str = "op/s";
+
+/// The unit of what there is of something for each operation.
+pub const EACH: &str = "per op";
+
+/// How good a row should be. Of a ratio, or of the value in a row without a floor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Aim {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
+    /// The value is no more than this above the floor.
+    Adds(f64),
+}
+
 /// The result of one measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
@@ -13,7 +30,7 @@ pub struct Row {
     pub name: String,
     /// What `value` and `floor` are in.
     pub unit: &'static str,
-    /// The median of ours.
+    /// The median of ours; no number (in JSON: null) where it could not be measured.
     pub value: f64,
     /// The median of the floor's, where there is one.
     pub floor: Option<f64>,
@@ -25,9 +42,12 @@ pub struct Row {
     pub high: f64,
     /// Pairs, or samples where there is no floor.
     pub samples: usize,
-    /// What the value, or the ratio where there is one, should not exceed.
+    /// How good it should be.
     #[serde(skip)]
-    pub aim: Option<f64>,
+    pub aim: Option<Aim>,
+    /// Why it could not be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
 }
 
 impl Row {
@@ -60,18 +80,39 @@ impl Row {
             high,
             samples,
             aim: None,
+            skipped: None,
         }
     }
 
-    /// With an aim: for the ratio, or for the value of a row without a floor.
-    pub fn aiming_at(mut self, aim: f64) -> Self {
-        self.aim = Some(aim);
-        self
+    /// One that could not be measured, and why.
+    pub fn skipped(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (value, low, high) = (f64::NAN, f64::NAN, f64::NAN);
+        Self { value, low, high, skipped: Some(reason.into()), ..Self::alone(name, &[]) }
+    }
+
+    /// In another unit than nanoseconds.
+    pub fn in_unit(self, unit: &'static str) -> Self {
+        Self { unit, ..self }
+    }
+
+    /// With an aim: what the ratio, or the value of a row without a floor, should not exceed.
+    pub fn aiming_at(self, most: f64) -> Self {
+        self.aiming(Aim::AtMost(most))
+    }
+
+    /// With an aim.
+    pub fn aiming(self, aim: Aim) -> Self {
+        Self { aim: Some(aim), ..self }
     }
 
     /// Whether it is as good as it should be; none where nobody said how good that is.
     pub fn meets_its_aim(&self) -> Option<bool> {
-        self.aim.map(|aim| self.ratio.unwrap_or(self.value) <= aim)
+        let measured = self.ratio.unwrap_or(self.value);
+        self.aim.map(|aim| match aim {
+            Aim::AtMost(most) => measured <= most,
+            Aim::AtLeast(least) => measured >= least,
+            Aim::Adds(most) => self.value - self.floor.unwrap_or(0.0) <= most,
+        })
     }
 }
 
@@ -95,6 +136,23 @@ mod tests {
         let row = Row::alone("core/b", &[3.0; 30]);
         assert_eq!((row.floor, row.ratio, row.low, row.high), (None, None, 3.0, 3.0));
         assert_eq!(row.meets_its_aim(), None);
+    }
+
+    #[test]
+    fn an_aim_has_a_direction() {
+        let row = Row::paired("block/a", &[(90.0, 100.0)]).in_unit(PER_SECOND);
+        assert_eq!(row.clone().aiming(Aim::AtLeast(0.85)).meets_its_aim(), Some(true));
+        assert_eq!(row.aiming(Aim::AtLeast(0.95)).meets_its_aim(), Some(false));
+        let row = Row::paired("block/b", &[(2400.0, 1000.0)]);
+        assert_eq!(row.clone().aiming(Aim::Adds(1500.0)).meets_its_aim(), Some(true));
+        assert_eq!(row.aiming(Aim::Adds(1300.0)).meets_its_aim(), Some(false));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null_and_says_why() {
+        let json = serde_json::to_value(Row::skipped("block/c", "no such thing")).unwrap();
+        assert!(json["value"].is_null() && json["low"].is_null() && json["ratio"].is_null());
+        assert_eq!((&json["skipped"], &json["samples"]), (&"no such thing".into(), &0.into()));
     }
 
     #[test]

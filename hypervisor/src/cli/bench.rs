@@ -2,7 +2,7 @@
 
 use super::args::BenchArgs;
 use super::status::{Failure, Status};
-use hypervisor::bench::{Row, SUITES, Suite, suite};
+use hypervisor::bench::{Aim, EACH, PER_SECOND, Row, SUITES, Suite, suite};
 use std::io::{self, Write};
 
 /// Measures what was asked for; without a word, the first suite.
@@ -52,6 +52,9 @@ fn heading() -> String {
 }
 
 fn line(row: &Row) -> String {
+    if let Some(reason) = &row.skipped {
+        return format!("{:<32}skipped: {reason}\n", row.name);
+    }
     let floor = row.floor.map(|floor| amount(floor, row.unit)).unwrap_or_default();
     let ratio = row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
     let shown = |value: f64| match row.ratio {
@@ -59,10 +62,13 @@ fn line(row: &Row) -> String {
         None => amount(value, row.unit),
     };
     let interval = format!("{}–{}", shown(row.low), shown(row.high));
-    let aim = match (row.aim, row.meets_its_aim()) {
-        (Some(aim), Some(true)) => format!("≤ {}", shown(aim)),
-        (Some(aim), _) => format!("≤ {} missed", shown(aim)),
-        (None, _) => row.floor.map(|floor| added(row.value - floor, row.unit)).unwrap_or_default(),
+    let missed = if row.meets_its_aim() == Some(false) { " missed" } else { "" };
+    let added = row.floor.map(|floor| added(row.value - floor, row.unit)).unwrap_or_default();
+    let aim = match row.aim {
+        Some(Aim::AtMost(most)) => format!("≤ {}{missed}", shown(most)),
+        Some(Aim::AtLeast(least)) => format!("≥ {}{missed}", shown(least)),
+        Some(Aim::Adds(most)) => format!("{added} ≤ {}{missed}", amount(most, row.unit)),
+        None => added,
     };
     let value = amount(row.value, row.unit);
     format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<21}{aim}", row.name).trim_end().to_owned()
@@ -74,6 +80,9 @@ fn amount(value: f64, unit: &str) -> String {
     match (unit, value) {
         ("ns", 1e6..) => format!("{:.2} ms", value / 1e6),
         ("ns", 1e3..) => format!("{:.2} µs", value / 1e3),
+        (PER_SECOND, 1e3..) => format!("{:.1} k/s", value / 1e3),
+        (PER_SECOND, _) => format!("{value:.1} /s"),
+        (EACH, _) => format!("{value:.3}"),
         _ => format!("{value:.1} {unit}"),
     }
 }
@@ -114,6 +123,19 @@ mod tests {
         assert!(line(&row).ends_with("≤ 50.00 ms\n"), "{}", line(&row));
         let row = Row::paired("core/event/self", &[(26_500.0, 25_000.0); 30]);
         assert!(line(&row).ends_with("+1.50 µs\n"), "{}", line(&row));
+    }
+
+    #[test]
+    fn a_rate_has_a_least_and_a_latency_what_it_adds() {
+        let rate = Row::paired("block/randread-4k-qd32", &[(800e3, 1e6); 30]).in_unit(PER_SECOND);
+        let text = line(&rate.aiming(Aim::AtLeast(0.85)));
+        assert!(text.contains("800.0 k/s") && text.ends_with("≥ 0.85 missed\n"), "{text}");
+        let latency = Row::paired("block/latency-qd1", &[(2000.0, 900.0); 30]).aiming(Aim::Adds(1500.0));
+        assert!(line(&latency).ends_with("+1.10 µs ≤ 1.50 µs\n"), "{}", line(&latency));
+        let each = Row::alone("block/doorbells-per-request", &[0.0625; 30]).in_unit(EACH).aiming_at(0.1);
+        assert!(line(&each).ends_with("≤ 0.100\n"), "{}", line(&each));
+        let skipped = line(&Row::skipped("block/direct-qd1", "no"));
+        assert!(skipped.starts_with("block/direct-qd1") && skipped.ends_with("skipped: no\n"), "{skipped}");
     }
 
     #[test]

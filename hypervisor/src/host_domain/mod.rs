@@ -24,6 +24,7 @@ use backends::bell::Bell;
 use backends::host::{Access, Host, HostError, Page};
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::VolatileSlice;
 
@@ -34,12 +35,18 @@ pub struct HostDomain {
     guest: Arc<Domain>,
     /// The own ends of channels.
     channels: Mutex<BTreeMap<EventPort, HostChannel>>,
+    notifications: AtomicU64,
 }
 
 impl HostDomain {
     /// What there is of `guest`.
     pub fn new(mmu: Arc<Mmu>, guest: Arc<Domain>) -> Self {
-        Self { mmu, guest, channels: Mutex::default() }
+        Self { mmu, guest, channels: Mutex::default(), notifications: AtomicU64::new(0) }
+    }
+
+    /// How often back-ends have notified the guest.
+    pub fn notifications(&self) -> u64 {
+        self.notifications.load(Ordering::Relaxed)
     }
 
     fn check_guest(&self, domain: DomId) -> Result<(), HostError> {
@@ -75,6 +82,7 @@ impl Host for HostDomain {
     fn notify(&self, port: EventPort) -> Result<(), HostError> {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = channels.get(&port).ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?;
+        self.notifications.fetch_add(1, Ordering::Relaxed);
         // A guest that has closed its end is not told anything any more: its own affair.
         let _ = channel.notify();
         Ok(())

@@ -64,6 +64,7 @@ fn a_port_can_be_bound_once_and_notified() {
     guest.domain.shared().clear_pending(port);
     host.notify(own).unwrap();
     assert!(guest.domain.shared().is_pending(port));
+    assert_eq!(host.notifications(), 1);
     assert!(host.notify(EventPort(0)).is_err() && host.notify(EventPort(own.0 + 1)).is_err());
     host.close_port(own);
     assert!(host.notify(own).is_err());

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use pv_abi::version::{ExtraVersion, VersionOp};
 use pv_abi::{DomId, Errno, EventPort, GrantRef};
 
+use super::measure::{self, Load};
 use super::storage::{self, Stride};
 use super::{files, lending, power};
 use crate::arch::{hypercall, processor};
@@ -17,7 +18,7 @@ use crate::user::program::{self, PROGRAMS};
 use crate::{attack, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 29] = [
+const COMMANDS: [(&str, &str); 30] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -34,6 +35,10 @@ const COMMANDS: [(&str, &str); 29] = [
     ("disks", "disks"),
     ("dd read|write DISK [MIB [KIB DEPTH]]", "reads a disk, or writes a pattern to it, and tells how fast"),
     ("rounds DISK [FIRST]", "writes numbered rounds over a disk, and tells which are durable, without end"),
+    (
+        "measure read|write|flush DISK KIB DEPTH COUNT SEED",
+        "moves chunks at random places, checked, and tells how long",
+    ),
     ("sha256 FILE | DISK [MIB]", "a hash"),
     ("format DISK", "makes an empty FAT file system"),
     ("mount [DISK]", "makes the files of a disk known as /DISK/..., or tells what is mounted"),
@@ -84,6 +89,10 @@ pub async fn run(command: &str) -> Result<(), String> {
         }
         ["rounds", disk] => storage::rounds(disk, 1).await?,
         ["rounds", disk, first] => storage::rounds(disk, parse(first)?).await?,
+        ["measure", action, disk, size, depth, count, seed] => {
+            let load = Load::new(action, parse(size)?, parse(depth)?, parse(count)?, parse(seed)?)?;
+            measure::run(disk, load).await?
+        }
         ["sha256", what] => storage::sha256(what, None).await?,
         ["sha256", disk, size] => storage::sha256(disk, Some(parse(size)?)).await?,
         ["format", disk] => files::format(disk).await?,

@@ -4,6 +4,7 @@ mod command;
 mod files;
 mod lending;
 mod line;
+mod measure;
 mod options;
 pub mod power;
 mod storage;

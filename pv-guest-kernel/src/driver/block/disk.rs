@@ -140,6 +140,12 @@ impl BlockDevice for Disk {
     fn read<'a>(&'a self, sector: u64, into: &'a mut [u8]) -> Work<'a> {
         Box::pin(async move {
             self.check(|properties| properties.check(sector, into.len()))?;
+            if into.len() <= MAX_BYTES {
+                let length = into.len() as u64;
+                return self
+                    .make(Order { operation: Operation::READ, sector, length, data: &[] }, into)
+                    .await;
+            }
             let chunks = into.chunks_mut(MAX_BYTES).enumerate().map(|(index, chunk)| {
                 let (sector, length) = (sector_of(sector, index), chunk.len() as u64);
                 self.make(Order { operation: Operation::READ, sector, length, data: &[] }, chunk)
@@ -151,6 +157,10 @@ impl BlockDevice for Disk {
     fn write<'a>(&'a self, sector: u64, from: &'a [u8]) -> Work<'a> {
         Box::pin(async move {
             self.check(|properties| properties.check_write(sector, from.len()))?;
+            if from.len() <= MAX_BYTES {
+                let (operation, length) = (Operation::WRITE, from.len() as u64);
+                return self.make(Order { operation, sector, length, data: from }, &mut []).await;
+            }
             let chunks = from.chunks(MAX_BYTES).enumerate().map(|(index, data)| {
                 let (sector, length) = (sector_of(sector, index), data.len() as u64);
                 self.make(Order { operation: Operation::WRITE, sector, length, data }, &mut [])
