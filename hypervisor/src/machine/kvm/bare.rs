@@ -79,8 +79,9 @@ impl Bare {
     /// # Errors
     /// The host's.
     pub fn new(kind: KvmKind, window_pages: u64, code: &[u8]) -> Result<Self, HostError> {
-        // Room for the tables, the code and the machine's own pages, whose number depends on the sum a little.
-        let total = window_pages + window_pages / ENTRIES as u64 + 256;
+        let window = window_pages + window_pages.div_ceil(ENTRIES as u64);
+        // The machine's own pages, whose number depends on the sum a little, and the guest's other tables and code.
+        let total = window + Area::new(window, 1).frames_needed() + 16;
         let (vm, area) = (Vm::new(&[])?, Area::new(total, 1));
         let frames = Frames { first: area.frames_needed(), window_pages };
         let memory = Arc::new(MachineMemory::new(total)?);
