@@ -80,6 +80,7 @@ fn amount(value: f64, unit: &str) -> String {
     match (unit, value) {
         ("ns", 1e6..) => format!("{:.2} ms", value / 1e6),
         ("ns", 1e3..) => format!("{:.2} µs", value / 1e3),
+        (PER_SECOND, 1e6..) => format!("{:.2} M/s", value / 1e6),
         (PER_SECOND, 1e3..) => format!("{:.1} k/s", value / 1e3),
         (PER_SECOND, _) => format!("{value:.1} /s"),
         (EACH, _) => format!("{value:.3}"),
@@ -129,7 +130,7 @@ mod tests {
     fn a_rate_has_a_least_and_a_latency_what_it_adds() {
         let rate = Row::paired("block/randread-4k-qd32", &[(800e3, 1e6); 30]).in_unit(PER_SECOND);
         let text = line(&rate.aiming(Aim::AtLeast(0.85)));
-        assert!(text.contains("800.0 k/s") && text.ends_with("≥ 0.85 missed\n"), "{text}");
+        assert!(text.contains(" 800.0 k/s  1.00 M/s ") && text.ends_with("≥ 0.85 missed\n"), "{text}");
         let latency = Row::paired("block/latency-qd1", &[(2000.0, 900.0); 30]).aiming(Aim::Adds(1500.0));
         assert!(line(&latency).ends_with("+1.10 µs ≤ 1.50 µs\n"), "{}", line(&latency));
         let each = Row::alone("block/doorbells-per-request", &[0.0625; 30]).in_unit(EACH).aiming_at(0.1);

@@ -2,10 +2,10 @@
 //! image's file and the pages of the front-end.
 //!
 //! Where reads come one by one, each is first tried at once: what is in the host's page cache is only copied, and one call
-//! costs less than the way through the ring, which several share. Writes are made at once, one after the other: into the page cache they only copy too. Most file systems
-//! cannot write there without perhaps waiting, so that io_uring would hand each to a thread of the kernel's, for several
-//! times the price of the write itself. Neither holds for an image that goes past the cache: all its calls go through the
-//! ring.
+//! costs less than the way through the ring, which several share. Writes are made at once, one after the other: into the
+//! page cache they only copy too. Most file systems cannot write there without perhaps waiting, so that io_uring would
+//! hand each to a thread of the kernel's, for several times the price of the write itself. Neither holds for an image that
+//! goes past the cache: all its calls go through the ring.
 //!
 //! Invariants:
 //! - what the kernel was given pointers to (pages, and the vectors that list them) stays where it is, owned by
