@@ -62,6 +62,8 @@ pub enum BenchError {
     File(String, io::Error),
     #[error(transparent)]
     Disk(#[from] backends::block::image::ImageError),
+    #[error("{0}")]
+    Qemu(String),
 }
 
 impl From<Refusal> for BenchError {

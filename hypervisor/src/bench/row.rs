@@ -48,6 +48,9 @@ pub struct Row {
     /// Why it could not be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
+    /// What else there is to know about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl Row {
@@ -81,6 +84,7 @@ impl Row {
             samples,
             aim: None,
             skipped: None,
+            note: None,
         }
     }
 
@@ -88,6 +92,11 @@ impl Row {
     pub fn skipped(name: impl Into<String>, reason: impl Into<String>) -> Self {
         let (value, low, high) = (f64::NAN, f64::NAN, f64::NAN);
         Self { value, low, high, skipped: Some(reason.into()), ..Self::alone(name, &[]) }
+    }
+
+    /// With something else to know about it.
+    pub fn noting(self, note: impl Into<String>) -> Self {
+        Self { note: Some(note.into()), ..self }
     }
 
     /// In another unit than nanoseconds.

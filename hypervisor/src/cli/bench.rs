@@ -71,8 +71,9 @@ fn line(row: &Row) -> String {
         None => added,
     };
     let value = amount(row.value, row.unit);
-    format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<21}{aim}", row.name).trim_end().to_owned()
-        + "\n"
+    let note = row.note.as_ref().map(|note| format!("  ({note})")).unwrap_or_default();
+    let text = format!("{:<32}{value:>10}{floor:>10}{ratio:>8}  {interval:<21}{aim}{note}", row.name);
+    text.trim_end().to_owned() + "\n"
 }
 
 /// A value in a unit that people read easily.

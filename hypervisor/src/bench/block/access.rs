@@ -64,7 +64,8 @@ fn scatter(number: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-fn mark(sector: u64, generation: u32) -> [u8; 8] {
+/// What a sector begins with.
+pub fn mark(sector: u64, generation: u32) -> [u8; 8] {
     (0x5a << 56 | (u64::from(generation) & 0xffff) << 40 | sector).to_le_bytes()
 }
 

@@ -48,6 +48,8 @@ pub struct Guest {
     domain: Arc<Domain>,
     services: Option<Services>,
     hypervisor: Hypervisor,
+    /// The rate of this host's TSC.
+    pub tsc_khz: u32,
 }
 
 /// Threads of the host domain.
@@ -60,7 +62,9 @@ struct Services {
 impl Guest {
     /// Starts one whose disk is in `image`.
     pub fn new(image: Arc<dyn Image>) -> Result<Self, BenchError> {
-        let hypervisor = assemble(machine(FRAMES, 1)?)?;
+        let machine = machine(FRAMES, 1)?;
+        let tsc_khz = machine.report.tsc_khz;
+        let hypervisor = assemble(machine)?;
         let config = DomainConfig {
             name: "bench".into(),
             maximum_pages: PAGES,
@@ -72,7 +76,7 @@ impl Guest {
         let (sender, lines) = unbounded();
         let (input, services) = (Arc::new(Input::default()), None);
         // From here on, dropping it ends the domain.
-        let mut guest = Self { input, lines, host, domain, services, hypervisor };
+        let mut guest = Self { input, lines, host, domain, services, hypervisor, tsc_khz };
         guest.start(image, Lines { sender, line: Vec::new() })?;
         Ok(guest)
     }

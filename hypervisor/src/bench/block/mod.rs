@@ -1,9 +1,10 @@
 //! The suite `block`: what a disk costs that goes through the bundled kernel's front-end, the ring and the back-end,
-//! next to the host doing the same to the same file.
+//! next to the host doing the same to the same file; and QEMU's virtio-blk, next to the host as well.
 
 mod access;
 mod file;
 mod guest;
+mod qemu;
 
 use super::sampling::{Sample, pairs, samples};
 use super::{Aim, BenchError, EACH, PER_SECOND, Row, Sink};
@@ -28,7 +29,11 @@ const fn writes(kibibytes: u64, depth: u32, count: u64) -> Load {
 }
 
 const RANDOM_READS: Load = reads(32, 8192);
+const SMALL_WRITES: Load = writes(4, 32, 8192);
+const LARGE_WRITES: Load = writes(64, 8, 1024);
 const FLUSHES: Load = Load { action: Action::Flush, chunk: 4 * KIB, depth: 1, count: 8 };
+const DIRECT_READS: Load = reads(1, 64);
+const LONE_READS: Load = reads(1, 4096);
 /// The depth at which notifications are counted.
 const COUNTED: Load = reads(8, 4096);
 
@@ -37,8 +42,8 @@ pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
     let bench = Bench::new(Through::Cache)?;
     let rates = [
         ("randread-4k-qd32", RANDOM_READS, Some(0.85)),
-        ("write-4k", writes(4, 32, 8192), None),
-        ("write-64k", writes(64, 8, 1024), None),
+        ("write-4k", SMALL_WRITES, None),
+        ("write-64k", LARGE_WRITES, None),
         ("fdatasync", FLUSHES, None),
     ];
     for (name, load, least) in rates {
@@ -48,14 +53,16 @@ pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
     sink(bench.latency(count)?);
     sink(bench.per_cpu_second(count)?);
     sink(bench.doorbells(count)?);
-    Ok(())
+    let tsc_khz = bench.guest.tsc_khz;
+    drop(bench);
+    qemu::run(count, tsc_khz, sink)
 }
 
 /// The row of reads past the host's page cache, on either side. Not every file system has them.
 fn direct(count: usize) -> Result<Row, BenchError> {
     const NAME: &str = "direct-qd1";
     match Bench::new(Through::Device) {
-        Ok(bench) => bench.rate(NAME, reads(1, 64), Some(0.95), count),
+        Ok(bench) => bench.rate(NAME, DIRECT_READS, Some(0.95), count),
         Err(BenchError::Disk(error)) => Ok(Row::skipped(format!("block/{NAME}"), error.reason)),
         Err(error) => Err(error),
     }
@@ -121,15 +128,14 @@ impl Bench {
 
     /// How many chunks go through in a second.
     fn rate(&self, name: &str, load: Load, least: Option<f64>, count: usize) -> Result<Row, BenchError> {
-        let rate = |nanoseconds: f64| load.count as f64 * SECOND / nanoseconds;
-        let pairs = each(self.times(load, count)?, rate);
+        let pairs = each(self.times(load, count)?, |nanoseconds| per_second(load, nanoseconds));
         let row = Row::paired(format!("block/{name}"), &pairs).in_unit(PER_SECOND);
         Ok(least.map_or(row.clone(), |least| row.aiming(Aim::AtLeast(least))))
     }
 
     /// How long one read takes of a guest that makes one after the other, and polls as its back-end does.
     fn latency(&self, count: usize) -> Result<Row, BenchError> {
-        let load = reads(1, 4096);
+        let load = LONE_READS;
         let pairs = each(self.times(load, count)?, |nanoseconds| nanoseconds / load.count as f64);
         Ok(Row::paired("block/latency-qd1", &pairs).aiming(Aim::Adds(1500.0)))
     }
@@ -137,7 +143,7 @@ impl Bench {
     /// How many reads a second of processor time makes, of all threads of this process.
     fn per_cpu_second(&self, count: usize) -> Result<Row, BenchError> {
         let load = RANDOM_READS;
-        let rate = |spent: f64| load.count as f64 * SECOND / spent;
+        let rate = |spent| per_second(load, spent);
         let mut buffer = Buffer::new(load.chunk);
         let mut host = || file::run(&self.file, load, self.next_seed(), buffer.bytes()).map(drop);
         let pairs = pairs(
@@ -153,6 +159,11 @@ impl Bench {
         let counts = samples(count, || Ok(self.guest(COUNTED)?.notifications as f64 / COUNTED.count as f64))?;
         Ok(Row::alone("block/doorbells-per-request", &counts).in_unit(EACH).aiming_at(0.1))
     }
+}
+
+/// How many of a load's chunks that makes in a second.
+fn per_second(load: Load, nanoseconds: f64) -> f64 {
+    load.count as f64 * SECOND / nanoseconds
 }
 
 /// Both of each pair in another unit.
