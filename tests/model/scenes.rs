@@ -16,46 +16,23 @@ pub const fn ro(frame: u8) -> Entry {
 
 pub const GET: Op = Op::Allocate;
 
+const fn scene(name: &'static str, depth: u32, start: &'static [(u8, Op)]) -> Scene {
+    Scene { name, depth, further: 1, frames: FRAMES, alphabet, start }
+}
+
 /// The machine gives frames in order: 0 first.
 pub const SCENES: [Scene; 7] = [
-    Scene {
-        name: "both domains have pages",
-        depth: 3,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[(0, GET), (0, GET), (0, GET), (1, GET)],
-    },
-    Scene {
-        name: "each domain has two pages",
-        depth: 3,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[(0, GET), (0, GET), (1, GET), (1, GET)],
-    },
-    Scene {
-        name: "a tree that is not used yet",
-        depth: 3,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[
-            (0, GET),
-            (0, GET),
-            (0, GET),
-            (1, GET),
-            (0, Op::Write(0, 0, rw(1))),
-            (0, Op::Write(1, 0, rw(2))),
-        ],
-    },
-    Scene {
-        name: "a tree in use",
-        depth: 3,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[
+    scene("both domains have pages", 3, &[(0, GET), (0, GET), (0, GET), (1, GET)]),
+    scene("each domain has two pages", 3, &[(0, GET), (0, GET), (1, GET), (1, GET)]),
+    scene(
+        "a tree that is not used yet",
+        3,
+        &[(0, GET), (0, GET), (0, GET), (1, GET), (0, Op::Write(0, 0, rw(1))), (0, Op::Write(1, 0, rw(2)))],
+    ),
+    scene(
+        "a tree in use",
+        3,
+        &[
             (0, GET),
             (0, GET),
             (0, GET),
@@ -67,14 +44,11 @@ pub const SCENES: [Scene; 7] = [
             (0, Op::Write(3, 0, rw(4))),
             (0, Op::Base(0, Some(0))),
         ],
-    },
-    Scene {
-        name: "tables that share what is below",
-        depth: 3,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[
+    ),
+    scene(
+        "tables that share what is below",
+        3,
+        &[
             (0, GET),
             (0, GET),
             (0, GET),
@@ -87,14 +61,11 @@ pub const SCENES: [Scene; 7] = [
             (0, Op::Pin(0, Level::L2)),
             (0, Op::Pin(1, Level::L2)),
         ],
-    },
-    Scene {
-        name: "each domain has a table",
-        depth: 3,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[
+    ),
+    scene(
+        "each domain has a table",
+        3,
+        &[
             (0, GET),
             (0, GET),
             (1, GET),
@@ -104,14 +75,11 @@ pub const SCENES: [Scene; 7] = [
             (0, Op::Pin(0, Level::L1)),
             (1, Op::Pin(2, Level::L1)),
         ],
-    },
-    Scene {
-        name: "a dead domain whose frames others hold",
-        depth: 4,
-        further: 1,
-        frames: FRAMES,
-        alphabet,
-        start: &[
+    ),
+    scene(
+        "a dead domain whose frames others hold",
+        4,
+        &[
             (0, GET),
             (0, GET),
             (1, GET),
@@ -119,7 +87,7 @@ pub const SCENES: [Scene; 7] = [
             (0, Op::Hold(1, Use::Read)),
             (0, Op::Die),
         ],
-    },
+    ),
 ];
 
 /// What both domains may try in a state: with their own frames everything, with others one thing of each kind.

@@ -5,7 +5,7 @@
 //! the other in the same run. A row's ratio is the median of the pairs' ratios. Floors are never stored.
 //!
 //! - [`statistics`] and [`row`]: what samples come to;
-//! - [`sampling`]: who is measured when;
+//! - [`sampling`]: who is measured when; [`split_mix`]: which places and samples are chosen;
 //! - [`image`], [`site`], [`guest`]: a tiny guest, the domain that it lives in, and how it is told what to do;
 //! - [`floor`], [`mock`]: the floors;
 //! - [`core`], [`block`]: the rows of the suites.
@@ -21,6 +21,7 @@ mod mock;
 mod row;
 mod sampling;
 mod site;
+mod split_mix;
 pub mod statistics;
 
 pub use row::{Aim, EACH, NANOSECONDS, PER_SECOND, Row};

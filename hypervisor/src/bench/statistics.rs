@@ -1,5 +1,7 @@
 //! What samples come to: medians, and how far they can be trusted.
 
+use super::split_mix::SplitMix64;
+
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2000;
 /// Where every bootstrap starts, so that the same samples always give the same interval.
@@ -27,7 +29,7 @@ pub fn interval(samples: &[f64]) -> (f64, f64) {
     if samples.is_empty() {
         return (0.0, 0.0);
     }
-    let mut random = Random(SEED);
+    let mut random = SplitMix64(SEED);
     let mut resample = vec![0.0; samples.len()];
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
@@ -37,24 +39,6 @@ pub fn interval(samples: &[f64]) -> (f64, f64) {
         .collect();
     medians.sort_unstable_by(f64::total_cmp);
     (medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40])
-}
-
-/// SplitMix64: short, and good enough to choose samples by.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    /// A number below `bound`, which is small.
-    fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
 }
 
 #[cfg(test)]

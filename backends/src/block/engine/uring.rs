@@ -43,7 +43,7 @@ pub(crate) struct Uring<P: Page> {
     /// By token.
     under_way: Vec<Option<UnderWay<P>>>,
     /// A read that goes into the ring if it does not stay alone.
-    first: Option<(u32, Call<P>)>,
+    first: Option<(u32, Transfer<P>)>,
     /// How many reads have come alone, one after the other.
     alone: u32,
     /// Calls that were made at once, or could not even be started.
@@ -141,14 +141,13 @@ impl<P: Page> Uring<P> {
 
     /// The first read has not stayed alone, or cannot be made at once.
     fn enter_first(&mut self) {
-        if let Some((token, call)) = self.first.take() {
-            self.enter(token, call);
+        if let Some((token, transfer)) = self.first.take() {
+            self.enter(token, Call::Read(transfer));
         }
     }
 
-    /// What a read has moved at once. None where that could not be, and of all other calls.
-    fn read_cached(&self, call: &Call<P>) -> Option<usize> {
-        let Call::Read(transfer) = call else { return None };
+    /// What a read has moved at once. None where that could not be.
+    fn read_cached(&self, transfer: &Transfer<P>) -> Option<usize> {
         let file = self.image.as_raw().map(RawImage::file)?;
         let slices = transfer.buffer.slices(transfer.from).ok()?;
         // At the end of the file, and where it failed, the ring has the last word.
@@ -224,8 +223,10 @@ impl<P: Page> Engine<P> for Uring<P> {
                 let written = slices.and_then(|slices| self.image.write(transfer.offset, &slices));
                 self.finished.push_back((token, written));
             }
-            Call::Read(_) if !self.direct && self.first.is_none() && self.ring.submission().is_empty() => {
-                self.first = Some((token, call));
+            Call::Read(transfer)
+                if !self.direct && self.first.is_none() && self.ring.submission().is_empty() =>
+            {
+                self.first = Some((token, transfer));
             }
             call => {
                 self.alone = 0;
@@ -241,12 +242,12 @@ impl<P: Page> Engine<P> for Uring<P> {
 
     fn submit(&mut self) {
         self.wake_up();
-        if let Some((token, call)) = self.first.take() {
+        if let Some((token, transfer)) = self.first.take() {
             self.alone = self.alone.saturating_add(1);
-            let at_once = (self.alone > LATELY).then(|| self.read_cached(&call)).flatten();
+            let at_once = (self.alone > LATELY).then(|| self.read_cached(&transfer)).flatten();
             match at_once {
                 Some(moved) => self.finished.push_back((token, Ok(moved))),
-                None => self.enter(token, call),
+                None => self.enter(token, Call::Read(transfer)),
             }
         }
         if !self.ring.submission().is_empty() {

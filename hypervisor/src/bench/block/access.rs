@@ -1,6 +1,7 @@
 //! What is done to a disk, so that the host and the guest do the same: at which places, and what sectors begin with.
 //! `pv-guest-kernel/src/shell/measure.rs` has the other half.
 
+use crate::bench::split_mix::scatter;
 use pv_abi::io::block::SECTOR_BYTES;
 
 /// Bytes of the disk: more than any cache of the processor has, and little enough to be written in no time.
@@ -54,14 +55,6 @@ impl Load {
             first + chunk as u64 * sectors
         })
     }
-}
-
-/// SplitMix64.
-fn scatter(number: u64) -> u64 {
-    let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 /// What a sector begins with.

@@ -74,5 +74,8 @@ pub(super) fn unmap_now(call: &Call<'_>, handle: GrantHandle, address: u64) -> R
     let mut unmapping = Unmapping::new(call.domain.id(), call.budget);
     let unmapped = status(unmapping.unmap(&call.services.mmu, call.domain, (handle, address), None));
     unmapping.finish(&call.services.mmu, call.domain)?;
-    unmapped.map(|_| ()).or_else(|stopped| stopped.map(|_| ()))
+    match unmapped {
+        Ok(_) | Err(Ok(_)) => Ok(()),
+        Err(Err(failure)) => Err(failure),
+    }
 }
