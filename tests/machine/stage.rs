@@ -20,10 +20,6 @@ pub const PAGES: usize = 128;
 pub const DATA: u64 = CODE + 16 * PAGE_SIZE as u64;
 pub const ALIAS: u64 = DATA + 160 * PAGE_SIZE as u64;
 
-/// Whose tables they are, and who gets what the first loses.
-pub const GUEST: DomId = DomId(1);
-pub const VICTIM: DomId = DomId(2);
-
 /// The machine's way of making changes take effect, which can be left out.
 #[derive(Debug)]
 pub struct Switch {
@@ -50,6 +46,12 @@ pub struct Stage {
     pub mmu: Arc<Mmu>,
     switch: Arc<Switch>,
     pub roots: Roots,
+    /// The root that the vCPU goes on on.
+    pub root: Mfn,
+    /// Whose tables they are.
+    pub guest: DomId,
+    /// Who gets what the guest loses.
+    pub victim: DomId,
     /// From L1 up.
     pub main: [Mfn; 4],
     pub spare: [Mfn; 4],
@@ -89,6 +91,9 @@ impl Stage {
             mmu,
             switch,
             roots: Roots::default(),
+            root: zero,
+            guest: DomId(1),
+            victim: DomId(2),
             main: [zero; 4],
             spare: [zero; 4],
             other_root: zero,
@@ -120,17 +125,13 @@ impl Stage {
             }
         }
         self.draft(self.other_root, Level::L4, CODE, rw(self.main[2]))?;
-        done(self.mmu.new_baseptr(GUEST, &mut self.roots, self.main[3], &mut Budget::unlimited()))?;
-        done(self.mmu.new_user_baseptr(
-            GUEST,
-            &mut self.roots,
-            Some(self.other_root),
-            &mut Budget::unlimited(),
-        ))?;
-        for level in Level::ALL {
-            self.pin(self.spare[slot(level)], level)?;
-        }
-        Ok(())
+        self.take_up_roots()
+    }
+
+    fn take_up_roots(&mut self) -> Result<(), Failed> {
+        self.base(self.main[3])?;
+        self.user_base(Some(self.other_root))?;
+        Level::ALL.into_iter().try_for_each(|level| self.pin(self.guest, self.spare[slot(level)], level))
     }
 
     fn draft_path(&self, path: [Mfn; 4]) -> Result<(), Failed> {
@@ -152,7 +153,7 @@ impl Stage {
     fn frames<const N: usize>(&self) -> Result<[Mfn; N], Failed> {
         let mut frames = [Mfn(0); N];
         for frame in &mut frames {
-            *frame = self.mmu.allocate(GUEST).map_err(|refusal| refusal.to_string())?;
+            *frame = self.mmu.allocate(self.guest).map_err(|refusal| refusal.to_string())?;
         }
         Ok(frames)
     }
@@ -167,7 +168,7 @@ impl Stage {
 
     /// `mmu_update` of these entries in one batch: table, level, address, entry.
     pub fn update(&self, updates: &[(Mfn, Level, u64, Pte)]) -> Result<(), Failed> {
-        let mut batch = Batch::new(GUEST, Budget::unlimited());
+        let mut batch = Batch::new(self.guest, Budget::unlimited());
         let outcome = updates.iter().try_for_each(|&(table, level, address, entry)| {
             let ptr = table.address() + level.index(address) as u64 * 8;
             self.mmu.mmu_update(MmuUpdate { ptr, val: entry.0 }, &mut batch).map(|_| ())
@@ -186,7 +187,7 @@ impl Stage {
     /// The victim lends the first `count` pages, which are its own: they are mapped where they were.
     pub fn borrow_pages(&self, count: usize) -> Result<(), Failed> {
         self.at_both_places(count, |page, place, batch| {
-            let lent = self.mmu.hold(VICTIM, page, true).map_err(|refusal| refusal.to_string())?;
+            let lent = self.mmu.hold(self.victim, page, true).map_err(|refusal| refusal.to_string())?;
             let entry = place.table.address() + place.index as u64 * 8;
             let mapped = self.mmu.map_lent(EntryTarget::Machine(entry), lent, PteFlags::empty(), batch)?;
             if mapped == Some(place) {
@@ -207,7 +208,7 @@ impl Stage {
         count: usize,
         action: impl Fn(Mfn, EntryPlace, &mut Batch) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
-        let mut batch = Batch::new(GUEST, Budget::unlimited());
+        let mut batch = Batch::new(self.guest, Budget::unlimited());
         let mut places = self.places().take(2 * count);
         let outcome = places.try_for_each(|(place, page)| action(page, place, &mut batch));
         self.mmu.finish(batch)?;
@@ -225,26 +226,45 @@ impl Stage {
         self.pages.iter().enumerate().flat_map(both)
     }
 
-    pub fn pin(&self, mfn: Mfn, level: Level) -> Result<(), Failed> {
-        done(self.mmu.pin(GUEST, mfn, level, &mut Budget::unlimited()))
+    pub fn pin(&self, domain: DomId, mfn: Mfn, level: Level) -> Result<(), Failed> {
+        done(self.mmu.pin(domain, mfn, level, &mut Budget::unlimited()))
     }
 
-    pub fn unpin(&self, mfn: Mfn) -> Result<(), Failed> {
-        done(self.mmu.unpin(GUEST, mfn, &mut Budget::unlimited()))
-    }
-
-    /// Nothing but the vCPU's own root keeps the main tables.
-    pub fn drop_other_root(&mut self) -> Result<(), Failed> {
-        done(self.mmu.new_user_baseptr(GUEST, &mut self.roots, None, &mut Budget::unlimited()))
+    pub fn unpin(&self, domain: DomId, mfn: Mfn) -> Result<(), Failed> {
+        done(self.mmu.unpin(domain, mfn, &mut Budget::unlimited()))
     }
 
     /// The vCPU goes on on this root.
     pub fn base(&mut self, root: Mfn) -> Result<(), Failed> {
-        done(self.mmu.new_baseptr(GUEST, &mut self.roots, root, &mut Budget::unlimited()))
+        done(self.mmu.new_baseptr(self.guest, &mut self.roots, root, &mut Budget::unlimited()))?;
+        self.root = root;
+        Ok(())
     }
 
-    /// Frames that nobody refers to any more change hands.
-    pub fn hand_over(&self, frames: &[Mfn], from: DomId, to: DomId) -> Result<Vec<Mfn>, Failed> {
+    /// Without a root here, nothing but the vCPU's own root keeps the main tables.
+    pub fn user_base(&mut self, root: Option<Mfn>) -> Result<(), Failed> {
+        done(self.mmu.new_user_baseptr(self.guest, &mut self.roots, root, &mut Budget::unlimited()))
+    }
+
+    /// Puts a table into the tree of this path, in place of the one of its level.
+    pub fn link(&mut self, path: [Mfn; 4], table: Mfn, level: Level) -> Result<(), Failed> {
+        match Level::ALL.get(slot(level) + 1) {
+            Some(&above) => self.update(&[(path[slot(above)], above, CODE, rw(table))]),
+            None => self.base(table),
+        }
+    }
+
+    /// Frames of the guest's that nobody refers to any more are the victim's.
+    pub fn give_away(&self, frames: &[Mfn]) -> Result<(), Failed> {
+        self.hand_over(frames, self.guest, self.victim)
+    }
+
+    /// They are the guest's again.
+    pub fn get_back(&self, frames: &[Mfn]) -> Result<(), Failed> {
+        self.hand_over(frames, self.victim, self.guest)
+    }
+
+    fn hand_over(&self, frames: &[Mfn], from: DomId, to: DomId) -> Result<(), Failed> {
         for &frame in frames {
             self.mmu.deallocate(from, frame).map_err(|refusal| refusal.to_string())?;
         }
@@ -254,50 +274,50 @@ impl Stage {
         if given != frames {
             return Err(format!("{frames:?} were not free: {given:?} were").into());
         }
-        Ok(given)
+        Ok(())
     }
 
-    /// The domain dies. Another one, of the same number, gets the same frames for the same purposes, but for the
-    /// pages under test, which it maps nowhere: those go to the victim.
-    pub fn die_and_be_reborn(&mut self) -> Result<(), Failed> {
-        self.mmu.release_roots(GUEST, &mut self.roots)?;
-        done(self.mmu.release_domain(GUEST, &mut Budget::unlimited()))?;
-        if self.mmu.frames_of(GUEST) != 0 {
+    /// The domain dies. The other one gets all its frames. What were tables are tables again, where `moves` is set of
+    /// another level, or of the other path.
+    pub fn die_and_be_reborn(&mut self, moves: bool) -> Result<(), Failed> {
+        self.mmu.release_roots(self.guest, &mut self.roots)?;
+        done(self.mmu.release_domain(self.guest, &mut Budget::unlimited()))?;
+        if self.mmu.frames_of(self.guest) != 0 {
             return Err("the dead domain has frames left".into());
         }
+        std::mem::swap(&mut self.guest, &mut self.victim);
         let tables = self.main.into_iter().chain(self.spare).chain([self.other_root]);
         let pages = self.pages.iter().chain(&self.others).copied();
         let all: Vec<Mfn> = tables.chain(pages).chain([self.code, self.stack, self.mailbox]).collect();
         for _ in &all {
-            let frame = self.mmu.allocate(GUEST).map_err(|refusal| refusal.to_string())?;
+            let frame = self.mmu.allocate(self.guest).map_err(|refusal| refusal.to_string())?;
             if !all.contains(&frame) {
                 return Err(format!("{frame} was not the dead domain's").into());
             }
         }
+        if moves {
+            let [a, b, c, d] = self.main;
+            let [e, f, g, h] = self.spare;
+            (self.main, self.spare) = ([h, a, b, c], [d, e, f, g]);
+        }
         Ok(())
     }
 
-    /// What a domain reborn maps: its code, and nothing else.
+    /// What a domain reborn maps: its code, and nothing else. The pages under test go to the dead one's successor.
     pub fn settle_in(&mut self, code: &[u8]) -> Result<(), Failed> {
-        self.hand_over(&self.pages.clone(), GUEST, VICTIM)?;
+        self.give_away(&self.pages)?;
         self.mmu.memory().write(self.code, 0, code)?;
         for path in [self.main, self.spare] {
             self.draft_path(path)?;
         }
         self.draft(self.other_root, Level::L4, CODE, rw(self.main[2]))?;
-        self.base(self.main[3])?;
-        done(self.mmu.new_user_baseptr(
-            GUEST,
-            &mut self.roots,
-            Some(self.other_root),
-            &mut Budget::unlimited(),
-        ))?;
-        Level::ALL.into_iter().try_for_each(|level| self.pin(self.spare[slot(level)], level))
+        self.take_up_roots()
     }
 
     /// Nothing is counted wrong at the end.
     pub fn audit(&self) -> Result<(), Failed> {
-        let lent: Vec<_> = self.places().filter(|(_, page)| self.mmu.owner(*page) == Some(VICTIM)).collect();
+        let lent: Vec<_> =
+            self.places().filter(|(_, page)| self.mmu.owner(*page) == Some(self.victim)).collect();
         let found = self.mmu.audit_lending(&self.roots.held().collect::<Vec<_>>(), &lent);
         if found.is_empty() { Ok(()) } else { Err(found.join("; ").into()) }
     }

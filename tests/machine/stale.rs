@@ -9,7 +9,7 @@
 //! hosts where an exit takes too long for so many.
 
 use crate::guest::machine;
-use crate::stage::{ALIAS, DATA, GUEST, PAGES, Stage, VICTIM, ro, rw, slot};
+use crate::stage::{ALIAS, DATA, PAGES, Stage, ro, rw, slot};
 use crate::support::{check, kvm_test};
 use crate::toucher::{GUEST_CODE, Next, Toucher};
 use hypervisor::machine::kvm::{KvmKind, KvmMachine};
@@ -34,9 +34,11 @@ enum Loss {
     BalloonOut,
     /// They are another domain's, who takes back what it has lent.
     Revoke,
-    /// The domain dies; another one gets its frames, its tables' as tables, and the pages go to a third.
+    /// The domain dies; another one gets its frames, and makes tables of what were tables, every other time of another
+    /// level. The pages are given back once more.
     Death,
-    /// The table of this level above them is freed, and made a table again, with contents that the host wrote.
+    /// The table of this level above them is freed, and made a table again: of each level in turn, with contents that
+    /// the host wrote, and in between another domain had it, as a page or as a table.
     TableReused(Level),
     /// The entry of this level above them names another table.
     Move(Level),
@@ -67,30 +69,23 @@ const LOSSES: [Loss; 7] = [
 const VIEWS: [View; 4] = [View::SameVcpu, View::OtherPcpu, View::OtherRoot, View::Alias];
 const UPPER: [Level; 3] = [Level::L2, Level::L3, Level::L4];
 
-type Cells = Vec<(Loss, View)>;
-
-/// The cells of the table of losses and views, and beside them the moves of upper-level entries.
-fn cells() -> (Cells, Cells) {
-    let mut table: Vec<_> = LOSSES.into_iter().flat_map(|loss| VIEWS.map(|view| (loss, view))).collect();
+fn cells() -> Vec<(Loss, View)> {
+    let mut cells: Vec<_> = LOSSES.into_iter().flat_map(|loss| VIEWS.map(|view| (loss, view))).collect();
     // A root changes while its vCPU is out; lower tables may while it runs.
-    table.extend([Level::L1, Level::L2, Level::L3].map(|level| (Loss::TableReused(level), View::OtherPcpu)));
-    table.push((Loss::TableReused(Level::L4), View::SameVcpu));
-    let moves = UPPER
-        .into_iter()
-        .flat_map(|level| [View::SameVcpu, View::OtherPcpu].map(|view| (Loss::Move(level), view)));
-    (table, moves.collect())
+    cells.extend([Level::L1, Level::L2, Level::L3].map(|level| (Loss::TableReused(level), View::OtherPcpu)));
+    cells.push((Loss::TableReused(Level::L4), View::SameVcpu));
+    let views = [View::SameVcpu, View::OtherPcpu];
+    cells.extend(UPPER.into_iter().flat_map(|level| views.map(|view| (Loss::Move(level), view))));
+    cells
 }
 
 static PASSED: AtomicU64 = AtomicU64::new(0);
 static TRIES: AtomicU64 = AtomicU64::new(0);
 
 pub fn tests() -> Vec<Trial> {
-    let (table, moves) = cells();
-    let count = table.len();
     let mut tests = Vec::new();
-    for (number, (loss, view)) in table.into_iter().chain(moves).enumerate() {
-        let counts = number < count;
-        tests.push(kvm_test(&format!("stale/{loss:?}/{view:?}"), move || never_stale(loss, view, counts)));
+    for (loss, view) in cells() {
+        tests.push(kvm_test(&format!("stale/{loss:?}/{view:?}"), move || never_stale(loss, view)));
         tests.push(kvm_test(&format!("sabotage/{loss:?}/{view:?}"), move || sabotage_is_noticed(loss, view)));
     }
     tests.push(kvm_test("sabotage/the start-up probe", the_probe_refuses_sabotage));
@@ -101,7 +96,7 @@ pub fn tests() -> Vec<Trial> {
 pub fn report() {
     let (passed, tries) = (PASSED.load(SeqCst), TRIES.load(SeqCst));
     if tries > 0 {
-        println!("stale_cells {passed}/{}\nstale_tries {tries}", cells().0.len());
+        println!("stale_cells {passed}/{}\nstale_tries {tries}", cells().len());
     }
 }
 
@@ -110,14 +105,12 @@ fn limit<T: FromStr>(name: &str, default: T) -> T {
 }
 
 /// Nothing stale is ever used.
-fn never_stale(loss: Loss, view: View, counts: bool) -> Result<(), Failed> {
+fn never_stale(loss: Loss, view: View) -> Result<(), Failed> {
     let (tries, seconds) = (limit("STALE_TRIES", 10_000), limit("STALE_SECONDS", u64::MAX));
     let outcome = run_cell(loss, view, (tries, Duration::from_secs(seconds)), false)?;
     check(outcome.stale == 0, || format!("{} accesses succeeded that must not", outcome.stale))?;
-    if counts {
-        PASSED.fetch_add(u64::from(outcome.tries >= tries), SeqCst);
-        TRIES.fetch_add(outcome.tries, SeqCst);
-    }
+    PASSED.fetch_add(u64::from(outcome.tries >= tries), SeqCst);
+    TRIES.fetch_add(outcome.tries, SeqCst);
     Ok(())
 }
 
@@ -136,27 +129,29 @@ struct Outcome {
     kind: KvmKind,
 }
 
+/// After as many, everything that takes turns had its turn.
+const ROUNDS: usize = 12;
+
 /// Rounds of losing pages and getting them back, until there were enough tries, or, with sabotage, one success.
 fn run_cell(loss: Loss, view: View, limits: (u64, Duration), sabotage: bool) -> Result<Outcome, Failed> {
     let mut machine = machine(2)?;
     let pcpus = std::mem::take(&mut machine.pcpus);
     let mut stage = Stage::new(&machine, GUEST_CODE)?;
     if let Loss::TableReused(level) = loss {
-        stage.drop_other_root()?;
+        stage.user_base(None)?;
         // What lies below stays a table and keeps what is derived from it: only this table's retirement takes it away.
         if let Some(below) = level.below() {
-            stage.pin(stage.main[slot(below)], below)?;
+            stage.pin(stage.guest, stage.main[slot(below)], below)?;
         }
     }
     if loss == Loss::Revoke {
         stage.update_pages(PAGES, |_| Pte(0))?;
-        stage.hand_over(&stage.pages, GUEST, VICTIM)?;
+        stage.give_away(&stage.pages)?;
         stage.borrow_pages(PAGES)?;
     }
-    let root = if view == View::OtherRoot { stage.other_root } else { stage.main[slot(Level::L4)] };
+    let mut cell = Cell { machine: &machine, stage, touchers: Vec::new(), active: 0, loss, view, ticket: 0 };
     let base = if view == View::Alias { ALIAS } else { DATA };
-    let touchers = pcpus.into_iter().map(|pcpu| Toucher::new(pcpu, root, base)).collect();
-    let mut cell = Cell { machine: &machine, stage, touchers, active: 0, loss, view, root, ticket: 0 };
+    cell.touchers = pcpus.into_iter().map(|pcpu| Toucher::new(pcpu, cell.root(), base)).collect();
     cell.toucher().resume(None);
     let mut outcome = Outcome { tries: 0, stale: 0, kind: machine.report.kvm };
     let start = Instant::now();
@@ -164,7 +159,7 @@ fn run_cell(loss: Loss, view: View, limits: (u64, Duration), sabotage: bool) -> 
         // Hardware hides what sabotage does here (see below): no need to look for long.
         let hopeless = sabotage && outcome.kind == KvmKind::Hardware;
         let enough = hopeless || outcome.tries >= limits.0 || start.elapsed() > limits.1;
-        if (enough && round >= 8) || (sabotage && outcome.stale > 0) {
+        if (enough && round >= ROUNDS) || (sabotage && outcome.stale > 0) {
             break;
         }
         let count = if loss.is_of_some_pages() { [PAGES, 1, PAGES, 17][round % 4] } else { PAGES };
@@ -184,9 +179,18 @@ impl Loss {
     }
 
     /// What is done to a running domain's vCPU is done while it is out.
-    const fn needs_a_pause(self) -> bool {
-        matches!(self, Self::Death | Self::TableReused(Level::L4))
+    fn needs_a_pause(self, round: usize) -> bool {
+        match self {
+            Self::Death => true,
+            Self::TableReused(level) => [level, reused_as(level, round)].contains(&Level::L4),
+            _ => false,
+        }
     }
+}
+
+/// The level that such a table is of, at first its own.
+fn reused_as(level: Level, round: usize) -> Level {
+    Level::ALL[(slot(level) + round) % 4]
 }
 
 struct Cell<'a> {
@@ -197,7 +201,6 @@ struct Cell<'a> {
     active: usize,
     loss: Loss,
     view: View,
-    root: Mfn,
     /// Even, so that a page of it can become a table: its first entry is not present.
     ticket: u64,
 }
@@ -205,6 +208,10 @@ struct Cell<'a> {
 impl Cell<'_> {
     fn toucher(&self) -> &Toucher {
         &self.touchers[self.active]
+    }
+
+    fn root(&self) -> Mfn {
+        if self.view == View::OtherRoot { self.stage.other_root } else { self.stage.root }
     }
 
     fn memory(&self) -> &MachineMemory {
@@ -235,26 +242,37 @@ impl Cell<'_> {
         check(sabotage || reached == count as u64, || {
             format!("{reached} of {count} pages were reached at first")
         })?;
-        let pause = self.view == View::SameVcpu || self.loss.needs_a_pause();
+        let (loss, needs_a_pause) = (self.loss, self.loss.needs_a_pause(round));
+        let pause = self.view == View::SameVcpu || needs_a_pause;
         if pause {
             self.toucher().pause()?;
         }
-        let loss = self.loss;
         self.stage.maybe_sabotaged(sabotage, |stage| lose(stage, loss, count, round))?;
-        if self.loss == Loss::Death && self.view == View::OtherPcpu {
+        if loss == Loss::Death && self.view == View::OtherPcpu {
             self.active = (self.active + 1) % self.touchers.len(); // the next domain's vCPU runs there
         }
         if pause {
-            self.toucher().resume(match self.loss {
-                Loss::Death => Some(Next::Vcpu(self.root)),
-                Loss::TableReused(Level::L4) => Some(Next::Root(self.root)),
-                _ => None,
-            });
+            self.resume();
         }
         self.touched()?;
         let stale = self.reached(&lost)?;
-        regain(&mut self.stage, self.loss, count)?;
+        let pause = needs_a_pause && loss != Loss::Death;
+        if pause {
+            self.toucher().pause()?;
+        }
+        regain(&mut self.stage, loss, count, round)?;
+        if pause {
+            self.resume();
+        }
         Ok(stale)
+    }
+
+    fn resume(&self) {
+        self.toucher().resume(match self.loss {
+            Loss::Death => Some(Next::Vcpu(self.root())),
+            Loss::TableReused(_) => Some(Next::Root(self.root())),
+            _ => None,
+        });
     }
 }
 
@@ -269,15 +287,15 @@ fn lose(stage: &mut Stage, loss: Loss, count: usize, round: usize) -> Result<(),
         Loss::BecomesTable => {
             stage.update_pages(count, |page| ro(stage.pages[page]))?;
             let pages = stage.pages[..count].iter().zip(Level::ALL.into_iter().cycle().skip(round));
-            pages.into_iter().try_for_each(|(&page, level)| stage.pin(page, level))
+            pages.into_iter().try_for_each(|(&page, level)| stage.pin(stage.guest, page, level))
         }
         Loss::BalloonOut => {
             stage.update_pages(count, |_| Pte(0))?;
-            stage.hand_over(&stage.pages[..count], GUEST, VICTIM).map(|_| ())
+            stage.give_away(&stage.pages[..count])
         }
         Loss::Revoke => stage.return_pages(count),
         Loss::Death => {
-            stage.die_and_be_reborn()?;
+            stage.die_and_be_reborn(!round.is_multiple_of(2))?;
             stage.settle_in(GUEST_CODE)
         }
         Loss::Move(level) => {
@@ -288,44 +306,62 @@ fn lose(stage: &mut Stage, loss: Loss, count: usize, round: usize) -> Result<(),
     }
 }
 
-/// The table leaves the tree, and comes back as a table with the spare one's contents.
+/// The path that the guest is on while the main table of this level is out of it.
+fn without(stage: &Stage, level: Level) -> [Mfn; 4] {
+    let mut path = stage.main;
+    path[..=slot(level)].copy_from_slice(&stage.spare[..=slot(level)]);
+    path
+}
+
+/// The table leaves the tree, and comes back as a table that leads to nothing under test.
 fn reuse(stage: &mut Stage, level: Level, round: usize) -> Result<(), Failed> {
-    let (n, code) = (slot(level), crate::guest::CODE);
-    let (table, spare) = (stage.main[n], stage.spare[n]);
-    let above = Level::ALL.get(n + 1).map(|&above| (stage.main[n + 1], above));
-    match above {
-        Some((above, at)) => stage.update(&[(above, at, code, rw(spare))])?,
-        None => stage.base(spare)?,
+    let (table, path, to) = (stage.main[slot(level)], without(stage, level), reused_as(level, round));
+    stage.link(path, path[slot(level)], level)?;
+    if !(round / 4).is_multiple_of(3) {
+        stage.give_away(&[table])?;
+        if (round / 4) % 3 == 2 {
+            stage.pin(stage.victim, table, to)?;
+            stage.unpin(stage.victim, table)?;
+        }
+        stage.get_back(&[table])?;
     }
-    if round.is_multiple_of(2) {
-        // Another domain has it in between.
-        stage.hand_over(&[table], GUEST, VICTIM)?;
-        stage.hand_over(&[table], VICTIM, GUEST)?;
-    }
-    stage.mmu.memory().copy_frame(spare, table)?;
+    put(stage, path, table, to)
+}
+
+/// The table takes the place of the one of this level, with the same contents.
+fn put(stage: &mut Stage, path: [Mfn; 4], table: Mfn, level: Level) -> Result<(), Failed> {
+    stage.mmu.memory().copy_frame(path[slot(level)], table)?;
     if level == Level::L1 {
         // What it maps instead, so that there is something to believe.
         stage.draft(table, level, DATA, rw(stage.others[0]))?;
     }
-    match above {
-        Some((above, at)) => stage.update(&[(above, at, code, rw(table))]),
-        None => stage.base(table),
+    stage.link(path, table, level)
+}
+
+/// The table is where it was at first.
+fn put_back(stage: &mut Stage, level: Level, round: usize) -> Result<(), Failed> {
+    let (table, path, from) = (stage.main[slot(level)], without(stage, level), reused_as(level, round));
+    if from == level {
+        return Ok(());
     }
+    stage.link(path, path[slot(from)], from)?;
+    put(stage, path, table, level)
 }
 
 /// Everything as before the operation.
-fn regain(stage: &mut Stage, loss: Loss, count: usize) -> Result<(), Failed> {
+fn regain(stage: &mut Stage, loss: Loss, count: usize, round: usize) -> Result<(), Failed> {
     let code = crate::guest::CODE;
+    if let Loss::TableReused(level) = loss {
+        put_back(stage, level, round)?;
+    }
     match loss {
         Loss::Unmap | Loss::Remap | Loss::Protect => {}
-        Loss::BecomesTable => stage.pages[..count].iter().try_for_each(|&page| stage.unpin(page))?,
-        Loss::BalloonOut => {
-            stage.hand_over(&stage.pages[..count], VICTIM, GUEST)?;
+        Loss::BecomesTable => {
+            stage.pages[..count].iter().try_for_each(|&page| stage.unpin(stage.guest, page))?;
         }
+        Loss::BalloonOut => stage.get_back(&stage.pages[..count])?,
         Loss::Revoke => return stage.borrow_pages(count),
-        Loss::Death => {
-            stage.hand_over(&stage.pages.clone(), VICTIM, GUEST)?;
-        }
+        Loss::Death => stage.get_back(&stage.pages)?,
         Loss::Move(level) | Loss::TableReused(level) if level != Level::L1 => {
             let n = slot(level);
             return stage.update(&[(stage.main[n], level, code, rw(stage.main[n - 1]))]);
