@@ -143,11 +143,10 @@ pub fn close(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), 
             _ => None,
         };
         let closed = match peer.and_then(|peer| domains.get(peer)) {
-            Some(remote) => close_pair(&mut Pair::lock(domain, &remote), domain.id(), remote.id(), port)?,
-            None => close_single(&mut domain.ports().lock(), port, peer)?,
+            Some(remote) => close_pair(domain, &remote, port)?,
+            None => close_single(domain, port, peer)?,
         };
         let Some(closed) = closed else { continue };
-        domain.shared().clear_pending(port);
         if let PortState::Host(end) = closed.state {
             end.port.closed();
         }
@@ -156,12 +155,13 @@ pub fn close(domains: &Domains, domain: &Domain, port: EventPort) -> Result<(), 
 }
 
 /// Closes `port` if its peer is in `far`'s table; none where that has changed meanwhile.
-fn close_pair(pair: &mut Pair<'_>, own: DomId, far: DomId, port: EventPort) -> Result<Option<Port>, Refusal> {
+fn close_pair(domain: &Domain, far: &Domain, port: EventPort) -> Result<Option<Port>, Refusal> {
+    let (mut pair, own) = (Pair::lock(domain, far), domain.id());
     let PortState::Interdomain { remote, port: peer } = pair.own.get(port)?.state else { return Ok(None) };
-    if remote != far {
+    if remote != far.id() {
         return Ok(None);
     }
-    let closed = pair.own.remove(port)?;
+    let closed = remove(domain, &mut pair.own, port)?;
     if let Ok(entry) = pair.far().get_mut(peer)
         && matches!(entry.state, PortState::Interdomain { remote, port: back } if remote == own && back == port)
     {
@@ -172,15 +172,20 @@ fn close_pair(pair: &mut Pair<'_>, own: DomId, far: DomId, port: EventPort) -> R
 
 /// Closes `port`, which was seen connected to a port of `peer`, who is gone, or to none; nothing comes back where it was
 /// connected meanwhile.
-fn close_single(
-    table: &mut PortTable,
-    port: EventPort,
-    peer: Option<DomId>,
-) -> Result<Option<Port>, Refusal> {
+fn close_single(domain: &Domain, port: EventPort, peer: Option<DomId>) -> Result<Option<Port>, Refusal> {
+    let mut table = domain.ports().lock();
     if peer.is_none() && matches!(table.get(port)?.state, PortState::Interdomain { .. }) {
         return Ok(None);
     }
-    table.remove(port).map(Some)
+    remove(domain, &mut table, port).map(Some)
+}
+
+/// Takes a port out of its domain's table. What is pending goes with it, under the table's lock: as soon as that is free,
+/// the number may be another port's.
+fn remove(domain: &Domain, table: &mut PortTable, port: EventPort) -> Result<Port, Refusal> {
+    let closed = table.remove(port)?;
+    domain.shared().clear_pending(port);
+    Ok(closed)
 }
 
 /// Closes all ports of a dying domain, and lets it have no more.
