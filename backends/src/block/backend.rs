@@ -13,9 +13,8 @@ use super::disk::Disk;
 use super::engine::{self, Engine};
 use super::flight::{Flight, Order};
 use super::grants::Grants;
-use super::parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
+use super::parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters};
 use super::queue::Queue;
-use super::rate::Rate;
 use super::request::{Limits, Refused};
 use super::{prepare, request};
 use crate::Disconnect;
@@ -29,7 +28,6 @@ use pv_abi::io::block::{MAX_SEGMENTS, Operation, Request, Response, Status};
 use pv_abi::ring::BackRing;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// A disk that is connected to a front-end.
 pub struct Backend<H: Host> {
@@ -38,7 +36,6 @@ pub struct Backend<H: Host> {
     grants: Grants<H>,
     disk: Arc<Disk>,
     limits: Limits,
-    rate: Rate,
     queue: Queue<H::Page>,
     engine: Box<dyn Engine<H::Page>>,
     /// Responses that are not in the ring yet. They are put there together: each is a line of memory that the front-end's
@@ -59,14 +56,10 @@ impl<H: Host> Backend<H> {
         domain: DomId,
         ring: &RingParameters,
         disk: Arc<Disk>,
-        settings: Settings,
         bell: Arc<Bell>,
     ) -> Result<Self, Disconnect> {
         let image = Arc::clone(disk.image());
-        let by_uring = settings.uring;
-        Self::with_engine(host, domain, ring, disk, settings, bell, |depth, bell| {
-            engine::best(image, by_uring, depth, bell)
-        })
+        Self::with_engine(host, domain, ring, disk, bell, |depth, bell| engine::best(image, depth, bell))
     }
 
     /// As [`Self::connect`], with an engine of the caller's choice, made for that many calls at a time.
@@ -75,7 +68,6 @@ impl<H: Host> Backend<H> {
         domain: DomId,
         parameters: &RingParameters,
         disk: Arc<Disk>,
-        settings: Settings,
         bell: Arc<Bell>,
         engine: impl FnOnce(u32, &Bell) -> Box<dyn Engine<H::Page>>,
     ) -> Result<Self, Disconnect> {
@@ -103,7 +95,6 @@ impl<H: Host> Backend<H> {
             ring,
             disk,
             limits,
-            rate: Rate::new(settings.limit, Instant::now()),
             queue: Queue::new(slots),
             responses: Vec::new(),
             image_checked: false,
@@ -126,7 +117,7 @@ impl<H: Host> Backend<H> {
         let mut any = self.start_held();
         let waiting = self.ring.waiting()?.min(self.engine.batch());
         for _ in 0..waiting {
-            if self.queue.is_blocked() || !self.wait_for_rate().is_zero() {
+            if self.queue.is_blocked() || !self.disk.wait().is_zero() {
                 break;
             }
             let request = self.ring.take()?;
@@ -136,22 +127,18 @@ impl<H: Host> Backend<H> {
         Ok(any)
     }
 
-    fn wait_for_rate(&mut self) -> Duration {
-        if self.rate.is_limited() { self.rate.wait(Instant::now()) } else { Duration::ZERO }
-    }
-
     /// Checks a request, and starts it or answers that it cannot be.
     fn accept(&mut self, request: &Request) {
         let flight = request::check(request, self.limits)
             .and_then(|task| prepare::prepare(request::id(request), task, &mut self.grants, self.limits));
         match flight {
             Ok(flight) => {
-                self.rate.take(flight.bytes());
+                self.disk.charge(flight.bytes());
                 self.queue.hold(flight);
                 self.start_held();
             }
             Err(refused) => {
-                self.rate.take(0);
+                self.disk.charge(0);
                 self.last_refusal = Some(refused);
                 self.respond(request::id(request), request.operation, refused.status);
             }
@@ -253,7 +240,7 @@ impl<H: Host> Device for Backend<H> {
         if self.queue.is_blocked() {
             return Ok(Sleep::UntilRung); // by the end of what it waits for
         }
-        let wait = self.wait_for_rate();
+        let wait = self.disk.wait();
         if !wait.is_zero() {
             return Ok(Sleep::AtMost(wait));
         }

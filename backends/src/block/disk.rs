@@ -1,10 +1,12 @@
 //! A disk: an image as a guest sees it.
 
 use super::image::Image;
+use super::rate::{Limit, Rate};
 use pv_abi::io::block::SECTOR_BYTES;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A disk. It outlives the connections to it.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub struct Disk {
     name: String,
     image: Arc<dyn Image>,
     writable: bool,
+    /// None where it may be used as fast as it can.
+    rate: Option<Mutex<Rate>>,
     /// A flush has failed. What was written before may be lost while the host's kernel no longer knows of it, so a later
     /// flush that succeeds would promise what is not so.
     lost_writes: AtomicBool,
@@ -24,7 +28,12 @@ impl Disk {
     /// whole sector are no part of it.
     pub fn new(name: impl Into<String>, image: Arc<dyn Image>, writable: bool) -> Self {
         let (lost_writes, failures, last_failure) = Default::default();
-        Self { name: name.into(), image, writable, lost_writes, failures, last_failure }
+        Self { name: name.into(), image, writable, rate: None, lost_writes, failures, last_failure }
+    }
+
+    /// The same, to be used no faster than that: over all connections, so that nobody gains by a new one.
+    pub fn limited(self, limit: Limit) -> Self {
+        Self { rate: Rate::new(limit, Instant::now()).map(Mutex::new), ..self }
     }
 
     /// Its name.
@@ -51,6 +60,20 @@ impl Disk {
     pub fn failures(&self) -> (u64, Option<String>) {
         let last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (self.failures.load(Ordering::Relaxed), last)
+    }
+
+    /// How long its user's next request must wait.
+    pub(super) fn wait(&self) -> Duration {
+        self.with_rate(|rate| rate.wait(Instant::now())).unwrap_or_default()
+    }
+
+    /// A request of that many bytes is being done.
+    pub(super) fn charge(&self, bytes: u64) {
+        self.with_rate(|rate| rate.take(bytes));
+    }
+
+    fn with_rate<R>(&self, action: impl FnOnce(&mut Rate) -> R) -> Option<R> {
+        Some(action(&mut self.rate.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     pub(super) fn failed(&self, what: &str, error: &io::Error) {

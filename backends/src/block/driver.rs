@@ -2,7 +2,7 @@
 
 use super::backend::Backend;
 use super::disk::Disk;
-use super::parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
+use super::parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters};
 use crate::Disconnect;
 use crate::driver::{Address, Device, Driver, FrontEnd, Nodes};
 use crate::host::Host;
@@ -24,13 +24,12 @@ pub fn address(domain: DomId, index: u8) -> Address {
 /// One disk, to whatever front-end comes.
 pub struct BlockDriver {
     disk: Arc<Disk>,
-    settings: Settings,
 }
 
 impl BlockDriver {
     /// Serves `disk`.
-    pub fn new(disk: Arc<Disk>, settings: Settings) -> Self {
-        Self { disk, settings }
+    pub fn new(disk: Arc<Disk>) -> Self {
+        Self { disk }
     }
 
     /// What the toolstack says of the device: to its front-end, and to its back-end.
@@ -73,7 +72,7 @@ impl<H: Host> Driver<H> for BlockDriver {
         let parameters = read_parameters(front_end)?;
         let (host, bell) = (Arc::clone(&front_end.host), Arc::clone(&front_end.bell));
         let (disk, domain) = (Arc::clone(&self.disk), front_end.domain);
-        Ok(Box::new(Backend::connect(host, domain, &parameters, disk, self.settings, bell)?))
+        Ok(Box::new(Backend::connect(host, domain, &parameters, disk, bell)?))
     }
 }
 

@@ -20,7 +20,7 @@ pub use backend::Backend;
 pub use buffer::Buffer;
 pub use disk::Disk;
 pub use driver::{BlockDriver, CLASS, address};
-pub use parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters, Settings};
+pub use parameters::{MAX_INDIRECT_SEGMENTS, MAX_RING_PAGES, RingParameters};
 pub use rate::Limit;
 pub use request::Refused;
 

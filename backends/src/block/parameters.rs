@@ -1,6 +1,5 @@
-//! What a front-end and whoever attaches a disk decide about a connection.
+//! What a front-end decides about a connection.
 
-use super::rate::Limit;
 use pv_abi::{EventPort, GrantRef};
 
 /// Pages of a ring at most.
@@ -17,19 +16,4 @@ pub struct RingParameters {
     pub port: EventPort,
     /// It always uses the same pages.
     pub persistent_grants: bool,
-}
-
-/// What whoever attaches a disk decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// How fast it may be used.
-    pub limit: Limit,
-    /// Use io_uring where the image and the host allow.
-    pub uring: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { limit: Limit::default(), uring: true }
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::block::image::MemoryImage;
-use crate::block::{BlockDriver, Disk, Settings, address};
+use crate::block::{BlockDriver, Disk, address};
 use crate::fake_host::FakeHost;
 use crate::pages::Pages;
 use crate::xenstore::{Access, Caller, Permissions, Store, StoreHandle};
@@ -38,8 +38,7 @@ impl World {
 
     fn driver(&self, writable: bool) -> BlockDriver {
         let image = MemoryImage::new(1 << 20, b"contents").unwrap();
-        let driver =
-            BlockDriver::new(Arc::new(Disk::new("demo", Arc::new(image), writable)), Settings::default());
+        let driver = BlockDriver::new(Arc::new(Disk::new("demo", Arc::new(image), writable)));
         let (front, back) = driver.nodes(&self.address);
         create(&self.store, &self.address, &front, &back).unwrap();
         driver

@@ -72,21 +72,12 @@ impl DiskSpec {
     }
 }
 
-/// A disk that is open, and how it may be used.
-#[derive(Clone, Debug)]
-pub struct OpenDisk {
-    /// The disk.
-    pub disk: Arc<Disk>,
-    /// How fast.
-    pub limit: Limit,
-}
-
 /// Opens a domain's disks, and keeps others from them. The bundled kernel, run without anything else said, gets one to
 /// play with.
-pub fn open_all(spec: &Spec) -> Result<Vec<OpenDisk>, Failure> {
+pub fn open_all(spec: &Spec) -> Result<Vec<Arc<Disk>>, Failure> {
     if spec.disks.is_empty() && spec.kernel.is_none() && spec.origin == Origin::Options {
         let disk = demo_disk().map_err(|error| Failure::about(NAME, error))?;
-        return Ok(vec![OpenDisk { disk, limit: Limit::default() }]);
+        return Ok(vec![disk]);
     }
     if spec.disks.len() > MAX_DISKS {
         return Err(spec.origin.nonsense("disk", format_args!("a domain has at most {MAX_DISKS} disks")));
@@ -100,7 +91,7 @@ pub fn open_all(spec: &Spec) -> Result<Vec<OpenDisk>, Failure> {
         };
         let image = image.map_err(|error| Failure::about(spec.origin.setting("disk"), error))?;
         let name = disk.path.display().to_string();
-        Ok(OpenDisk { disk: Arc::new(Disk::new(name, image, writable)), limit: disk.limit })
+        Ok(Arc::new(Disk::new(name, image, writable).limited(disk.limit)))
     };
     spec.disks.iter().map(open).collect()
 }

@@ -1,12 +1,14 @@
 //! A guest to be booted: what its user wants, and the files it is made of.
 
 use super::command_line::{Commands, compose};
-use super::disk::{OpenDisk, open_all};
+use super::disk::open_all;
 use super::image::Images;
 use super::spec::Spec;
 use super::status::Failure;
 use super::terminal;
+use backends::block::Disk;
 use hypervisor::builder::{KernelImage, Plan};
+use std::sync::Arc;
 
 /// A guest whose files are read and fit together.
 pub struct Guest<'a> {
@@ -17,7 +19,7 @@ pub struct Guest<'a> {
     /// The kernel among them.
     pub kernel: KernelImage<'a>,
     /// Its disks.
-    pub disks: Vec<OpenDisk>,
+    pub disks: Vec<Arc<Disk>>,
     /// Where the shell's commands come from.
     pub commands: Commands<'a>,
 }

@@ -1,11 +1,10 @@
 //! What the host domain serves a guest with, for one of its lives.
 
-use super::disk::OpenDisk;
 use super::files::reason;
 use super::output::Output;
 use super::session::Session;
 use super::status::Failure;
-use backends::block::Settings;
+use backends::block::Disk;
 use backends::{Disconnect, console, xenstore};
 use hypervisor::control::FilledDomain;
 use hypervisor::domain::Domain;
@@ -83,12 +82,11 @@ impl Served {
 }
 
 fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Service<DeviceEnd>>, Failure> {
-    let serve = |(index, open): (u8, &OpenDisk)| {
-        let (disk, voice) = (Arc::clone(&open.disk), session.voice.clone());
+    let serve = |(index, disk): (u8, &Arc<Disk>)| {
+        let (disk, voice) = (Arc::clone(disk), session.voice.clone());
         let name = disk.name().to_owned();
         let failed = move |reason: &Disconnect| voice.warn(&format!("disk {name} is disconnected: {reason}"));
-        let settings = Settings { limit: open.limit, ..Settings::default() };
-        start_disk(Arc::clone(host), &session.store, index, disk, settings, failed).map_err(Failure::new)
+        start_disk(Arc::clone(host), &session.store, index, disk, failed).map_err(Failure::new)
     };
     (0..).zip(&session.guest.disks).map(serve).collect()
 }

@@ -94,7 +94,7 @@ impl Session<'_> {
     fn output(&self, born: Instant) -> Output {
         let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.guest.images.name().to_owned());
         let typed = self.guest.commands == Commands::Typed;
-        let has_demo_disk = self.guest.disks.iter().any(|open| open.disk.name() == demo_disk::NAME);
+        let has_demo_disk = self.guest.disks.iter().any(|disk| disk.name() == demo_disk::NAME);
         let voice = self.voice.clone();
         Output::new(self.voice.clone(), move || {
             let validated = mmu.counters().entries_validated;

@@ -2,7 +2,7 @@
 
 use super::{HostDomain, Service};
 use backends::Disconnect;
-use backends::block::{BlockDriver, Disk, Settings, address};
+use backends::block::{BlockDriver, Disk, address};
 use backends::driver::{Address, Driver, Life, LifeEnd, create};
 use backends::host::HostError;
 use backends::xenstore::{StoreError, StoreHandle};
@@ -38,11 +38,10 @@ pub fn start_disk(
     store: &StoreHandle,
     index: u8,
     disk: Arc<Disk>,
-    settings: Settings,
     failed: impl Fn(&Disconnect) + Send + 'static,
 ) -> Result<Service<DeviceEnd>, Disconnect> {
     let address = address(host.guest.id(), index);
-    let driver = BlockDriver::new(disk, settings);
+    let driver = BlockDriver::new(disk);
     let (front_end, back_end) = driver.nodes(&address);
     let made = create(store, &address, &front_end, &back_end);
     made.map_err(|error| HostError::new(error.to_string()))?;

@@ -67,14 +67,8 @@ pub trait Engine<P: Page>: Send {
 }
 
 /// The best engine that there is for an image on this host: for `depth` calls at a time, which ring `bell`.
-pub(super) fn best<P: Page>(
-    image: Arc<dyn Image>,
-    uring: bool,
-    depth: u32,
-    bell: &Bell,
-) -> Box<dyn Engine<P>> {
-    if uring
-        && uring::is_available()
+pub(super) fn best<P: Page>(image: Arc<dyn Image>, depth: u32, bell: &Bell) -> Box<dyn Engine<P>> {
+    if uring::is_available()
         && image.as_raw().is_some_and(|raw| uring::suits(raw.file()))
         && let Ok(engine) = Uring::new(Arc::clone(&image), depth, bell)
     {

@@ -2,7 +2,7 @@
 
 use super::front::*;
 use crate::block::image::{Image, MemoryImage};
-use crate::block::{Backend, Disk, Limit, Settings};
+use crate::block::{Backend, Disk, Limit};
 use crate::driver::{Device, Sleep};
 use crate::fake_host::FakeHost;
 use pv_abi::PAGE_SIZE;
@@ -16,7 +16,7 @@ fn what_is_written_is_read_and_lies_in_the_file() {
     for by in ENGINES {
         let mut front = Front::new();
         let (file, disk) = file_disk(64);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         front.fill(0, 0xaa);
         front.fill(1, 0xbb);
         let status = front.call(&mut backend, &write(7, 3, &[sectors(0, 6, 7), sectors(1, 0, 0)]));
@@ -37,7 +37,7 @@ fn a_full_ring_is_answered_whatever_the_order_and_ids() {
     for by in ENGINES {
         let mut front = Front::with_ring_pages(4);
         let (_, disk) = file_disk(4096);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         let slots = front.ring.slots();
         assert_eq!(slots, 128);
         for _ in 0..5 {
@@ -57,7 +57,7 @@ fn indirect_requests_move_up_to_a_mebibyte() {
     for by in ENGINES {
         let mut front = Front::new();
         let (file, disk) = file_disk(4096);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         (0..32).for_each(|page| front.fill(page, page as u8 + 1));
         let segments: Vec<Segment> = (0..256).map(|i| whole(i % 32)).collect();
         let request = indirect(&front, Operation::WRITE, 1, 50, &segments);
@@ -77,7 +77,7 @@ fn discarded_sectors_read_as_zero_and_their_neighbours_stay() {
     for (by, disk) in [(By::Blocking, in_file), (By::Uring, by_uring), (By::Blocking, memory_disk(64))] {
         {
             let mut front = Front::new();
-            let mut backend = front.connect_by(&disk, by, Settings::default());
+            let mut backend = front.connect_by(&disk, by);
             front.fill(0, 0x55);
             for sector in [0, 8, 16] {
                 assert_eq!(front.call(&mut backend, &write(0, sector, &[whole(0)])), Status::OKAY);
@@ -159,14 +159,18 @@ fn pages_are_mapped_as_long_as_a_request_takes_or_as_agreed() {
     assert_eq!(front.call(&mut backend, &read(0, 0, &[whole(0)])), Status::OKAY, "it is still mapped");
 }
 
+fn limited(limit: Limit) -> Arc<Disk> {
+    let image = Arc::new(MemoryImage::new(64 * 512, &[]).unwrap());
+    Arc::new(Disk::new("limited", image, true).limited(limit))
+}
+
 #[test]
 fn a_limited_disk_takes_a_burst_and_then_waits() {
     // A burst, and one in debt, whether they can be done or not; the third one waits for a second.
     for sector in [0, 64] {
         let mut front = Front::new();
         let limit = Limit { operations_per_second: NonZeroU64::MIN.into(), ..Limit::default() };
-        let settings = Settings { limit, ..Settings::default() };
-        let mut backend = front.connect_by(&memory_disk(64), By::Blocking, settings);
+        let mut backend = front.connect(&limited(limit));
         front.ask_all((0..3).map(|id| read(id, sector, &[whole(0)])));
         assert!(waits(&mut front, &mut backend) > 0);
     }
@@ -177,10 +181,20 @@ fn a_disk_is_limited_by_bytes_too() {
     let mut front = Front::new();
     // A burst is less than a page: the first one makes a debt, which the second one waits for.
     let limit = Limit { bytes_per_second: NonZeroU64::new(4 << 10), ..Limit::default() };
-    let settings = Settings { limit, ..Settings::default() };
-    let mut backend = front.connect_by(&memory_disk(64), By::Blocking, settings);
+    let mut backend = front.connect(&limited(limit));
     front.ask_all((0..2).map(|id| read(id, 0, &[whole(0)])));
     assert!(waits(&mut front, &mut backend) > 0);
+}
+
+#[test]
+fn a_new_connection_owes_what_the_last_one_did() {
+    let disk = limited(Limit { bytes_per_second: NonZeroU64::new(4 << 10), ..Limit::default() });
+    for earlier in [0, 1] {
+        let mut front = Front::new();
+        let mut backend = front.connect(&disk);
+        front.ask_all([read(0, 0, &[whole(0)])]);
+        assert_eq!(waits(&mut front, &mut backend) > 0, earlier > 0, "connection {earlier}");
+    }
 }
 
 /// Serves until all is answered; how often that had to wait for its time.

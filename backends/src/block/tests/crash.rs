@@ -7,7 +7,6 @@
 use super::faulty::{Event, Fault, Faulty, Log};
 use super::front::*;
 use super::random::Random;
-use crate::block::Settings;
 use crate::driver::Device;
 use pv_abi::PAGE_SIZE;
 use pv_abi::io::block::{Operation, Status};
@@ -41,9 +40,8 @@ fn run(by: By, seed: u64) -> Run {
         1 => Some(Fault::Short(512 * (1 + dice.below(9) as usize))),
         _ => None,
     };
-    let mut backend = front.connect_with(&disk, Settings::default(), |depth, bell| {
-        Box::new(Faulty::new(by.engine(image, depth, bell), &log, fault))
-    });
+    let mut backend = front
+        .connect_with(&disk, |depth, bell| Box::new(Faulty::new(by.engine(image, depth, bell), &log, fault)));
     let mut put = [0; PLACES as usize];
     let (mut busy, mut flushes, mut promises) = (HashMap::new(), HashMap::new(), Vec::new());
     for id in 1..=200 {

@@ -5,7 +5,7 @@ use super::front::*;
 use super::random::Random;
 use crate::block::buffer::Piece;
 use crate::block::engine::{Call, Transfer};
-use crate::block::{Backend, Buffer, Disk, Settings};
+use crate::block::{Backend, Buffer, Disk};
 use crate::driver::Device;
 use crate::fake_host::{FakeHost, FakePage};
 use crate::host::{Access, Page};
@@ -22,9 +22,8 @@ fn faulty(
     faults: impl FnMut(&Event) -> Option<Fault> + Send + 'static,
 ) -> (Backend<FakeHost>, Log) {
     let (log, image) = (Log::default(), Arc::clone(disk.image()));
-    let backend = front.connect_with(disk, Settings::default(), |depth, bell| {
-        Box::new(Faulty::new(by.engine(image, depth, bell), &log, faults))
-    });
+    let backend = front
+        .connect_with(disk, |depth, bell| Box::new(Faulty::new(by.engine(image, depth, bell), &log, faults)));
     (backend, log)
 }
 
@@ -155,7 +154,7 @@ fn a_connection_that_ends_waits_for_what_is_under_way() {
     for by in ENGINES {
         let mut front = Front::new();
         let (_file, disk) = file_disk(1024);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         front.ask_all((0..32).map(|id| read(id, id * 8, &[whole(id as u32)])));
         backend.serve().unwrap();
         front.host.grant(GUEST, RING).take_away();
@@ -223,7 +222,7 @@ fn an_image_that_shrinks_is_an_error_and_not_zeros() {
     for by in ENGINES {
         let mut front = Front::new();
         let (file, disk) = file_disk(64);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         front.fill(0, 7);
         assert_eq!(front.call(&mut backend, &write(0, 0, &[whole(0)])), Status::OKAY);
         file.set_len(10 * 512).unwrap();

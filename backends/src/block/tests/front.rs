@@ -4,7 +4,7 @@ use crate::bell::Bell;
 use crate::block::engine::uring::{self, Uring};
 use crate::block::engine::{Engine, blocking::Blocking};
 use crate::block::image::{Image, MemoryImage, RawImage};
-use crate::block::{Backend, Disk, RingParameters, Settings};
+use crate::block::{Backend, Disk, RingParameters};
 use crate::driver::Device;
 use crate::fake_host::{FakeHost, FakePage};
 use crate::host::Page;
@@ -87,22 +87,21 @@ impl Front {
     }
 
     pub fn connect(&self, disk: &Arc<Disk>) -> Backend<FakeHost> {
-        self.connect_by(disk, By::Blocking, Settings::default())
+        self.connect_by(disk, By::Blocking)
     }
 
-    pub fn connect_by(&self, disk: &Arc<Disk>, by: By, settings: Settings) -> Backend<FakeHost> {
+    pub fn connect_by(&self, disk: &Arc<Disk>, by: By) -> Backend<FakeHost> {
         let image = Arc::clone(disk.image());
-        self.connect_with(disk, settings, |depth, bell| by.engine(image, depth, bell))
+        self.connect_with(disk, |depth, bell| by.engine(image, depth, bell))
     }
 
     pub fn connect_with(
         &self,
         disk: &Arc<Disk>,
-        settings: Settings,
         engine: impl FnOnce(u32, &Bell) -> Box<dyn Engine<FakePage>>,
     ) -> Backend<FakeHost> {
         let (host, bell) = (Arc::clone(&self.host), Arc::clone(&self.bell));
-        Backend::with_engine(host, GUEST, &self.parameters, Arc::clone(disk), settings, bell, engine).unwrap()
+        Backend::with_engine(host, GUEST, &self.parameters, Arc::clone(disk), bell, engine).unwrap()
     }
 
     pub fn page(&self, number: u32) -> FakePage {

@@ -2,7 +2,7 @@
 
 use super::front::*;
 use crate::Disconnect;
-use crate::block::{Backend, RingParameters, Settings};
+use crate::block::{Backend, RingParameters};
 use crate::driver::Device;
 use crate::host::Page;
 use pv_abi::io::block::{Operation, Request, Segment, Status};
@@ -155,7 +155,7 @@ fn a_request_that_changes_after_it_was_taken_changes_nothing() {
     for by in ENGINES {
         let (_file, disk) = file_disk(64);
         let mut front = Front::new();
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         let stop = std::sync::atomic::AtomicBool::new(false);
         let ring = front.host.grant(GUEST, RING);
         std::thread::scope(|scope| {
@@ -256,8 +256,7 @@ fn a_page_that_is_taken_away_fails_its_request_only() {
 fn what_cannot_be_connected_says_why_and_leaves_nothing_behind() {
     let connect = |front: &Front, parameters: &RingParameters| {
         let (host, bell) = (Arc::clone(&front.host), Arc::clone(&front.bell));
-        let settings = Settings::default();
-        match Backend::connect(host, GUEST, parameters, memory_disk(8), settings, bell) {
+        match Backend::connect(host, GUEST, parameters, memory_disk(8), bell) {
             Ok(_) => panic!("it has connected"),
             Err(reason) => reason.to_string(),
         }

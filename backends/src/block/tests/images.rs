@@ -106,7 +106,7 @@ fn a_direct_image_reads_and_writes_single_sectors() {
     let disk = Arc::new(Disk::new("direct", image, true));
     for (by, byte) in ENGINES.into_iter().zip(7..) {
         let mut front = Front::new();
-        let mut backend = front.connect_by(&disk, by, Default::default());
+        let mut backend = front.connect_by(&disk, by);
         front.fill(0, byte);
         let odd = sectors(0, 3, 5);
         for request in
@@ -169,7 +169,7 @@ fn a_block_device_is_a_disk_that_nobody_else_may_use() {
     let disk = Arc::new(Disk::new("device", image, true));
     for by in ENGINES {
         let mut front = Front::new();
-        let mut backend = front.connect_by(&disk, by, Default::default());
+        let mut backend = front.connect_by(&disk, by);
         front.fill(0, 9);
         for request in [write(1, 8, &[whole(0)]), flush(2), discard(3, 16, 8), read(4, 8, &[whole(1)])] {
             assert_eq!(front.call(&mut backend, &request), Status::OKAY);
@@ -253,7 +253,7 @@ fn a_qcow2_disk_is_served_like_any_other() {
     let disk = Arc::new(Disk::new("disk.qcow2", writable(&path), true));
     assert_eq!(disk.sectors(), 2048);
     let mut front = Front::new();
-    let mut backend = front.connect_by(&disk, By::Blocking, Default::default());
+    let mut backend = front.connect_by(&disk, By::Blocking);
     front.fill(0, 9);
     for request in [write(1, 5, &[whole(0)]), flush(2), read(3, 5, &[whole(1)]), discard(4, 5, 8)] {
         assert_eq!(front.call(&mut backend, &request), Status::OKAY);

@@ -4,7 +4,6 @@ use super::faulty::{Event, Fault, Faulty, Log};
 use super::front::*;
 use super::random::Random;
 use crate::Disconnect;
-use crate::block::Settings;
 use crate::driver::Device;
 use crate::fake_host::{FakeHost, FakePage};
 use crate::host::Page;
@@ -167,7 +166,7 @@ fn play(by: By, seed: u64, faults: bool) -> HashMap<&'static str, u32> {
         _ => None,
     };
     let image = Arc::clone(disk.image());
-    let mut backend = front.connect_with(&disk, Settings::default(), |depth, bell| {
+    let mut backend = front.connect_with(&disk, |depth, bell| {
         Box::new(Faulty::new(by.engine(image, depth, bell), &Log::default(), fault))
     });
     for _ in 0..600 {
@@ -243,7 +242,7 @@ fn a_peer_that_writes_random_memory_is_disconnected_or_served_and_harms_nothing(
         front.parameters.persistent_grants = random.once_in(2);
         let by = ENGINES[random.below(2) as usize];
         let (_file, disk) = file_disk(SECTORS);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         let (ring, mut produced, mut end) = (front.host.grant(GUEST, RING), 0u32, "served");
         for _ in 0..40 {
             scribble(&mut random, &ring);

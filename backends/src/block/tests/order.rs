@@ -3,7 +3,7 @@
 use super::faulty::{Event, Fault, Faulty, Log};
 use super::front::*;
 use crate::block::image::RawImage;
-use crate::block::{Backend, Disk, Settings};
+use crate::block::{Backend, Disk};
 use crate::driver::Device;
 use crate::fake_host::FakeHost;
 use pv_abi::io::block::{Operation, Status};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 fn slow(front: &Front, turns: u32) -> (Backend<FakeHost>, Log) {
     let (log, (_, disk)) = (Log::default(), file_disk(1024));
     let image = Arc::clone(disk.image());
-    let backend = front.connect_with(&disk, Settings::default(), |depth, bell| {
+    let backend = front.connect_with(&disk, |depth, bell| {
         let engine = By::Blocking.engine(image, depth, bell);
         Box::new(Faulty::new(engine, &log, move |event| {
             matches!(event, Event::Write(..) | Event::Flush).then_some(Fault::Stall(turns))
@@ -77,7 +77,7 @@ fn a_flush_is_the_hosts() {
         let image = RawImage::new(File::open("/dev/zero").unwrap()).unwrap();
         let disk = Arc::new(Disk::new("zero", Arc::new(image), true));
         let mut front = Front::new();
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         assert_eq!(front.call(&mut backend, &flush(0)), Status::ERROR, "{by:?}");
         assert!(disk.failures().1.is_some_and(|last| last.contains("Invalid argument")), "{by:?}");
     }

@@ -2,7 +2,6 @@
 
 use super::front::*;
 use super::random::Random;
-use crate::block::Settings;
 use crate::driver::{Device, serve_until};
 use pv_abi::io::block::Status;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +20,7 @@ fn wait_for_notification(front: &Front, seen: &mut usize) {
 fn play(by: By, sleepy: bool) {
     let mut front = Front::new();
     let (_file, disk) = file_disk(4096);
-    let mut backend = front.connect_by(&disk, by, Settings::default());
+    let mut backend = front.connect_by(&disk, by);
     let (stop, bell) = (&AtomicBool::new(false), std::sync::Arc::clone(&front.bell));
     std::thread::scope(|scope| {
         let serving = scope.spawn(move || {
@@ -73,7 +72,7 @@ fn a_back_end_that_is_stopped_answers_what_it_has_taken() {
     for by in ENGINES {
         let mut front = Front::new();
         let (_file, disk) = file_disk(4096);
-        let mut backend = front.connect_by(&disk, by, Settings::default());
+        let mut backend = front.connect_by(&disk, by);
         front.ask_all((0..32).map(|id| read(id, 0, &[whole(0)])));
         backend.serve().unwrap();
         serve_until(&mut backend, &front.bell, &|| true).unwrap();

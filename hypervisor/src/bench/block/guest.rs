@@ -11,8 +11,8 @@ use crate::host_domain::{
     DeviceEnd, Home, HostDomain, Service, move_in, start_console, start_disk, start_store,
 };
 use crate::kernel_image::KERNEL_IMAGE;
+use backends::block::Disk;
 use backends::block::image::Image;
-use backends::block::{Disk, Settings};
 use backends::console::{self, Input};
 use backends::xenstore::{self, Store, StoreHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -108,7 +108,7 @@ impl Guest {
         let failed = |reason: &backends::Disconnect| tracing::error!(%reason, "the disk is disconnected");
         let other = Arc::new(other);
         Ok(Services {
-            disk: start_disk(Arc::clone(&self.host), &store, 0, disk, Settings::default(), failed)?,
+            disk: start_disk(Arc::clone(&self.host), &store, 0, disk, failed)?,
             store: start_store(Arc::clone(&other), store_port, &store, |_| {})?,
             console: start_console(other, console_port, Arc::clone(&self.input), lines, |_| {})?,
         })
