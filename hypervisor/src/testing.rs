@@ -221,7 +221,6 @@ impl Guest {
         };
         let (root, l1) = tree(BASE, &pages);
         let (user_root, _) = tree(USER_BASE, &user_pages);
-        domain.set_current_pages(PAGES + USER_PAGES + 8);
         Self { domain, console, root, user_root, pages, user_pages, l1 }
     }
 

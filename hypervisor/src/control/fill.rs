@@ -44,7 +44,6 @@ pub fn fill(
     let shared_info = domain.shared().frame();
     let identity = Identity { domain: domain.id(), shared_info, console_port, store_port };
     let built = build(mmu, identity, image, ramdisk, plan)?;
-    domain.set_current_pages(plan.pages);
     let mut grants = domain.grants().lock();
     grants.grow(mmu, domain.id(), 1)?;
     grants.permit(mmu, GrantRef::CONSOLE, DomId::HOST, built.console)?;

@@ -48,7 +48,6 @@ fn take_apart(services: &Services, domain: &Domain) {
         services.mmu.take_doorbell_page(domain.id());
         unmap_all(&services.mmu, domain);
     }
-    domain.set_current_pages(0);
 }
 
 /// Returns all frames of a domain; false where the machine failed, and they are lost.

@@ -24,7 +24,7 @@ use pv_abi::sched::ShutdownReason;
 use pv_abi::{DomId, VcpuId};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// Puts vCPUs that sleep back to work: the scheduler, as what lies below it sees it.
 pub trait Wake: Send + Sync + std::fmt::Debug {
@@ -60,7 +60,6 @@ pub struct Domain {
     maptrack: Ranked<Maptrack>,
     life: Life,
     statistics: Statistics,
-    current_pages: AtomicU64,
     exit_status: AtomicU8,
     /// A [`ShutdownReason`], or [`NO_CODE`].
     shutdown_code: AtomicU32,
@@ -80,7 +79,6 @@ impl Domain {
             maptrack: Ranked::new(Rank::Maptrack, Maptrack::default()),
             life: Life::default(),
             statistics: Statistics::default(),
-            current_pages: AtomicU64::new(0),
             exit_status: AtomicU8::new(0),
             shutdown_code: AtomicU32::new(NO_CODE),
             symbols: OnceLock::new(),
@@ -159,26 +157,10 @@ impl Domain {
         self.parts.maximum_pages
     }
 
-    /// Pages that it has.
-    pub fn current_pages(&self) -> u64 {
-        self.current_pages.load(Ordering::Relaxed)
-    }
-
-    /// Counts one page more, unless it has as many as it may.
-    pub fn add_page(&self) -> bool {
-        let more = |pages: u64| pages.checked_add(1).filter(|&more| more <= self.maximum_pages());
-        self.current_pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-
-    /// Counts one page less.
-    pub fn remove_page(&self) {
-        let less = |pages: u64| pages.checked_sub(1);
-        let _ = self.current_pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
-
-    /// Notes how many pages it has.
-    pub fn set_current_pages(&self, pages: u64) {
-        self.current_pages.store(pages, Ordering::Relaxed);
+    /// Frames that it has besides: its shared page and its grant table, which are its own for life.
+    pub fn shared_frames(&self) -> u64 {
+        let grant_frames = self.grants.lock().frames().len() as u64;
+        grant_frames.saturating_add(1)
     }
 
     /// What it reports to whoever started it.

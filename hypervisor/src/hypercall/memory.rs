@@ -1,6 +1,6 @@
 //! `memory_op`: what memory there is. Changes of it are in [`super::reservation`].
 
-use super::reservation::{decrease, exchange, increase};
+use super::reservation::{current, decrease, exchange, increase};
 use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
 use pv_abi::memory::{COMMAND_MASK, E820Entry, MachphysMapping, MemoryDomain, MemoryMap, MemoryOp};
 use pv_abi::{Errno, PAGE_SHIFT};
@@ -13,7 +13,7 @@ pub fn memory_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
         MemoryOp::DECREASE_RESERVATION => decrease(call, at),
         MemoryOp::EXCHANGE => exchange(call, at),
         MemoryOp::MAXIMUM_RAM_PAGE => Ok(Outcome::Done(call.services.mmu.layout().frames)),
-        MemoryOp::CURRENT_RESERVATION => reservation(call, at, call.domain.current_pages()),
+        MemoryOp::CURRENT_RESERVATION => reservation(call, at, current(call)),
         MemoryOp::MAXIMUM_RESERVATION => reservation(call, at, call.domain.maximum_pages()),
         MemoryOp::MEMORY_MAP => memory_map(call, at),
         MemoryOp::MACHPHYS_MAPPING => {

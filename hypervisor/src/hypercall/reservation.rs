@@ -4,10 +4,10 @@
 //! cannot even be read has done none. The domain cannot have more pages than it may.
 //!
 //! A frame that is given back is free once nothing refers to it: what is mapped, a table, pinned, or in a vCPU's use
-//! stays the domain's until that ends (guarded by `hypercall::tests::reservation`).
+//! stays the domain's until that ends, and counts as one of its pages (guarded by `hypercall::tests::reservation`).
 
 use super::{Call, Outcome, Reply, refuse};
-use crate::error::{Failure, Refusal};
+use crate::error::Failure;
 use crate::guest_memory::GuestArray;
 use pv_abi::memory::{MemoryExchange, MemoryReservation};
 use pv_abi::{Errno, Mfn, Pfn};
@@ -55,9 +55,7 @@ impl Extent {
 /// `XENMEM_decrease_reservation`: the extents are frames.
 pub(super) fn decrease(call: &mut Call<'_>, at: u64) -> Reply {
     run(call, at, |call, extent| {
-        call.services.mmu.deallocate(call.domain.id(), Mfn(extent.get(call)?))?;
-        call.domain.remove_page();
-        Ok(())
+        Ok(call.services.mmu.deallocate(call.domain.id(), Mfn(extent.get(call)?))?)
     })
 }
 
@@ -66,20 +64,14 @@ pub(super) fn decrease(call: &mut Call<'_>, at: u64) -> Reply {
 pub(super) fn increase(call: &mut Call<'_>, at: u64, populates: bool) -> Reply {
     run(call, at, |call, extent| {
         let pfn = if populates { Some(Pfn(extent.get(call)?)) } else { None };
-        if !call.domain.add_page() {
-            return Err(Refusal::new(Errno::ENOMEM, "the domain has all the pages that it may have").into());
-        }
-        let added = add(call, &extent, pfn);
-        if added.is_err() {
-            call.domain.remove_page();
-        }
-        added
+        add(call, &extent, pfn)
     })
 }
 
 fn add(call: &Call<'_>, extent: &Extent, pfn: Option<Pfn>) -> Result<(), Failure> {
     let (mmu, domain) = (&call.services.mmu, call.domain.id());
-    let mfn = mmu.allocate(domain)?;
+    let most = call.domain.maximum_pages().saturating_add(call.domain.shared_frames());
+    let mfn = mmu.allocate_up_to(domain, most)?;
     let told = extent.array.set(&call.space(), extent.index, &mfn.0);
     if let Err(failure) = told {
         mmu.deallocate(domain, mfn)?;
@@ -89,6 +81,11 @@ fn add(call: &Call<'_>, extent: &Extent, pfn: Option<Pfn>) -> Result<(), Failure
         mmu.set_pfn(mfn, pfn);
     }
     Ok(())
+}
+
+/// `XENMEM_current_reservation`: how many pages the domain has.
+pub(super) fn current(call: &Call<'_>) -> u64 {
+    call.services.mmu.frames_of(call.domain.id()).saturating_sub(call.domain.shared_frames())
 }
 
 /// `XENMEM_exchange`: there are no contiguous frames to be had, and there is no other use for it.

@@ -11,8 +11,21 @@ impl Mmu {
     /// # Errors
     /// ENOMEM, or the domain is dying.
     pub fn allocate(&self, owner: DomId) -> Result<Mfn, Refusal> {
+        self.allocate_up_to(owner, u64::MAX)
+    }
+
+    /// The same, for a domain that may not have more than `most` ([`Self::frames_of`]).
+    ///
+    /// # Errors
+    /// As [`Self::allocate`]; ENOMEM, too, where it has as many.
+    pub fn allocate_up_to(&self, owner: DomId, most: u64) -> Result<Mfn, Refusal> {
+        const ALL: Refusal = Refusal::new(Errno::ENOMEM, "the domain has all the pages that it may have");
         self.with_space(owner, |space| {
             space.check_alive()?;
+            // All that it gets, it gets under this lock.
+            if self.frames.owned_by(owner) >= most {
+                return Err(ALL.into());
+            }
             Ok(self.frames.allocate(owner)?)
         })
         .map_err(to_refusal)
