@@ -1,7 +1,7 @@
 //! Guests that never stop by themselves. The canary gets its share, and they can be ended from outside.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Host, Reg, SCRATCH, TABLE, check_power_off};
+use crate::tiny_guest::{CODE, Code, Condition, Host, Reg, SCRATCH, TABLE, check_power_off};
 use hypervisor::domain::End;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::DomId;
@@ -9,7 +9,7 @@ use pv_abi::event_channel::{BindIpi, BindVirq, EventChannelOp, Virq};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::memory::MemoryReservation;
 use pv_abi::sched::{Poll, SchedOp};
-use pv_abi::{EventPort, VcpuId};
+use pv_abi::{EventPort, PAGE_SIZE, VcpuId};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("loops/a poll that never ends", endless_poll),
         kvm_test("loops/a block that never ends", endless_block),
         kvm_test("loops/asking for memory", asking_for_memory),
+        kvm_test("loops/asking for memory in return for what it keeps", keeping_memory),
     ]
 }
 
@@ -184,14 +185,7 @@ fn endless_block() -> Result<(), Failed> {
 /// Every operation of `memory_op`, for more than there is, thousands of times: it never has more than its maximum.
 fn asking_for_memory() -> Result<(), Failed> {
     let mut code = Code::default();
-    let mut reservation = MemoryReservation {
-        extent_start: TABLE,
-        nr_extents: 64,
-        extent_order: 0,
-        mem_flags: 0,
-        domid: DomId::SELF,
-        padding: [0; 3],
-    };
+    let mut reservation = frames_at(TABLE, 64);
     let modest = code.data(&reservation);
     (reservation.nr_extents, reservation.extent_order) = (u64::MAX, 63);
     let absurd = code.data(&reservation);
@@ -219,4 +213,36 @@ fn asking_for_memory() -> Result<(), Failed> {
     check_power_off(&end)?;
     guest.destroy()?;
     host.finish()
+}
+
+/// It gives back pages that it has mapped, which so remain its own, and asks for as many: again and again, it could have
+/// all of the machine's memory.
+fn keeping_memory() -> Result<(), Failed> {
+    const PAGES: u64 = 8;
+    let mut code = Code::default();
+    let (given, asked) =
+        (code.data(&frames_at(TABLE, PAGES)), code.data(&frames_at(TABLE + PAGES * 8, PAGES)));
+    code.hypercall(N::MEMORY_OP, &[1, given]).say();
+    for operation in [0, 6] {
+        code.hypercall(N::MEMORY_OP, &[operation, asked]).say();
+    }
+    code.increment(TURNS).stay();
+
+    let host = Host::new()?;
+    let guest = host.build(&code)?;
+    let own: Vec<u64> = (0..PAGES).map(|page| guest.mfn(CODE + page * PAGE_SIZE as u64).0).collect();
+    guest.poke(TABLE, &own[..]);
+    let free = host.free_frames();
+    guest.start()?;
+    guest.wait_for(|| guest.peek(TURNS) != 0)?;
+    check(guest.said() == [PAGES, 0, 0], || format!("given back, and got: {:?}", guest.said()))?;
+    check(host.free_frames() == free, || format!("{} frames are free, and were {free}", host.free_frames()))?;
+    host.canary_goes_on()?;
+    guest.destroy()?;
+    host.finish()
+}
+
+fn frames_at(extent_start: u64, nr_extents: u64) -> MemoryReservation {
+    let (extent_order, mem_flags, domid, padding) = (0, 0, DomId::SELF, [0; 3]);
+    MemoryReservation { extent_start, nr_extents, extent_order, mem_flags, domid, padding }
 }
