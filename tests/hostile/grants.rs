@@ -1,13 +1,12 @@
 //! Guests that map what nobody lends them, or go on using what was lent when the lender is gone.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Guest, Host, Reg, SCRATCH, TABLE, check_power_off};
+use crate::tiny_guest::{Code, Host, Reg, SCRATCH, TABLE, check_power_off};
 use libtest_mimic::{Failed, Trial};
-use pv_abi::grant_table::{GrantEntry, GrantHandle, GrantStatus, MapFlags, MapGrantRef};
+use pv_abi::grant_table::{GrantHandle, GrantStatus, MapFlags, MapGrantRef};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::page_table::Level;
 use pv_abi::{DomId, GrantRef, Mfn};
-use zerocopy::IntoBytes;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -24,13 +23,6 @@ const SELF: DomId = DomId::SELF;
 fn request(dom: DomId, reference: u32, flags: u32, host_addr: u64) -> MapGrantRef {
     let (status, handle) = (GrantStatus(0), GrantHandle(0));
     MapGrantRef { host_addr, flags, reference: GrantRef(reference), dom, status, handle, dev_bus_addr: 0 }
-}
-
-/// An entry of the guest's own grant table, as if it had written it.
-fn lend(guest: &Guest, reference: u32, to: DomId, mfn: Mfn) -> Result<(), Failed> {
-    let entry = GrantEntry { flags: GrantEntry::PERMIT_ACCESS, domid: to.0, frame: mfn.0 as u32 };
-    let table = guest.domain.grants().lock().frames().first().copied().ok_or("a guest has a grant table")?;
-    Ok(guest.memory().write(table, reference as usize * 8, entry.as_bytes())?)
 }
 
 /// XSA class "grant tables": other domains' entries, own entries for frames that are not the guest's or that nobody may
@@ -58,7 +50,7 @@ fn what_nobody_lends() -> Result<(), Failed> {
     ];
     let mut wanted = Vec::new();
     for (reference, (what, mfn)) in (8..).zip(unlendable) {
-        lend(&guest, reference, own, mfn)?;
+        guest.lend(reference, own, mfn)?;
         wanted.push((what.to_owned(), request(SELF, reference, MapFlags::HOST_MAP, WINDOW)));
     }
     for reference in [0, 1, 2, 511, 512, u32::MAX] {
@@ -66,7 +58,7 @@ fn what_nobody_lends() -> Result<(), Failed> {
         wanted.push((what, request(canary.domain.id(), reference, MapFlags::HOST_MAP, WINDOW)));
     }
     // A page of its own may be lent to itself, but not mapped just anywhere.
-    lend(&guest, 3, own, guest.mfn(TABLE))?;
+    guest.lend(3, own, guest.mfn(TABLE))?;
     let places = [
         ("the canary's L1 table", canary.table(Level::L1, WINDOW).address() + 8 * 400),
         ("the canary's page", canary.frames()[100].address()),
@@ -113,7 +105,7 @@ fn a_lender_that_dies() -> Result<(), Failed> {
     code.raw(&distance.to_le_bytes());
     let borrower = host.build(&code)?;
     let lent = lender.mfn(TABLE);
-    lend(&lender, 3, borrower.domain.id(), lent)?;
+    lender.lend(3, borrower.domain.id(), lent)?;
     borrower.poke(SCRATCH, &request(lender.domain.id(), 3, MapFlags::HOST_MAP, WINDOW));
     borrower.start()?;
     borrower.wait_for(|| lender.peek(TABLE) > 1000)?;

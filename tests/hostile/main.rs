@@ -13,6 +13,8 @@ mod process;
 mod reuse;
 mod roots;
 mod selectors;
+mod served;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         roots::tests(),
         events::tests(),
         doorbells::tests(),
+        store::tests(),
         grants::tests(),
         vcpus::tests(),
         reuse::tests(),

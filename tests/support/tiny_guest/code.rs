@@ -211,6 +211,24 @@ impl Code {
         self.raw(&(distance as u32).to_le_bytes())
     }
 
+    /// What `body` adds, jumped over where `condition` holds.
+    pub fn unless(&mut self, condition: Condition, body: impl FnOnce(&mut Self)) -> &mut Self {
+        let behind = self.here();
+        self.jump(condition, behind);
+        let start = self.text.len();
+        body(self);
+        let distance = (self.text.len() - start) as u32;
+        self.text[start - 4..start].copy_from_slice(&distance.to_le_bytes());
+        self
+    }
+
+    /// Lets others run until the test has poked something into the word at `address`.
+    pub fn await_poke(&mut self, address: u64) -> &mut Self {
+        let again = self.here();
+        self.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, address);
+        self.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Zero, again) // test rax, rax
+    }
+
     /// `jmp` to where it stands: an endless loop.
     pub fn stay(&mut self) -> &mut Self {
         self.raw(&[0xeb, 0xfe])

@@ -13,9 +13,10 @@ use hypervisor::machine::MachineMemory;
 use hypervisor::paging::Mmu;
 use hypervisor::vcpu::StartState;
 use libtest_mimic::Failed;
+use pv_abi::grant_table::GrantEntry;
 use pv_abi::page_table::Level;
 use pv_abi::sched::ShutdownReason;
-use pv_abi::{EventPort, Mfn};
+use pv_abi::{DomId, EventPort, Mfn};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
@@ -223,7 +224,33 @@ impl Guest {
         self.memory().load_u64(self.mfn(address), address as usize % 4096).expect("memory")
     }
 
-    /// Writes its memory, before it starts.
+    /// Reads bytes of its memory.
+    pub fn peek_bytes(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        for (offset, byte) in (0..).zip(&mut bytes) {
+            let address: u64 = address + offset;
+            let at = address as usize % 4096;
+            self.memory().read(self.mfn(address), at, std::slice::from_mut(byte)).expect("memory");
+        }
+        bytes
+    }
+
+    /// An entry of its grant table, as if it had written it.
+    pub fn lend(&self, reference: u32, to: DomId, mfn: Mfn) -> Result<(), Failed> {
+        self.set_grant(
+            reference,
+            &GrantEntry { flags: GrantEntry::PERMIT_ACCESS, domid: to.0, frame: mfn.0 as u32 },
+        )
+    }
+
+    /// The same with any contents.
+    pub fn set_grant(&self, reference: u32, entry: &GrantEntry) -> Result<(), Failed> {
+        let table =
+            self.domain.grants().lock().frames().first().copied().ok_or("a guest has a grant table")?;
+        Ok(self.memory().write(table, reference as usize * 8, entry.as_bytes())?)
+    }
+
+    /// Writes its memory, before it starts or where it waits for that.
     pub fn poke<T: IntoBytes + zerocopy::Immutable + ?Sized>(&self, address: u64, value: &T) {
         for (offset, byte) in (0..).zip(value.as_bytes()) {
             let address: u64 = address + offset;

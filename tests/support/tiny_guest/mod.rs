@@ -7,15 +7,20 @@
 
 mod canary;
 mod code;
+mod disk;
 mod file;
 mod guest;
 mod host;
 #[path = "../image_maker.rs"]
 mod image_maker;
 mod random;
+mod store;
 
 pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, handler, trap};
+pub use disk::{DATA_PAGE, DATA_REF, RING, RING_REF, SEGMENT_PAGE, SEGMENT_REF, request, segment};
 pub use file::TinyGuest;
 pub use guest::{CONSOLE_PORT, Ear, FIRST_OWN_PORT, Guest, STORE_PORT, check_crash, check_power_off};
 pub use host::Host;
+pub use image_maker::{Maker, VIRT_BASE};
 pub use random::Random;
+pub use store::{Conversation, REPLIES, store_ring};
