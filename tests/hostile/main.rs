@@ -3,6 +3,7 @@
 //! gone every frame is free and every count right.
 
 mod addresses;
+mod disks;
 mod doorbells;
 mod events;
 mod garbage;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         events::tests(),
         doorbells::tests(),
         store::tests(),
+        disks::tests(),
         grants::tests(),
         vcpus::tests(),
         reuse::tests(),
