@@ -9,6 +9,7 @@ mod events;
 mod garbage;
 mod grants;
 mod hypercalls;
+mod images;
 mod loops;
 mod process;
 mod reuse;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         grants::tests(),
         vcpus::tests(),
         reuse::tests(),
+        images::tests(),
         process::tests(),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests.into_iter().flatten().collect()).exit_code()
