@@ -3,9 +3,9 @@
 use super::StatisticsSnapshot;
 use crate::lock::{Rank, Ranked};
 use crate::report::CrashReport;
+use crate::sync::Condvar;
 use pv_abi::sched::ShutdownReason;
 use std::fmt;
-use std::sync::Condvar;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

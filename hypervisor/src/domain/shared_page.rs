@@ -62,6 +62,11 @@ impl SharedPage {
         self.bit(offset_of!(SharedInfo, evtchn_pending), port)
     }
 
+    /// Whether an event is pending on one of `ports`.
+    pub fn any_pending(&self, ports: &[EventPort]) -> bool {
+        ports.iter().any(|&port| self.is_pending(port))
+    }
+
     /// Whether the guest has masked `port`.
     pub fn is_masked(&self, port: EventPort) -> bool {
         self.bit(offset_of!(SharedInfo, evtchn_mask), port)

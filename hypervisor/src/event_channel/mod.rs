@@ -10,6 +10,9 @@
 //!   (`pending_ports_latch`);
 //! - a port is made pending under the lock of its table: a dying domain's ports are closed before its frames are given
 //!   back, so nothing is written into them afterwards ([`raise`] asks for the table);
+//! - what is pending on a port that is closed is forgotten under that lock, too, before the number is another's
+//!   (`a_port_that_is_closed_takes_no_event_of_the_next_along`, in `tests/concurrency`, which tries every interleaving of
+//!   events that come while a guest looks, unmasks, polls or closes);
 //! - the upcall is marked before the vCPU is woken, and a vCPU that blocks looks once more after it can be woken:
 //!   no wake-up is lost (`run_loop`'s `a_wake_up_between_look_and_sleep_is_not_lost`).
 
@@ -30,6 +33,7 @@ pub use table::{Port, PortState, PortTable, checked_port};
 
 use crate::domain::{Domain, Domains};
 use crate::error::Refusal;
+use crate::vcpu::VcpuHandle;
 use pv_abi::event_channel::Virq;
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
 use std::sync::Arc;
@@ -119,6 +123,13 @@ pub fn raise_virq(domain: &Domain, virq: Virq, vcpu: VcpuId) {
     if let Some((port, vcpu)) = table.virq(virq, vcpu) {
         raise(domain, &table, Peer { port, vcpu });
     }
+}
+
+/// Says that `vcpu` of `domain` polls, then looks: true where one of `ports` is pending. Whoever makes one pending after
+/// the look finds the vCPU polling, and wakes it.
+pub fn announce_poll(domain: &Domain, vcpu: &VcpuHandle, ports: &[EventPort]) -> bool {
+    vcpu.set_polls(true);
+    domain.shared().any_pending(ports)
 }
 
 /// Unmasks a port, and notifies if it is pending.

@@ -3,6 +3,7 @@
 use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
 use crate::domain::End;
 use crate::error::Failure;
+use crate::event_channel as channel;
 use crate::guest_memory::GuestArray;
 use crate::sched::TimerKind;
 use pv_abi::event_channel::PORTS;
@@ -55,10 +56,8 @@ fn poll(call: &mut Call<'_>, at: u64) -> Reply {
         }
         ports.push(port);
     }
-    // Announced before the look, so that whoever makes a port pending after it wakes us.
-    call.handle.set_polls(true);
+    let is_pending = channel::announce_poll(call.domain, call.handle, &ports);
     let is_over = request.timeout != 0 && request.timeout <= call.services.clock.now();
-    let is_pending = ports.iter().any(|&port| call.domain.shared().is_pending(port));
     let scheduler = &call.services.scheduler;
     if is_over || is_pending || call.handle.info().wants_upcall() {
         call.handle.set_polls(false);

@@ -137,7 +137,7 @@ impl PcpuLoop {
                 leave(&Leave::Blocked(&|| handle.info().wants_upcall() || domain.life().has_ended()));
             }
             TurnEnd::Polling(ports) => leave(&Leave::Blocked(&|| {
-                let is_pending = ports.iter().any(|&port| domain.shared().is_pending(port));
+                let is_pending = domain.shared().any_pending(&ports);
                 is_pending || handle.info().wants_upcall() || domain.life().has_ended()
             })),
             TurnEnd::Ended => {

@@ -15,8 +15,8 @@ use crate::error::Refusal;
 use crate::frame::{Reference, ReferenceKind};
 use crate::lock::{Guard, Rank, Ranked};
 use crate::paging::Mmu;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use pv_abi::{DomId, Errno, Mfn, VcpuId};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const FRESH: u8 = 0;

@@ -5,17 +5,19 @@
 //!
 //! They may move, once ([`InfoPage::relocate`]), while others make events pending. No event is lost
 //! (`an_event_that_met_the_old_place_is_told_at_the_new_one`): a sender sets the port's bit first and looks for the
-//! place then, the mover sets the place first and marks everything pending then. So a mark that meets the old place
-//! is of a port whose bit was set before the new place says "look everywhere".
+//! place then, the mover sets the place and marks everything pending there before the vCPU runs again. So a mark that
+//! meets the old place is of a port whose bit was set before the vCPU looks everywhere. In either place the selector is
+//! set before the upcall, which a guest takes first: so it is never told without a place to look at.
+//! `tests/concurrency` tries every interleaving.
 
 use crate::machine::{MachineMemory, NoSuchFrame};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time;
 use pv_abi::shared_info::VcpuInfo;
 use pv_abi::time::VcpuTimeInfo;
 use pv_abi::{Mfn, PAGE_SIZE};
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a vCPU's `vcpu_info` lies, and the accesses to it.
 #[derive(Debug)]

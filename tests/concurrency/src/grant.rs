@@ -1,6 +1,6 @@
 //! The grant table as it is, over a machine with one entry.
 
-pub use hypervisor::grant::Access;
+pub use hypervisor::grant::{Access, Maptrack};
 
 #[path = "../../../hypervisor/src/grant/entry.rs"]
 mod entry;

@@ -1,20 +1,32 @@
 //! The hypervisor's concurrent protocols, compiled from its own sources against locks and atomics whose every
 //! interleaving is tried. The atomics are sequentially consistent throughout, so interleavings are all that there is
 //! to try.
-#![allow(missing_docs)] // the sources are documented where they live
+#![allow(missing_docs, rustdoc::broken_intra_doc_links)] // the sources are documented where they live
 
+#[cfg(not(test))] // its own tests, and those of others below, need the rest of the hypervisor
+#[path = "../../../hypervisor/src/domain/mod.rs"]
+pub mod domain;
+#[cfg(not(test))]
+#[path = "../../../hypervisor/src/event_channel/mod.rs"]
+pub mod event_channel;
 pub mod frame;
-#[cfg(not(test))] // as below
+#[cfg(not(test))]
 pub mod grant;
 pub mod lock;
+pub mod machine;
 pub mod paging;
 #[path = "../../../hypervisor/src/machine/kvm/presence.rs"]
 pub mod presence;
-#[cfg(not(test))] // its own tests need the rest of the hypervisor
+#[cfg(not(test))]
 #[path = "../../../hypervisor/src/sched/mod.rs"]
 pub mod sched;
+#[cfg(not(test))]
+#[path = "../../../hypervisor/src/time.rs"]
+pub mod time;
+#[cfg(not(test))]
+pub mod vcpu;
 
-pub use hypervisor::{clock, domain, error, event_channel, machine, vcpu};
+pub use hypervisor::{clock, error, report};
 
 use shuttle::scheduler::DfsScheduler;
 use shuttle::{Config, Runner};

@@ -15,6 +15,15 @@ impl<T> Ranked<T> {
         Self(Mutex::new(value))
     }
 
+    /// Whatever its place in the order.
+    pub fn ordered(rank: Rank, _: u32, value: T) -> Self {
+        Self::new(rank, value)
+    }
+
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.0.try_lock().ok().map(Guard)
+    }
+
     pub fn lock(&self) -> Guard<'_, T> {
         Guard(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -2,7 +2,7 @@
 //! the entry is what threads race for; the rest is for looking, and no further step.
 
 use crate::error::Refusal;
-use crate::frame::Reference;
+use crate::frame::{Reference, ReferenceKind};
 use crate::sync::atomic::AtomicU64;
 use pv_abi::{DomId, Mfn};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -61,10 +61,11 @@ impl Mmu {
 
     pub fn hold(&self, _: DomId, mfn: Mfn, _: bool) -> Result<Reference, Refusal> {
         self.held.fetch_add(1, SeqCst);
-        Ok(Reference(mfn))
+        Ok(Reference::recall(mfn, ReferenceKind::General))
     }
 
-    pub fn release(&self, _: Reference) {
+    pub fn release(&self, reference: Reference) {
+        reference.into_entry();
         self.held.fetch_sub(1, SeqCst);
     }
 }

@@ -1,12 +1,12 @@
 //! The scheduler, and events that come while a vCPU goes to sleep, or into the guest, or while its pcpu does.
 
+use concurrency_tests::clock::FakeClock;
+use concurrency_tests::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
 use concurrency_tests::every_interleaving;
+use concurrency_tests::machine::{Kick, MachineMemory};
 use concurrency_tests::sched::{Leave, Next, RoundRobin, Scheduler};
 use concurrency_tests::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use hypervisor::clock::FakeClock;
-use hypervisor::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
-use hypervisor::machine::{Kick, MachineMemory};
-use hypervisor::vcpu::{VcpuHandle, VcpuKey};
+use concurrency_tests::vcpu::{VcpuHandle, VcpuKey};
 use pv_abi::{DomId, Mfn, VcpuId};
 use shuttle::thread;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Wake for Nobody {
 
 /// A domain that is only known by its name here.
 fn domain() -> Arc<Domain> {
-    let memory = Arc::new(MachineMemory::new(1).unwrap());
+    let memory = Arc::new(MachineMemory::new(1));
     let shared = SharedPage::new(memory, Mfn(0)).unwrap();
     let vcpus = vec![VcpuHandle::new(KEY, shared.vcpu_info(KEY.vcpu).unwrap(), Arc::default())];
     let (console, wake) = (Arc::new(NoConsole), Arc::new(Nobody));
@@ -66,9 +66,8 @@ fn runs(scheduler: &Scheduler) -> bool {
 /// Pending and mask against block: what comes while a vCPU goes to sleep wakes it.
 #[test]
 fn no_event_is_slept_through() {
-    let domain = domain();
-    every_interleaving("block", move || {
-        let scene = scene();
+    every_interleaving("block", || {
+        let (scene, domain) = (scene(), domain());
         scene.scheduler.start(&domain);
         assert!(runs(&scene.scheduler));
         let theirs = Arc::clone(&scene);
@@ -82,9 +81,8 @@ fn no_event_is_slept_through() {
 /// Upcall against entry: the vCPU sees the event before it goes in, or is kicked out.
 #[test]
 fn no_event_waits_for_a_guest_to_come_back_by_itself() {
-    let domain = domain();
-    every_interleaving("entry", move || {
-        let scene = scene();
+    every_interleaving("entry", || {
+        let (scene, domain) = (scene(), domain());
         scene.scheduler.start(&domain);
         assert!(runs(&scene.scheduler));
         let theirs = Arc::clone(&scene);
@@ -100,9 +98,8 @@ fn no_event_waits_for_a_guest_to_come_back_by_itself() {
 #[test]
 #[should_panic(expected = "nobody told it")]
 fn looking_before_entering_is_caught() {
-    let domain = domain();
-    every_interleaving("entry, the wrong way round", move || {
-        let scene = scene();
+    every_interleaving("entry, the wrong way round", || {
+        let (scene, domain) = (scene(), domain());
         scene.scheduler.start(&domain);
         assert!(runs(&scene.scheduler));
         let theirs = Arc::clone(&scene);
@@ -117,9 +114,8 @@ fn looking_before_entering_is_caught() {
 /// A pcpu that goes to sleep while a vCPU becomes ready runs it: otherwise it would sleep for ever, a deadlock.
 #[test]
 fn a_pcpu_does_not_sleep_while_there_is_work() {
-    let domain = domain();
-    every_interleaving("idle", move || {
-        let scene = scene();
+    every_interleaving("idle", || {
+        let (scene, domain) = (scene(), domain());
         let theirs = Arc::clone(&scene);
         let pcpu = thread::spawn(move || {
             while !runs(&theirs.scheduler) {
