@@ -81,31 +81,6 @@ fn closing_one_end_leaves_the_other_unbound() {
     assert_eq!(alloc_unbound(&b.domain, a.domain.id()).unwrap_err().errno, Errno::ESRCH, "it is dying");
 }
 
-/// As soon as a number is free it may be another port's, with an event of its own.
-#[test]
-fn a_port_takes_no_event_of_the_next_one_with_it() {
-    const TURNS: u32 = 300_000;
-    let world = World::new();
-    let guest = world.guest();
-    let (domains, domain) = (&world.services.domains, &*guest.domain);
-    let lost = std::thread::scope(|scope| {
-        scope.spawn(|| (0..TURNS).for_each(|_| close(domains, domain, ipi(domain)).unwrap()));
-        let is_lost = |_: &u32| {
-            let port = ipi(domain);
-            send(domains, domain, port).unwrap();
-            let is_pending = domain.shared().is_pending(port);
-            close(domains, domain, port).unwrap();
-            !is_pending
-        };
-        (0..TURNS).filter(is_lost).count()
-    });
-    assert_eq!(lost, 0);
-}
-
-fn ipi(domain: &Domain) -> EventPort {
-    bind_ipi(domain, VcpuId(0)).unwrap()
-}
-
 #[test]
 fn an_event_to_a_closed_port_goes_nowhere() {
     let world = World::new();
