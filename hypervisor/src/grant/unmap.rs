@@ -23,11 +23,6 @@ impl Unmapping {
         Self { batch: Batch::new(grantee, budget), records: Vec::new() }
     }
 
-    /// What may still be done.
-    pub const fn budget(&mut self) -> Budget {
-        *self.batch.budget()
-    }
-
     /// Ends the mapping that was made at `address`, which is as the grantee called it; the entry of `new`, if there is
     /// one, moves to its place.
     ///
@@ -71,17 +66,17 @@ impl Unmapping {
         }
     }
 
-    /// Settles, and gives the pins back.
+    /// Settles, and gives the pins back. What is left of the budget comes back, as from [`Mmu::finish`].
     ///
     /// # Errors
     /// The machine's: the domain is lost, and the pins are never given back.
-    pub fn finish(self, mmu: &Mmu, grantee: &Domain) -> Result<(), Failure> {
-        mmu.finish(self.batch)?;
+    pub fn finish(self, mmu: &Mmu, grantee: &Domain) -> Result<Budget, Failure> {
+        let left = mmu.finish(self.batch)?;
         for (handle, record) in self.records {
             record.unpin(mmu);
             grantee.maptrack().lock().free(handle);
         }
-        Ok(())
+        Ok(left)
     }
 }
 

@@ -13,6 +13,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 /// Updates read, and made under one lock, at a time: 1 KiB.
 const UPDATES_PER_READ: usize = 64;
 
+const COST_OF_FLUSH: u32 = 16;
+
 /// How far a batch has come in one run.
 pub(super) type Ran = Result<Progress, Failure>;
 
@@ -72,34 +74,39 @@ pub fn mmu_update(call: &mut Call<'_>, arguments: Arguments) -> Reply {
     let ran = run_batch::<_, UPDATES_PER_READ>(call, arguments, |call, requests| {
         let (done, progress) = mmu.mmu_updates(requests, &mut batch);
         call.progress.elements = call.progress.elements.saturating_add(done as u64);
-        call.budget = *batch.budget();
         progress
     });
-    mmu.finish(batch)?;
+    call.finish(batch)?;
     end_batch(call, arguments, ran)
 }
 
 /// `update_va_mapping(address, entry, flags)`.
 pub fn update_va_mapping(call: &mut Call<'_>, [address, value, flags, ..]: Arguments) -> Reply {
-    let flush = check_flush(call, flags)?;
+    let asked = asks_for_flush(call, flags)?;
     let mmu = &call.services.mmu;
     let mut batch = Batch::new(call.domain.id(), call.budget);
     let updated = mmu.update_va_mapping(call.vcpu.context.root, address, Pte(value), &mut batch);
-    mmu.finish(batch)?;
+    call.finish(batch)?;
     match updated? {
         Progress::Preempted => Ok(Outcome::Preempted),
         Progress::Done => {
-            if flush {
-                mmu.flush()?;
+            if asked {
+                flush(call)?;
             }
             done()
         }
     }
 }
 
+/// A flush is one of everything, everywhere: more than any that can be asked for. Each pcpu may have to be kicked.
+pub(super) fn flush(call: &mut Call<'_>) -> Result<(), Failure> {
+    call.spend(COST_OF_FLUSH);
+    Ok(call.services.mmu.flush()?)
+}
+
 /// Whether a flush is asked for. A pointer to a mask of vCPUs must be readable; what it says does not matter as
 /// long as a flush is one of all pcpus.
-fn check_flush(call: &Call<'_>, flags: u64) -> Result<bool, Failure> {
+fn asks_for_flush(call: &Call<'_>, flags: u64) -> Result<bool, Failure> {
     if flags & UpdateVaMappingFlags::FLUSH_TYPE_MASK == 0 {
         return Ok(false);
     }

@@ -1,14 +1,12 @@
 //! `mmuext_op`: pins, root tables, flushes.
 
-use super::mmu::{Ran, check_mask, end_batch, run_batch};
+use super::mmu::{Ran, check_mask, end_batch, flush, run_batch};
 use super::{Arguments, Call, Reply};
 use crate::error::Refusal;
 use crate::paging::Progress;
 use pv_abi::mmu::{MmuExtCommand as C, MmuExtOp};
 use pv_abi::page_table::Level;
 use pv_abi::{Errno, Mfn};
-
-const COST_OF_FLUSH: u32 = 16;
 
 /// `mmuext_op(operations, count, done, domain)`.
 pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
@@ -43,11 +41,13 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
             let root = (op.arg1 != 0).then_some(Mfn(op.arg1));
             mmu.new_user_baseptr(domain, &mut call.vcpu.roots, root, &mut call.budget)
         }
-        C::TLB_FLUSH_LOCAL | C::INVLPG_LOCAL | C::TLB_FLUSH_ALL | C::INVLPG_ALL => flush(call),
+        C::TLB_FLUSH_LOCAL | C::INVLPG_LOCAL | C::TLB_FLUSH_ALL | C::INVLPG_ALL => {
+            flush(call).map(|()| Progress::Done)
+        }
         C::TLB_FLUSH_MULTI | C::INVLPG_MULTI => {
             // Here a mask that cannot be read is −EINVAL, where it is −EFAULT with update_va_mapping.
             check_mask(call, op.arg2).map_err(|_| Refusal::new(Errno::EINVAL, "the mask cannot be read"))?;
-            flush(call)
+            flush(call).map(|()| Progress::Done)
         }
         C::SET_LDT if op.arg2 as u32 == 0 => Ok(Progress::Done),
         C::FLUSH_CACHE | C::FLUSH_CACHE_GLOBAL => {
@@ -62,11 +62,4 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
 
 fn pin(call: &mut Call<'_>, op: MmuExtOp, level: Level) -> Ran {
     call.services.mmu.pin(call.domain.id(), Mfn(op.arg1), level, &mut call.budget)
-}
-
-/// A flush is one of everything, everywhere: more than any of these asks for. Each pcpu may have to be kicked.
-fn flush(call: &mut Call<'_>) -> Ran {
-    call.spend(COST_OF_FLUSH);
-    call.services.mmu.flush()?;
-    Ok(Progress::Done)
 }

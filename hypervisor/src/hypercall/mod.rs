@@ -8,7 +8,7 @@
 //!   [`Call::spend`] for the rest: what is left over is [`Outcome::Preempted`], and the hypervisor goes on
 //!   with it by [`Progress`] before the guest runs again, so that nothing of it is the guest's to change.
 //!
-//! Tests: `tests::every_row_is_exercised`, `tests::wild_arguments_are_refused`, and those of each family.
+//! Tests: `tests::every_row_is_exercised`, `tests::wild_arguments_are_refused`, `tests::bounds`, and those of each family.
 
 mod callbacks;
 mod console;
@@ -46,7 +46,7 @@ use crate::domain::{Domain, Domains};
 use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
 use crate::machine::Doorbells;
-use crate::paging::{Budget, Mmu};
+use crate::paging::{Batch, Budget, Mmu};
 use crate::sched::Scheduler;
 use crate::trace::{Trace, Tracer};
 use crate::vcpu::{Progress, Vcpu, VcpuHandle};
@@ -150,6 +150,12 @@ impl<'a> Call<'a> {
     /// Notes that work was done, of about so many microseconds.
     fn spend(&mut self, work: u32) {
         self.work = self.work.saturating_sub(work);
+    }
+
+    /// Ends a batch that was begun with the call's budget, and pays for what it did and for its end.
+    fn finish(&mut self, batch: Batch) -> Result<(), Failure> {
+        self.budget = self.services.mmu.finish(batch)?;
+        Ok(())
     }
 
     /// Whether others must be let run before it does more. Never so before it has done anything.

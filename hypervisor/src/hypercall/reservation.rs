@@ -12,8 +12,8 @@ use crate::guest_memory::GuestArray;
 use pv_abi::memory::{MemoryExchange, MemoryReservation};
 use pv_abi::{Errno, Mfn, Pfn};
 
-/// Extents between two looks at events and at the time.
-const EXTENTS_PER_RUN: u64 = 1024;
+/// What one extent costs, in microseconds: a frame may have to be scrubbed.
+const COST: u32 = 4;
 /// As many as Xen takes: more do not fit into its continuation.
 const MOST_EXTENTS: u64 = u32::MAX as u64 >> 6;
 
@@ -26,11 +26,11 @@ fn run(call: &mut Call<'_>, at: u64, each: impl Fn(&Call<'_>, Extent) -> Result<
     let (Ok(array), true) = (array, request.extent_order == 0 && request.nr_extents <= MOST_EXTENTS) else {
         return done(call);
     };
-    let stop = call.progress.elements.saturating_add(EXTENTS_PER_RUN);
     while call.progress.elements < array.len() {
-        if call.progress.elements >= stop {
+        if call.must_pause() {
             return Ok(Outcome::Preempted);
         }
+        call.spend(COST);
         match each(call, Extent { array, index: call.progress.elements }) {
             Ok(()) => call.progress.elements = call.progress.elements.saturating_add(1),
             Err(Failure::Refused(_)) => break,

@@ -1,7 +1,8 @@
 //! Segments: `set_gdt`, `update_descriptor`, `set_segment_base`.
 
-use super::{Arguments, Call, Reply, done, refuse};
+use super::{Arguments, Call, Outcome, Reply, done, refuse};
 use crate::guest_memory::GuestArray;
+use crate::paging::Progress;
 use pv_abi::address::is_canonical;
 use pv_abi::segment::{DESCRIPTORS_PER_FRAME, FIRST_RESERVED_GDT_ENTRY, SegmentBase};
 use pv_abi::{Errno, Mfn};
@@ -17,7 +18,10 @@ pub fn set_gdt(call: &mut Call<'_>, [frames, entries, ..]: Arguments) -> Reply {
         (0..array.len()).map(|index| array.get(&call.space(), index)).collect::<Result<_, _>>()?;
     // Each frame may have to be checked.
     call.spend(entries);
-    call.vcpu.gdt.replace(&call.services.mmu, call.domain.id(), &frames, entries)?;
+    let (mmu, domain) = (&call.services.mmu, call.domain.id());
+    if call.vcpu.gdt.replace(mmu, domain, &frames, entries, &mut call.budget)? == Progress::Preempted {
+        return Ok(Outcome::Preempted);
+    }
     call.vcpu.reload_descriptors(&call.services.mmu);
     done()
 }

@@ -79,22 +79,23 @@ impl Drop for Batch {
 
 impl Mmu {
     /// Settles the batch and gives back what its old entries held. What that costs beyond the batch's budget is
-    /// left to [`Mmu::drain`] and to the domain's next operation; what other domains lent is not.
+    /// left to [`Mmu::drain`] and to the domain's next operation; what other domains lent is not. What is left of the
+    /// budget then comes back: whoever gave it has to know.
     ///
     /// # Errors
     /// The machine's; the domain is lost then, and nothing is given back.
-    pub fn finish(&self, mut batch: Batch) -> Result<(), Failure> {
+    pub fn finish(&self, mut batch: Batch) -> Result<Budget, Failure> {
         if batch.is_empty() {
-            return Ok(());
+            return Ok(batch.budget);
         }
         self.with_space(batch.domain, |space| {
             if space.life == Life::Failed {
                 batch.forget();
-                return space.check_alive();
+                return space.check_alive().map(|()| batch.budget);
             }
             self.settle(space, &mut batch)?;
             let mut budget = batch.budget;
-            self.drain_space(space, &mut budget).map(|_| ())
+            self.drain_space(space, &mut budget).map(|_| budget)
         })
     }
 

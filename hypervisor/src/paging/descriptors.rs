@@ -3,7 +3,7 @@
 //! Guest code runs at CPL3 with flat 64-bit segments, so descriptors protect nothing but the hypervisor itself from
 //! gates, task states and code that would run at another privilege.
 
-use super::{Budget, Mmu, Progress};
+use super::Mmu;
 use crate::error::{Failure, Refusal};
 use crate::frame::{Effect, FrameType, Operation, Reference, ReferenceKind};
 use pv_abi::{DomId, Errno, Mfn, PAGE_SIZE};
@@ -43,24 +43,17 @@ pub const fn validate_descriptor(descriptor: u64) -> Result<u64, Refusal> {
 }
 
 const MISSING: Refusal = Refusal::new(Errno::EINVAL, "the machine has no such frame");
-/// Steps of earlier calls' work that one frame of descriptors may take on.
-const LEFT_OVER: u32 = 4096;
 const DESCRIPTORS: ReferenceKind = ReferenceKind::Typed(FrameType::Descriptors);
 
 impl Mmu {
     /// Takes a reference to a frame of descriptors, all of which are checked first unless they are already. It
-    /// goes back by [`Mmu::release`].
+    /// goes back by [`Mmu::release`]. Whoever wants one that earlier calls may have left in use drains first.
     ///
     /// # Errors
-    /// The guest's fault: the frame is not its own, is in use as something else, or a descriptor is bad. EAGAIN
-    /// where more is left over from earlier calls than [`Mmu::drain`] should do in one turn.
+    /// The guest's fault: the frame is not its own, is in use as something else, or a descriptor is bad.
     pub fn hold_descriptors(&self, domain: DomId, mfn: Mfn) -> Result<Reference, Failure> {
         self.with_space(domain, |space| {
             space.check_alive()?;
-            // The frame may still be in use by what an earlier call left over.
-            if self.drain_space(space, &mut Budget::new(LEFT_OVER))? == Progress::Preempted {
-                return Err(Refusal::new(Errno::EAGAIN, "page tables are still being torn down").into());
-            }
             let general = self.frames.get(domain, mfn)?;
             let taken = self.frames.apply(mfn, Operation::AcquireType(FrameType::Descriptors));
             let checked = match taken {

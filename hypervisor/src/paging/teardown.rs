@@ -12,7 +12,8 @@ use pv_abi::{DomId, Mfn};
 
 impl Mmu {
     /// Goes on with what earlier calls of this domain left over. Every operation that takes a budget does so by
-    /// itself, first; [`Mmu::hold`] does not, and may find a frame still in use by what is left over.
+    /// itself, first; [`Mmu::hold`] and [`Mmu::hold_descriptors`] do not, and may find a frame still in use by what is
+    /// left over.
     ///
     /// # Errors
     /// The machine's; the domain is lost then.

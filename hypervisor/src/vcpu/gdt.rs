@@ -2,7 +2,7 @@
 
 use crate::error::Failure;
 use crate::frame::{Reference, ReferenceKind};
-use crate::paging::Mmu;
+use crate::paging::{Budget, Mmu, Progress};
 use pv_abi::segment::DESCRIPTORS_PER_FRAME;
 use pv_abi::{DomId, Mfn};
 
@@ -14,11 +14,22 @@ pub struct GuestGdt {
 }
 
 impl GuestGdt {
-    /// Replaces the frames; all of them are checked first.
+    /// Replaces the frames; all of them are checked first. Interrupted, it is to be called again with the same ones.
     ///
     /// # Errors
     /// The guest's fault, and nothing has changed.
-    pub fn replace(&mut self, mmu: &Mmu, domain: DomId, frames: &[Mfn], entries: u32) -> Result<(), Failure> {
+    pub fn replace(
+        &mut self,
+        mmu: &Mmu,
+        domain: DomId,
+        frames: &[Mfn],
+        entries: u32,
+        budget: &mut Budget,
+    ) -> Result<Progress, Failure> {
+        // They may still be in use by what an earlier call left over.
+        if mmu.drain(domain, budget)? == Progress::Preempted {
+            return Ok(Progress::Preempted);
+        }
         let mut held = Self { frames: Vec::with_capacity(frames.len()), entries };
         for &mfn in frames {
             match mmu.hold_descriptors(domain, mfn) {
@@ -31,7 +42,7 @@ impl GuestGdt {
         }
         std::mem::swap(self, &mut held);
         held.release(mmu);
-        Ok(())
+        Ok(Progress::Done)
     }
 
     /// The references that it stands for, for [`Mmu::audit`].

@@ -45,10 +45,10 @@ pub fn initialise(
     let domain = vcpu.domain;
     if mmu.new_baseptr(domain, &mut vcpu.roots, Mfn::containing(kernel), budget)? == Progress::Preempted
         || mmu.new_user_baseptr(domain, &mut vcpu.roots, user, budget)? == Progress::Preempted
+        || vcpu.gdt.replace(mmu, domain, gdt, first.gdt_ents as u32, budget)? == Progress::Preempted
     {
         return Ok(Progress::Preempted);
     }
-    vcpu.gdt.replace(mmu, domain, gdt, first.gdt_ents as u32)?;
     vcpu.mode = if in_kernel { Mode::Kernel } else { Mode::User };
     set_entries(vcpu, first, flags);
     set_context(vcpu, first);

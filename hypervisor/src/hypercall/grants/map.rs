@@ -18,7 +18,7 @@ const COST: u32 = 8;
 pub(super) fn map_grant_ref(call: &mut Call<'_>, at: u64, count: u64) -> Reply {
     let mut batch = Batch::new(call.domain.id(), call.budget);
     let ran = map_each(call, at, count, &mut batch);
-    call.services.mmu.finish(batch)?;
+    call.finish(batch)?;
     end(ran)
 }
 
@@ -31,9 +31,7 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
         call.spend(COST);
         let index = call.progress.elements;
         let mut request = array.get(&call.space(), index)?;
-        let mapped = map_one(call, batch, &mut request);
-        call.budget = *batch.budget();
-        if mapped? == Progress::Preempted {
+        if map_one(call, batch, &mut request)? == Progress::Preempted {
             return Ok(Progress::Preempted);
         }
         if array.set(&call.space(), index, &request).is_err() {

@@ -51,8 +51,7 @@ fn unmap_each(call: &mut Call<'_>, at: u64, count: u64, replaces: bool) -> Ran {
             }
             done.push((index, request));
         }
-        call.budget = unmapping.budget();
-        unmapping.finish(&call.services.mmu, call.domain)?;
+        call.budget = unmapping.finish(&call.services.mmu, call.domain)?;
         for (index, request) in &done {
             call.progress.elements = call.progress.elements.saturating_add(1);
             array.set(&call.space(), *index, request)?;

@@ -1,10 +1,8 @@
 //! Whatever a guest passes, the hypervisor refuses or does it: it never panics, and the books still balance.
 
-use super::super::{Outcome, TABLE, dispatch, resume};
+use super::super::{Outcome, TABLE};
 use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page, recover};
 use pv_abi::Errno;
-use pv_abi::hypercall::MulticallEntry;
-use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
 
 /// Values that break things.
 const WILD: [u64; 26] = [
@@ -120,56 +118,4 @@ fn a_guest_gone_mad_harms_nobody() {
     assert!(succeeded > 10_000, "only {succeeded} of 100,000 calls succeeded: the test is too wild");
     assert_eq!(world.peek::<u64>(&bystander, page(3)), 0x5afe);
     world.check_end(vec![bystander]);
-}
-
-#[test]
-fn batches_in_a_multicall_share_one_bound() {
-    const FLUSHES: u64 = 160;
-    let mut world = World::new();
-    let guest = world.guest();
-    world.poke(
-        &guest,
-        page(1),
-        [MmuExtOp::new(MmuExtCommand::TLB_FLUSH_ALL, 0); FLUSHES as usize].as_slice(),
-    );
-    let batch = MulticallEntry { op: 26, result: 0, args: [page(1), FLUSHES, 0, 0x7ff0, 0, 0] };
-    world.poke(&guest, page(2), [batch; 60].as_slice());
-    world.on_vcpu(&guest, |handle, vcpu| {
-        let registers = &mut vcpu.context.registers;
-        (registers.rax, registers.rdi, registers.rsi) = (13, page(2), 60);
-        let (services, mut before, mut runs) = (&world.services, 0, 0);
-        let mut outcome = dispatch(services, &guest.domain, handle, vcpu, true).unwrap();
-        while outcome == Outcome::Preempted {
-            let progress = vcpu.continuation.unwrap().progress;
-            let flushes = progress.calls * FLUSHES + progress.elements;
-            assert!(flushes > before && flushes - before <= 1024, "{} flushes in one run", flushes - before);
-            (before, runs) = (flushes, runs + 1);
-            outcome = resume(services, &guest.domain, handle, vcpu).unwrap().unwrap();
-        }
-        assert!(runs > 8, "{runs} interruptions");
-        assert_eq!((outcome, vcpu.context.registers.rax), (Outcome::Done(0), 0));
-    });
-    world.check_end(vec![guest]);
-}
-
-/// Each of them is over at once, and all of them together are not.
-#[test]
-fn cheap_calls_in_a_multicall_have_a_bound() {
-    let mut world = World::new();
-    let guest = world.guest();
-    let cheap = MulticallEntry { op: 17, result: 0, args: [7, 0, 0, 0, 0, 0] };
-    world.poke(&guest, page(2), [cheap; 256].as_slice());
-    world.on_vcpu(&guest, |handle, vcpu| {
-        let registers = &mut vcpu.context.registers;
-        (registers.rax, registers.rdi, registers.rsi) = (13, page(2), 256);
-        let (services, mut runs) = (&world.services, 0);
-        let mut outcome = dispatch(services, &guest.domain, handle, vcpu, true).unwrap();
-        while outcome == Outcome::Preempted {
-            runs += 1;
-            outcome = resume(services, &guest.domain, handle, vcpu).unwrap().unwrap();
-        }
-        assert!(runs >= 3, "{runs} interruptions");
-        assert_eq!(outcome, Outcome::Done(0));
-    });
-    world.check_end(vec![guest]);
 }

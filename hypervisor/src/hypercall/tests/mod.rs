@@ -1,5 +1,6 @@
 //! Every hypercall, as a guest makes it.
 
+mod bounds;
 mod families;
 mod fuzz;
 mod hostile;

@@ -195,7 +195,9 @@ fn a_descriptor_frame_waits_for_what_is_left_over() {
     let tree = world.tree(A, 1);
     world.pin(A, tree.l4, Level::L4).unwrap();
     assert_eq!(world.mmu.unpin(A, tree.l4, &mut Budget::new(1)).unwrap(), Progress::Done);
-    let held = world.mmu.hold_descriptors(A, tree.pages[0]).unwrap(); // writable until the tree is gone
+    assert_eq!(why(world.mmu.hold_descriptors(A, tree.pages[0])), "the frame is mapped writable somewhere");
+    done(world.mmu.drain(A, &mut Budget::unlimited())).unwrap();
+    let held = world.mmu.hold_descriptors(A, tree.pages[0]).unwrap();
     world.check_with(&[(held.mfn(), held.kind())]);
     world.mmu.release(held);
     world.end(A, &mut Roots::default());
