@@ -1,5 +1,7 @@
 //! Hypercalls that were interrupted.
 
+use pv_abi::grant_table::GrantHandle;
+
 /// How far a hypercall has come that was interrupted. The hypervisor keeps it, and goes on with it before the
 /// guest runs again: nothing of it is the guest's to change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -8,6 +10,8 @@ pub struct Progress {
     pub calls: u64,
     /// Elements of a batch that are done.
     pub elements: u64,
+    /// A mapping that is to be undone, since the guest cannot be told of it: its handle, and where it was asked for.
+    pub untold: Option<(GrantHandle, u64)>,
 }
 
 /// A hypercall that was interrupted.

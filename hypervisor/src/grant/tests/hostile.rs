@@ -2,11 +2,14 @@
 
 use super::pair::{Pair, WINDOW};
 use crate::grant::MAX_MAPPINGS;
-use crate::testing::{BASE, page};
-use pv_abi::grant_table::{GrantEntry, GrantHandle, GrantStatus, MapFlags};
+use crate::paging::{Budget, Progress};
+use crate::testing::{BASE, at_each_look, page};
+use pv_abi::grant_table::{GrantEntry, GrantHandle, GrantStatus, MapFlags, MapGrantRef};
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp, MmuUpdate};
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Errno, GrantRef};
+use std::rc::Rc;
+use std::sync::Arc;
 
 const ERROR: GrantStatus = GrantStatus::GENERAL_ERROR;
 const TABLE: PteFlags = PteFlags::PRESENT.union(PteFlags::WRITABLE).union(PteFlags::USER);
@@ -92,7 +95,7 @@ fn a_lent_page_stays_what_it_is() {
     // The lender maps it no more, and makes a table of it, or gives it back.
     let unmapped = pair.world.call(&pair.lender, 14, &[page(super::pair::LENT as u64), 0, 0]);
     assert_eq!(unmapped, Ok(0));
-    let mut budget = crate::paging::Budget::unlimited();
+    let mut budget = Budget::unlimited();
     assert!(mmu.pin(id, frame, Level::L1, &mut budget).is_err());
     mmu.deallocate(id, frame).unwrap();
     assert_eq!(mmu.owner(frame), Some(id), "somebody uses it");
@@ -226,11 +229,9 @@ fn handles_are_the_borrowers_own() {
 }
 
 /// A handle that cannot be told is a mapping that nobody could end.
-#[test]
-fn a_mapping_whose_handle_cannot_be_stored_is_undone() {
-    let pair = Pair::new();
-    let reference = pair.lend(0, 0);
-    let argument = pv_abi::grant_table::MapGrantRef {
+/// A mapping at [`WINDOW`] of what the lender lends.
+fn wanted(pair: &Pair, reference: u32) -> MapGrantRef {
+    MapGrantRef {
         host_addr: WINDOW,
         flags: MapFlags::HOST_MAP,
         reference: GrantRef(reference),
@@ -238,11 +239,55 @@ fn a_mapping_whose_handle_cannot_be_stored_is_undone() {
         status: GrantStatus(1),
         handle: GrantHandle(0),
         dev_bus_addr: 0,
-    };
-    pair.world.poke(&pair.borrower, page(4), &argument);
+    }
+}
+
+#[test]
+fn a_mapping_whose_handle_cannot_be_stored_is_undone() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    pair.world.poke(&pair.borrower, page(4), &wanted(&pair, reference));
     let read_only = Pte(pair.entry(page(4)).0 & !PteFlags::WRITABLE.bits());
     assert_eq!(pair.set_entry(page(4), read_only), Ok(0));
     assert_eq!(pair.world.call(&pair.borrower, 20, &[0, page(4), 1]), Err(Errno::EFAULT));
+    assert_eq!((pair.reach(WINDOW, false), pair.references(0)), (None, 0));
+    assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
+    pair.audit();
+    pair.end();
+}
+
+/// A tree that another vCPU gives up after the mapping was made, and that takes more than one run to take apart: the
+/// end of the mapping has to wait for it, and is not forgotten.
+#[test]
+fn a_mapping_is_undone_whatever_another_vcpu_left_over() {
+    let pair = Pair::new();
+    let (mmu, borrower) = (Arc::clone(&pair.world.services.mmu), pair.borrower.domain.id());
+    let (tree, tables) = (mmu.allocate(borrower).unwrap(), 12);
+    for index in 0..tables {
+        let below = Pte::new(mmu.allocate(borrower).unwrap(), PteFlags::PRESENT);
+        mmu.memory().exchange_entry(tree, index, below, 0).unwrap();
+    }
+    assert_eq!(mmu.pin(borrower, tree, Level::L2, &mut Budget::unlimited()).unwrap(), Progress::Done);
+
+    // The handle lies behind the last byte that can be written.
+    let reference = pair.lend(0, 0);
+    let argument = page(5) - 16;
+    pair.world.poke(&pair.borrower, argument, &wanted(&pair, reference));
+    let read_only = Pte(pair.entry(page(5)).0 & !PteFlags::WRITABLE.bits());
+    assert_eq!(pair.set_entry(page(5), read_only), Ok(0));
+
+    let (lent, written, l1) = (pair.lent(0), pair.borrower.pages[4], pair.borrower.l1);
+    let others = Arc::clone(&mmu);
+    at_each_look(Rc::new(move || {
+        let mapped = others.memory().entry(l1, Level::L1.index(WINDOW)).unwrap().mfn() == lent;
+        // Beside its mapping, it is in use by whoever writes there.
+        if mapped && others.frames().word(written).uses == 2 && others.frames().word(tree).pinned {
+            let given_up = others.unpin(borrower, tree, &mut Budget::new(1)).unwrap();
+            assert_eq!(given_up, Progress::Done);
+        }
+    }));
+    assert_eq!(pair.world.call(&pair.borrower, 20, &[0, argument, 1]), Err(Errno::EFAULT));
+    assert!(!mmu.frames().word(tree).pinned, "nobody came in between");
     assert_eq!((pair.reach(WINDOW, false), pair.references(0)), (None, 0));
     assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
     pair.audit();

@@ -1,6 +1,6 @@
 //! `GNTTABOP_map_grant_ref`.
 
-use super::unmap::unmap_now;
+use super::unmap::unmap_one;
 use super::{Ran, end, granter, status};
 use crate::error::Refusal;
 use crate::grant::{Access, Stop, Wanted, map};
@@ -16,10 +16,28 @@ const COST: u32 = 8;
 
 /// Maps what others grant, one element after the other, and says of each how it ended.
 pub(super) fn map_grant_ref(call: &mut Call<'_>, at: u64, count: u64) -> Reply {
-    let mut batch = Batch::new(call.domain.id(), call.budget);
-    let ran = map_each(call, at, count, &mut batch);
-    call.finish(batch)?;
-    end(ran)
+    if call.progress.untold.is_none() {
+        let mut batch = Batch::new(call.domain.id(), call.budget);
+        let ran = map_each(call, at, count, &mut batch);
+        call.finish(batch)?;
+        if call.progress.untold.is_none() {
+            return end(ran);
+        }
+    }
+    end(undo(call))
+}
+
+const UNTOLD: Refusal = Refusal::new(Errno::EFAULT, "a mapping's handle cannot be stored");
+
+/// Ends the mapping of which the guest cannot be told, in as many runs as that takes.
+fn undo(call: &mut Call<'_>) -> Ran {
+    if let Some(mapping) = call.progress.untold
+        && unmap_one(call, mapping)? == Progress::Preempted
+    {
+        return Ok(Progress::Preempted);
+    }
+    call.progress.untold = None;
+    Err(UNTOLD.into())
 }
 
 fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran {
@@ -35,10 +53,9 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
             return Ok(Progress::Preempted);
         }
         if array.set(&call.space(), index, &request).is_err() {
-            if request.status == GrantStatus::OKAY {
-                unmap_now(call, request.handle, request.host_addr)?;
-            }
-            return Err(Refusal::new(Errno::EFAULT, "a mapping's handle cannot be stored").into());
+            let made = request.status == GrantStatus::OKAY;
+            call.progress.untold = made.then_some((request.handle, request.host_addr));
+            return Err(UNTOLD.into());
         }
         call.progress.elements = call.progress.elements.saturating_add(1);
     }

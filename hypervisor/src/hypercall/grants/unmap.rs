@@ -1,7 +1,6 @@
 //! `GNTTABOP_unmap_grant_ref` and `GNTTABOP_unmap_and_replace`. See [`crate::grant::Unmapping`].
 
 use super::{Ran, end, status};
-use crate::error::Failure;
 use crate::grant::Unmapping;
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
@@ -68,13 +67,10 @@ fn unmap_each(call: &mut Call<'_>, at: u64, count: u64, replaces: bool) -> Ran {
     Ok(Progress::Done)
 }
 
-/// Ends one mapping of the caller's, whatever its budget.
-pub(super) fn unmap_now(call: &Call<'_>, handle: GrantHandle, address: u64) -> Result<(), Failure> {
+/// Ends one mapping of the caller's, which may have come to its end otherwise.
+pub(super) fn unmap_one(call: &mut Call<'_>, mapping: (GrantHandle, u64)) -> Ran {
     let mut unmapping = Unmapping::new(call.domain.id(), call.budget);
-    let unmapped = status(unmapping.unmap(&call.services.mmu, call.domain, (handle, address), None));
-    unmapping.finish(&call.services.mmu, call.domain)?;
-    match unmapped {
-        Ok(_) | Err(Ok(_)) => Ok(()),
-        Err(Err(failure)) => Err(failure),
-    }
+    let unmapped = status(unmapping.unmap(&call.services.mmu, call.domain, mapping, None));
+    call.budget = unmapping.finish(&call.services.mmu, call.domain)?;
+    unmapped.map_or_else(|stopped| stopped, |_| Ok(Progress::Done))
 }
