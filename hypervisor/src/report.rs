@@ -154,6 +154,26 @@ impl fmt::Display for CrashReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{World, page};
+
+    /// A stack that goes on and on costs no more than one that ends.
+    #[test]
+    fn a_back_trace_has_so_many_calls_and_no_more() {
+        let mut world = World::new();
+        let guest = world.guest();
+        let frames: [[u64; 2]; 256] = std::array::from_fn(|depth| {
+            let depth = depth as u64;
+            [page(3) + 16 * (depth + 1), 0x1000 + depth]
+        });
+        world.poke(&guest, page(3), &frames);
+        let report = world.on_vcpu(&guest, |_, vcpu| {
+            vcpu.context.registers.rbp = page(3);
+            CrashReport::new(&Failure::Crash("test".into()), vcpu, &world.services.mmu, None)
+        });
+        assert_eq!(report.calls.len(), 1 + MAX_CALLS);
+        assert_eq!(report.calls.last().map(|call| call.address), Some(0x1000 + MAX_CALLS as u64 - 1));
+        world.check_end(vec![guest]);
+    }
 
     #[test]
     fn an_address_is_named_by_the_function_that_it_is_in() {

@@ -1,9 +1,10 @@
 use super::*;
 use crate::event_channel::alloc_unbound;
-use crate::testing::{Guest, World};
+use crate::testing::{BASE, Guest, World};
 use backends::console::{End, Input};
 use pv_abi::Mfn;
 use pv_abi::io::console::{ConsoleInterface, IN_SIZE};
+use pv_abi::page_table::Level;
 use std::io::{self, Write};
 use std::mem::offset_of;
 use std::sync::mpsc;
@@ -51,6 +52,23 @@ fn accesses_stay_within_the_page() {
     assert_eq!(page.load_u32(4092), Ok(7));
     assert!(page.load_u32(4096).is_err() && page.write(4090, &[0; 7]).is_err());
     assert!(page.read(usize::MAX, &mut [0; 2]).is_err());
+}
+
+/// It may be a table, which is its guest's to read and nobody's to write.
+#[test]
+fn a_page_mapped_for_reading_is_not_written() {
+    let (world, guest, host, _) = setup();
+    grant(&world, &guest, guest.l1);
+    let page = host.map_grant(guest.domain.id(), GrantRef::CONSOLE, Access::ReadOnly).unwrap();
+    let entry = Level::L1.index(BASE) * 8;
+    let found = world.machine.memory.load_u64(guest.l1, entry).unwrap();
+    for outcome in
+        [page.write(entry, &[0; 8]), page.store_u32(entry, 0), page.slice(Access::ReadWrite).map(|_| ())]
+    {
+        assert_eq!(outcome.unwrap_err().what, "the page is mapped for reading only");
+    }
+    assert_eq!(page.load_u32(entry), Ok(found as u32), "nothing has changed");
+    assert!(page.slice(Access::ReadOnly).is_ok());
 }
 
 #[test]

@@ -152,3 +152,24 @@ fn racing_types_exclude_each_other() {
     });
     assert_eq!(frames.word(mfn), Word { general: 1, allocated: true, ..Word::FREE });
 }
+
+/// A frame is free when nothing of its last owner is left to be done: whoever gets it next has it alone.
+#[test]
+fn frames_change_hands_between_threads() {
+    let (frames, _machine) = table();
+    let turns = |own| {
+        for turn in 0..2_000_000 {
+            let mfn = frames.allocate(own).unwrap();
+            assert_eq!(frames.owner(mfn), Some(own), "turn {turn}");
+            let held = frames.get(own, mfn).unwrap();
+            frames.deallocate(own, mfn).unwrap();
+            assert_eq!(frames.give_back(held), None);
+        }
+    };
+    std::thread::scope(|scope| {
+        for own in [A, B] {
+            scope.spawn(move || turns(own));
+        }
+    });
+    assert_eq!((frames.owned_by(A), frames.owned_by(B)), (0, 0));
+}

@@ -111,6 +111,21 @@ fn what_may_still_be_reached_stays_marked() {
     assert_eq!((pair.references(0), pair.lender.domain.grants().lock().active().len()), (1, 1));
 }
 
+/// Nor when the borrower has died, whose tables nobody could take apart.
+#[test]
+fn what_a_lost_borrower_may_still_reach_stays_marked() {
+    let mut pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    pair.map(reference, 0, WINDOW).unwrap();
+    pair.world.machine.translations.sabotage(Sabotage::Broken);
+    let borrower = std::slice::from_ref(&pair.borrower);
+    pair.world.destroy(borrower);
+    pair.world.machine.translations.sabotage(Sabotage::None);
+    assert!(pair.world.services.mmu.frames_of(pair.borrower.domain.id()) > 0, "it was not taken apart");
+    assert_eq!(pair.flags(reference), PERMIT | READING | WRITING);
+    assert_eq!((pair.references(0), pair.lender.domain.grants().lock().active().len()), (1, 1));
+}
+
 /// Two borrowers of one entry: the second must be the first.
 #[test]
 fn an_entry_in_use_is_its_users_alone() {

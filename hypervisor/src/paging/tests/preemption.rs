@@ -1,7 +1,9 @@
 //! Work on trees is interrupted after every step, and goes on with the same call. In between, every count is right.
 
 use super::world::{A, B, Tree, World, done, kind, rw, why};
+use crate::error::Failure;
 use crate::frame::{FrameType, Phase};
+use crate::machine::fake::Sabotage;
 use crate::paging::{Batch, Budget, Progress, Roots};
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Level, Pte};
@@ -57,6 +59,48 @@ fn an_update_that_needs_a_whole_tree() {
     world.end(A, &mut roots);
 }
 
+/// A tree that a batch drops which has hardly a budget, and the batch.
+fn dropped(world: &World, tree: &Tree) -> (Tree, Batch) {
+    let dropped = world.tree(A, 2);
+    world.set(A, tree.l4, 1, rw(dropped.l3)).unwrap();
+    let mut batch = Batch::new(A, Budget::new(3));
+    let clear = MmuUpdate { ptr: tree.l4.address() + 8, val: 0 };
+    assert_eq!(world.mmu.mmu_update(clear, &mut batch).unwrap(), Progress::Done);
+    (dropped, batch)
+}
+
+/// Nearly all of it was left over.
+fn comes_apart(world: &World, roots: &Roots, dropped: &Tree) {
+    let interruptions = step_by_step(world, &[roots], |budget| world.mmu.drain(A, budget).unwrap());
+    assert!(interruptions > 3 * 500, "{interruptions}");
+    assert_eq!(kind(world, dropped.l3), FrameType::None);
+}
+
+#[test]
+fn a_batch_that_drops_a_whole_tree_leaves_it_over() {
+    let world = World::new();
+    let tree = world.tree(A, 2);
+    let mut roots = world.start(&tree);
+    let (dropped, batch) = dropped(&world, &tree);
+    assert_eq!(world.mmu.finish(batch).unwrap(), Budget::new(0), "paid for");
+    comes_apart(&world, &roots, &dropped);
+    world.end(A, &mut roots);
+}
+
+#[test]
+fn an_update_waits_for_what_its_own_batch_drops() {
+    let world = World::new();
+    let tree = world.tree(A, 2);
+    let mut roots = world.start(&tree);
+    let (dropped, mut batch) = dropped(&world, &tree);
+    let remap = MmuUpdate { ptr: tree.l1.address() + 16, val: rw(dropped.l1).0 };
+    assert_eq!(world.mmu.mmu_update(remap, &mut batch).unwrap(), Progress::Preempted);
+    world.mmu.finish(batch).unwrap();
+    comes_apart(&world, &roots, &dropped);
+    world.set(A, tree.l1, 2, rw(dropped.l1)).unwrap();
+    world.end(A, &mut roots);
+}
+
 #[test]
 fn changing_roots() {
     let world = World::new();
@@ -70,7 +114,8 @@ fn changing_roots() {
     }
     assert_eq!(roots.kernel(), Some(second.l4));
     world.check(&[&roots]);
-    step_by_step(&world, &[&roots], |budget| world.mmu.drain(A, budget).unwrap());
+    let interruptions = step_by_step(&world, &[&roots], |budget| world.mmu.drain(A, budget).unwrap());
+    assert!(interruptions > 4 * 500, "{interruptions}");
     assert_eq!(kind(&world, first.l4), FrameType::None);
     world.end(A, &mut roots);
 }
@@ -201,6 +246,22 @@ fn a_descriptor_frame_waits_for_what_is_left_over() {
     world.check_with(&[(held.mfn(), held.kind())]);
     world.mmu.release(held);
     world.end(A, &mut Roots::default());
+}
+
+/// What the machine failed to take out of its translations may still be reached: it stays as it is for ever.
+#[test]
+fn what_a_lost_domain_left_over_stays_so() {
+    let world = World::new();
+    let tree = world.tree(A, 1);
+    let mut roots = world.start(&tree);
+    world.mmu.deallocate(A, tree.pages[0]).unwrap(); // it goes with its last mapping
+    world.mmu.release_roots(A, &mut roots).unwrap();
+    let drain = || world.mmu.drain(A, &mut Budget::unlimited());
+    world.machine.translations.sabotage(Sabotage::Broken);
+    assert!(matches!(drain(), Err(Failure::Machine(_))));
+    world.machine.translations.sabotage(Sabotage::None);
+    assert!(matches!(drain(), Err(Failure::Crash(_))), "the machine's getting better changes nothing");
+    assert_eq!(world.mmu.owner(tree.pages[0]), Some(A));
 }
 
 #[test]

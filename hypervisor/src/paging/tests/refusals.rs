@@ -331,6 +331,32 @@ fn one_batch_may_unmap_a_frame_and_make_it_a_table() {
     two.end();
 }
 
+/// What a batch knows of a table holds while it holds the table: settled, and the table gone, it is a page like others.
+#[test]
+fn one_batch_may_take_a_table_apart_and_write_the_page_that_it_was() {
+    let two = two();
+    let (world, tree) = (&two.world, &two.a);
+    let other = world.draft(A, &[]);
+    world.set(A, tree.l2, 5, rw(other)).unwrap();
+    let written = Pte(rw(two.b.pages[0]).0);
+    world
+        .batch(A, |mmu, batch| {
+            let mut update = |table: Mfn, index: u64, entry: Pte| {
+                let ptr = table.address() + index * 8;
+                done(mmu.mmu_update(pv_abi::mmu::MmuUpdate { ptr, val: entry.0 }, batch))
+            };
+            update(tree.l2, 0, Pte(0))?;
+            update(tree.l1, 1, Pte(0))?;
+            update(other, 0, rw(tree.l1))?; // refused before the two are settled
+            update(tree.l1, 2, written)
+        })
+        .unwrap();
+    assert_eq!(world.machine.memory.entry(tree.l1, 2).unwrap(), written, "data, whatever it looks like");
+    assert_eq!(world.mmu.frames().word(tree.l1).kind, FrameType::Writable);
+    assert_eq!(world.mmu.frames().word(tree.pages[2]).uses, 0);
+    two.end();
+}
+
 /// Two vCPUs: one changed an entry and has not settled it when the other drops the whole table.
 #[test]
 fn a_table_with_an_unsettled_change_stays_one() {
