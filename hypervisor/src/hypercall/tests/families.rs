@@ -3,6 +3,7 @@
 use crate::testing::{BASE, Guest, World, page};
 use crate::vcpu::Callback;
 use pv_abi::Errno;
+use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use pv_abi::callback::{CallbackRegister, CallbackType};
 use pv_abi::event_channel::{AllocUnbound, BindVirq, PortArgument, Status, Virq};
 use pv_abi::page_table::{Pte, PteFlags};
@@ -96,8 +97,16 @@ pub fn debug_registers(world: &World, guest: &Guest) {
     }
     assert_eq!(world.call(guest, 8, &[7, 1 << 13]), Err(Errno::EPERM), "general detect");
     assert_eq!(world.call(guest, 8, &[1, WILD]), Err(Errno::EPERM));
-    assert_eq!(world.call(guest, 8, &[1, 0xffff_8000_0000_1000]), Err(Errno::EPERM), "the hypervisor's");
-    assert_eq!(world.call(guest, 8, &[7, 0x0002_0401]), Err(Errno::EPERM), "a breakpoint on I/O");
+    for register in 0..4 {
+        for address in [HYPERVISOR_VIRT_START, 0xffff_8000_0000_1000, HYPERVISOR_VIRT_END - 1] {
+            assert_eq!(world.call(guest, 8, &[register, address]), Err(Errno::EPERM), "the hypervisor's");
+        }
+        assert_eq!(world.call(guest, 9, &[register]), Ok(0));
+        for enabled in [1, 2, 3] {
+            let on_io = enabled << (2 * register) | 2 << (16 + 4 * register) | 0x400;
+            assert_eq!(world.call(guest, 8, &[7, on_io]), Err(Errno::EPERM), "a breakpoint on I/O");
+        }
+    }
     assert_eq!(world.call(guest, 8, &[7, 0xffff_ffff_0000_d801]), Ok(0), "reserved bits are dropped");
     assert_eq!(world.call(guest, 9, &[7]), Ok(0x401));
     assert_eq!(world.call(guest, 8, &[7, 0]), Ok(0));

@@ -123,4 +123,59 @@ mod tests {
             assert_eq!(sanitise(&mut context), fits, "{rip:#x}");
         }
     }
+
+    /// DR7 with breakpoint `n` armed locally and globally, of that kind, four bytes long.
+    const fn armed(n: usize, kind: u64) -> u64 {
+        DebugRegisters::CONTROL_AT_REST | 3 << (2 * n) | (kind | 0b1100) << (16 + 4 * n)
+    }
+
+    /// What is left of breakpoint `n` at `address`, beside three of the guest's own, which stay.
+    fn breakpoint(n: usize, address: u64, kind: u64) -> DebugRegisters {
+        let mut context = context();
+        context.debug.addresses = [0x1000, 0x2000, 0x3000, 0x4000];
+        let others = (0..4).filter(|&other| other != n).map(|other| armed(other, 1));
+        let others = others.fold(DebugRegisters::CONTROL_AT_REST, |all, one| all | one);
+        context.debug.addresses[n] = address;
+        context.debug.control = others | armed(n, kind);
+        let asked = context.debug;
+        assert!(sanitise(&mut context));
+        for other in (0..4).filter(|&other| other != n) {
+            assert_eq!(context.debug.addresses[other], asked.addresses[other], "of breakpoint {other}");
+        }
+        assert_eq!(context.debug.control & others, others, "the others are armed");
+        context.debug
+    }
+
+    /// A breakpoint at the hypervisor's addresses, for I/O, or on the debug registers themselves would trap at CPL0.
+    #[test]
+    fn no_breakpoint_can_be_met_at_cpl0() {
+        let is_armed = |debug: DebugRegisters, n: usize| debug.control >> (2 * n) & 3 != 0;
+        let (start, end) = (HYPERVISOR_VIRT_START, HYPERVISOR_VIRT_END);
+        for n in 0..4 {
+            for kind in [0, 1, 3] {
+                for address in [start, start + 0x1000, end - 1, 1 << 47, 1 << 63] {
+                    let debug = breakpoint(n, address, kind);
+                    assert!(!is_armed(debug, n) && debug.addresses[n] == 0, "{n} {kind} {address:#x}");
+                }
+                for address in [0, 0x5000, (1 << 47) - 1, end, u64::MAX] {
+                    let debug = breakpoint(n, address, kind);
+                    assert!(is_armed(debug, n) && debug.addresses[n] == address, "{n} {kind} {address:#x}");
+                }
+            }
+            assert!(!is_armed(breakpoint(n, 0x5000, 2), n), "{n} is for I/O");
+        }
+    }
+
+    #[test]
+    fn debug_registers_hold_nothing_that_is_refused_or_traps_their_use() {
+        let mut context = context();
+        (context.debug.status, context.debug.control) = (!0, 0x1111_ffff_ffff | 1 << 63);
+        assert!(sanitise(&mut context));
+        assert_eq!(context.debug.status, 0xffff_ffff);
+        assert_eq!(context.debug.control >> 32, 0);
+        assert_eq!(context.debug.control & 1 << 13, 0, "general detect");
+        context.debug.control = 0;
+        assert!(sanitise(&mut context));
+        assert_eq!(context.debug.control, DebugRegisters::CONTROL_AT_REST);
+    }
 }
