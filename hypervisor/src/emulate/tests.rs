@@ -1,7 +1,7 @@
 //! Instructions that trap, in a guest's memory.
 
 use super::*;
-use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page};
+use crate::testing::{BASE, Guest, STACK, USER_BASE, World, change_what_is_read, page};
 use pv_abi::physdev::SetIopl;
 use pv_abi::trap::TrapInfo;
 
@@ -154,4 +154,23 @@ fn an_instruction_that_cannot_be_fetched_is_the_guests_fault() {
         exception(&world.services, vcpu, handle.info(), fault).unwrap();
         assert_eq!(vcpu.context.registers.rip, handler(UD));
     });
+}
+
+/// Another vCPU writes over an instruction as soon as it was read. What is carried out is what was read, as a whole.
+#[test]
+fn an_instruction_is_what_it_was_when_it_was_fetched() {
+    let world = World::new();
+    let guest = guest(&world);
+    let mfn = guest.pages[3];
+    world.services.mmu.set_pfn(mfn, Pfn(0x1_2345_6789));
+    for seed in 1..=300 {
+        world.poke(&guest, BASE, &[0x90_u8; 16]);
+        change_what_is_read(Some((guest.domain.id(), seed)));
+        let arrived = raise(&world, &guest, &[0xcd, 0x80], UD, 0);
+        let loaded = read_m2p(&world, &guest, &[0x48, 0x8b, 0x00], mfn.0 * 8, 0);
+        change_what_is_read(None);
+        let frame: [u64; 7] = world.peek(&guest, STACK - 56);
+        assert_eq!((arrived, frame[2]), (handler(0x80), BASE + 2), "seed {seed}");
+        assert_eq!(loaded, (BASE + 3, 0x1_2345_6789), "seed {seed}");
+    }
 }

@@ -4,7 +4,8 @@
 //! Invariants:
 //! - No reference into this memory ever leaves this module: bytes are copied in and out, words are accessed
 //!   atomically, and every access is checked against the end of the frame it starts in.
-//! - Every write passes [`MachineMemory::dirty`]: KVM's dirty log does not see the host's writes.
+//! - Every write passes [`MachineMemory::dirty`]: KVM's dirty log does not see the host's writes (`tests`,
+//!   `every_write_passes_the_hook`).
 //! - The mapping is shared, never huge, merged or locked: [`MachineMemory::drop_translations`] relies on
 //!   `MADV_DONTNEED` dropping KVM's translations and nothing else.
 #![allow(unsafe_code)] // madvise on the own mapping
@@ -72,7 +73,11 @@ impl MachineMemory {
     }
 
     /// The hook that every write of the host passes; live migration will need it.
-    fn dirty(&self, _mfn: Mfn) {}
+    fn dirty(&self, mfn: Mfn) {
+        #[cfg(test)]
+        tests::DIRTIED.set(Some(mfn));
+        let _ = mfn;
+    }
 
     fn slice(&self, mfn: Mfn, offset: usize, length: usize) -> Result<VolatileSlice<'_>, NoSuchFrame> {
         let end = offset.checked_add(length).ok_or(NoSuchFrame(mfn))?;
@@ -292,6 +297,38 @@ impl MachineMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// The frame that passed the hook last.
+        pub(super) static DIRTIED: Cell<Option<Mfn>> = const { Cell::new(None) };
+    }
+
+    /// A write that passed by the hook would be missing in a copy of a running machine.
+    #[test]
+    fn every_write_passes_the_hook() {
+        let memory = MachineMemory::new(4).unwrap();
+        let mfn = Mfn(2);
+        let writes: [(&str, &dyn Fn()); 12] = [
+            ("write", &|| memory.write(mfn, 0, &[1]).unwrap()),
+            ("written", &|| memory.written(mfn)),
+            ("zero", &|| memory.zero(mfn).unwrap()),
+            ("copy_frame", &|| memory.copy_frame(Mfn(1), mfn).unwrap()),
+            ("exchange_entry", &|| assert_eq!(memory.exchange_entry(mfn, 0, Pte(1), 0), Ok(Pte(0)))),
+            ("store_u64", &|| memory.store_u64(mfn, 0, 2).unwrap()),
+            ("store_u32", &|| memory.store_u32(mfn, 0, 3).unwrap()),
+            ("compare_exchange_u32", &|| assert_eq!(memory.compare_exchange_u32(mfn, 0, 3, 4), Ok(true))),
+            ("swap_u8", &|| assert_eq!(memory.swap_u8(mfn, 0, 5), Ok(4))),
+            ("fetch_or_u64", &|| assert_eq!(memory.fetch_or_u64(mfn, 0, 2), Ok(5))),
+            ("fetch_and_u64", &|| assert_eq!(memory.fetch_and_u64(mfn, 0, 1), Ok(7))),
+            ("release", &|| memory.release(mfn, 1).unwrap()),
+        ];
+        for (name, write) in writes {
+            DIRTIED.set(None);
+            write();
+            assert_eq!(DIRTIED.get(), Some(mfn), "{name}");
+        }
+    }
 
     #[test]
     fn accesses_stay_within_their_frame() {
