@@ -1,9 +1,11 @@
 //! A guest on the fake machine that makes hypercalls as it is told by a seed or by a fuzzer's bytes, while its memory
-//! changes each time the hypervisor has read it, exactly where it was read. A double fetch that matters would get the
-//! first answer to one question and the second to the next.
+//! changes when the hypervisor has read it (one time in three), exactly where it was read. A double fetch that matters
+//! would get the first answer to one question and the second to the next. Entries of grant tables change, too, between
+//! the read and the exchange that marks them: the guest's own to anything, and the bystander takes its own back.
 //!
-//! After each call the bystander's page and the sum of all frames are looked at; every few hundred, and at the end,
-//! everything is recounted. Used by `hypercall::tests::fuzz` and, led by coverage, by `tests/fuzz/target`.
+//! After each call the entries that the bystander lends and the sum of all frames are looked at; every few hundred, and
+//! at the end, everything is recounted and each of the bystander's pages is compared, but for the one that it lends to be
+//! written. Used by `hypercall::tests::fuzz` and, led by coverage, by `tests/fuzz/target`.
 
 #[path = "../../tests/fuzz/calls/mod.rs"]
 #[allow(dead_code, missing_docs)] // each of its users needs a part of it
@@ -15,26 +17,31 @@ use crate::event_channel::{HostChannel, alloc_unbound, connect};
 use crate::grant::lent_entries;
 use crate::hypercall::{Outcome, TABLE};
 use crate::paging::{Budget, Progress};
-use crate::testing::{BASE, Guest, STACK, World, change_what_is_read, page, recover};
+use crate::testing::{
+    BASE, Guest, MARKS, STACK, World, change_what_is_read, lends_again, recover, was_taken_back,
+};
 use backends::bell::Bell;
 use calls::{Caller, Case, Ground};
 use pv_abi::grant_table::GrantEntry;
-use pv_abi::{DomId, Errno, Mfn};
+use pv_abi::page_table::PteFlags;
+use pv_abi::{DomId, Errno, GrantRef, Mfn, PAGE_SIZE};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 const CALLS_BETWEEN_AUDITS: u64 = 200;
-const CANARY: u64 = 0x5afe;
 
-/// Pages that the bystander lends: to be written, and to be read.
-const LENT: u64 = 5;
-const LENT_TO_READ: u64 = 6;
+/// Pages that the bystander lends, by their references: one to be written, one to be read.
+const LENT: usize = 5;
+const LENT_TO_READ: usize = 6;
+const REFERENCES: [GrantRef; 2] = [GrantRef(1), GrantRef(2)];
 
 /// A machine, and a bystander on it.
 pub struct Playground {
     world: World,
     bystander: Guest,
-    /// Mappings of grants that were seen, at the moments of recounting.
+    /// The bystander's grant table.
+    table: Mfn,
+    /// Mappings of the bystander's pages that were seen, at the moments of recounting.
     pub mapped: u64,
 }
 
@@ -42,8 +49,12 @@ impl Default for Playground {
     fn default() -> Self {
         let world = World::new();
         let bystander = world.guest();
-        [3, LENT_TO_READ].iter().for_each(|&kept| world.poke(&bystander, page(kept), &CANARY));
-        Self { world, bystander, mapped: 0 }
+        let memory = &world.machine.memory;
+        for (number, mfn) in pages_of(&bystander) {
+            memory.write(mfn, 0, &contents(number)).unwrap();
+        }
+        let table = grants(&world, &bystander);
+        Self { world, bystander, table, mapped: 0 }
     }
 }
 
@@ -70,6 +81,7 @@ impl Playground {
             change_what_is_read(None);
             self.check(&guest);
             if call % 8 == 0 {
+                self.lend(&guest);
                 self.find_root(&guest);
                 for case in caller.find_back() {
                     self.play(&guest, &case);
@@ -97,24 +109,23 @@ impl Playground {
         connect(&guest.domain, port, Arc::new(Bell::with_descriptor().ok()?)).ok()
     }
 
-    /// A grant table of one frame; its frame.
-    fn grants(&self, guest: &Guest) -> Mfn {
-        let mut grants = guest.domain.grants().lock();
-        grants.grow(&self.world.services.mmu, guest.domain.id(), 1).unwrap();
-        grants.frames()[0]
+    /// The bystander lends two pages to the guest, where it does not do so already.
+    fn lend(&self, guest: &Guest) {
+        let pages = [(LENT, 0), (LENT_TO_READ, GrantEntry::READ_ONLY)];
+        for (reference, (lent, access)) in REFERENCES.into_iter().zip(pages) {
+            let flags = GrantEntry::PERMIT_ACCESS | access;
+            let frame = self.bystander.pages[lent].0 as u32;
+            let entry = GrantEntry { flags, domid: guest.domain.id().0, frame };
+            if self.entry(reference) & MARKS == 0 {
+                self.world.machine.memory.write(self.table, offset(reference), entry.as_bytes()).unwrap();
+                lends_again(self.table, offset(reference));
+            }
+        }
     }
 
-    /// The bystander lends two pages to the guest.
-    fn lend(&self, guest: &Guest) {
-        let table = self.grants(&self.bystander);
-        for (reference, (kept, access)) in
-            [(LENT, 0), (LENT_TO_READ, GrantEntry::READ_ONLY)].into_iter().enumerate()
-        {
-            let frame = self.bystander.pages[kept as usize].0 as u32;
-            let flags = GrantEntry::PERMIT_ACCESS | access;
-            let entry = GrantEntry { flags, domid: guest.domain.id().0, frame };
-            self.world.machine.memory.write(table, (1 + reference) * 8, entry.as_bytes()).unwrap();
-        }
+    /// An entry of the bystander's grant table.
+    fn entry(&self, reference: GrantRef) -> u64 {
+        self.world.machine.memory.load_u64(self.table, offset(reference)).unwrap()
     }
 
     fn ground(&self, guest: &Guest) -> Ground {
@@ -130,7 +141,7 @@ impl Playground {
             frames: self.world.services.mmu.layout().frames,
             domain: guest.domain.id().0.into(),
             lender: self.bystander.domain.id().0.into(),
-            grant_frame: self.grants(guest).0,
+            grant_frame: grants(&self.world, guest).0,
             numbers: TABLE.iter().map(|row| row.number).collect(),
             stack: STACK,
             code: BASE,
@@ -162,8 +173,8 @@ impl Playground {
 
     /// What is cheap to look at.
     fn check(&self, guest: &Guest) {
-        for kept in [3, LENT_TO_READ] {
-            assert_eq!(self.world.peek::<u64>(&self.bystander, page(kept)), CANARY);
+        for reference in REFERENCES {
+            self.check_entry(reference);
         }
         let mmu = &self.world.services.mmu;
         let domains = [DomId::XEN, self.bystander.domain.id(), guest.domain.id()];
@@ -171,7 +182,21 @@ impl Playground {
         assert_eq!(owned + mmu.free_frames(), mmu.layout().frames, "frames are lost");
     }
 
-    /// Recounts everything.
+    /// What is in use is marked, and nothing else; what the bystander took back before it was in use is not lent.
+    fn check_entry(&self, reference: GrantRef) {
+        let entry = self.entry(reference);
+        let grants = self.bystander.domain.grants().lock();
+        let marks = match grants.active().get(&reference) {
+            None => 0,
+            Some(active) if active.writers == 0 => GrantEntry::READING,
+            Some(_) => GrantEntry::READING | GrantEntry::WRITING,
+        };
+        assert_eq!(entry & MARKS, u64::from(marks), "marks of {reference:?}");
+        let is_back = was_taken_back(self.table, offset(reference));
+        assert!(!is_back || entry as u16 == 0, "{reference:?} was taken back, and is {entry:#x}");
+    }
+
+    /// Recounts everything, and compares all that nobody but the bystander may write.
     fn audit(&mut self, guest: &Guest) {
         let mut held = Vec::new();
         for guest in [&self.bystander, guest] {
@@ -183,7 +208,42 @@ impl Playground {
             }
         }
         let lent = lent_entries(&self.world.services.domains);
-        self.mapped += lent.len() as u64;
+        let bystanders = [LENT, LENT_TO_READ].map(|page| self.bystander.pages[page]);
+        self.mapped += lent.iter().filter(|(_, frame)| bystanders.contains(frame)).count() as u64;
         assert_eq!(self.world.services.mmu.audit_lending(&held, &lent), Vec::<String>::new());
+        let memory = &self.world.machine.memory;
+        let to_read = self.bystander.pages[LENT_TO_READ];
+        for (place, _) in lent.iter().filter(|(_, frame)| *frame == to_read) {
+            let entry = memory.entry(place.table, place.index).unwrap();
+            let is_written = entry.mfn() == to_read && entry.flags().contains(PteFlags::WRITABLE);
+            assert!(!is_written, "a page that is lent to be read is mapped as {entry:?}");
+        }
+        for (number, mfn) in pages_of(&self.bystander).filter(|(number, _)| *number != LENT) {
+            let mut now = [0; PAGE_SIZE];
+            memory.read(mfn, 0, &mut now).unwrap();
+            assert!(now == contents(number), "page {number} of the bystander's was written");
+        }
     }
+}
+
+/// A grant table of one frame; its frame.
+fn grants(world: &World, guest: &Guest) -> Mfn {
+    let mut grants = guest.domain.grants().lock();
+    grants.grow(&world.services.mmu, guest.domain.id(), 1).unwrap();
+    grants.frames()[0]
+}
+
+/// Where an entry of a grant table is.
+const fn offset(reference: GrantRef) -> usize {
+    reference.0 as usize * size_of::<GrantEntry>()
+}
+
+/// All pages of a guest's.
+fn pages_of(guest: &Guest) -> impl Iterator<Item = (usize, Mfn)> {
+    guest.pages.iter().chain(&guest.user_pages).copied().enumerate()
+}
+
+/// What the bystander has in each page: nothing that is anywhere else, and no zeros.
+const fn contents(number: usize) -> [u8; PAGE_SIZE] {
+    [0x5a ^ number as u8; PAGE_SIZE]
 }

@@ -12,9 +12,11 @@ use crate::machine::{Context, Exit, Kick};
 use crate::paging::{Budget, Mmu, Progress};
 use crate::run_loop::PcpuLoop;
 use crate::vcpu::{StartState, Vcpu, VcpuHandle};
+use pv_abi::grant_table::GrantEntry;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Errno, Mfn};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -25,6 +27,8 @@ pub const BASE: u64 = 0xffff_ffff_8000_0000;
 pub const USER_BASE: u64 = 0x0040_0000;
 /// Pages that its kernel has mapped, all writable.
 pub const PAGES: u64 = 32;
+/// What says that an entry of a grant table is in use.
+pub const MARKS: u64 = (GrantEntry::READING | GrantEntry::WRITING) as u64;
 /// Pages that its user mode has mapped.
 pub const USER_PAGES: u64 = 2;
 /// Where its kernel's stack starts.
@@ -310,31 +314,67 @@ impl Threads {
 }
 
 thread_local! {
-    /// Whose memory changes as soon as it was read, and the state of a generator.
+    /// Whose memory changes when it was read, and the state of a generator.
     static CHANGES: Cell<Option<(DomId, u64)>> = const { Cell::new(None) };
+    /// Entries of grant tables that others than that guest have taken back.
+    static TAKEN_BACK: RefCell<BTreeSet<(Mfn, usize)>> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// From now on (or, with nothing, no longer) some of what this thread reads of a guest is something else directly
-/// afterwards, as if another of its vCPUs had written there. The seed is not 0.
+/// From now on (or, with nothing, no longer) a third of what this thread reads of a guest, and of entries of grant
+/// tables, is something else directly afterwards, as if another vCPU had written there. The seed is not 0.
 pub fn change_what_is_read(guest: Option<(DomId, u64)>) {
     CHANGES.set(guest);
 }
 
-/// `length` bytes at `address` were just read.
-pub fn was_read(mmu: &Mmu, domain: DomId, root: Mfn, address: u64, length: usize) {
-    let Some((_, mut seed)) = CHANGES.get().filter(|&(whose, _)| whose == domain) else { return };
-    CHANGES.set(None); // what is read here stays
+/// The generator's next state, where a change is due: after one read in three.
+fn change_is_due(whose: DomId, mut seed: u64) -> Option<u64> {
     seed ^= seed << 13;
     seed ^= seed >> 7;
     seed ^= seed << 17;
-    if seed.is_multiple_of(3) && length >= 4 {
-        let at = address + (seed >> 8) % (length as u64 - 3);
-        // Nearly the same as before, or anything.
-        let old = mmu.read::<u32>(domain, root, at).unwrap_or_default();
-        let new = if seed & 1 << 40 == 0 { old ^ 1 << (seed >> 32 & 31) } else { (seed >> 20) as u32 };
-        let _ = mmu.write(domain, root, at, &new);
+    CHANGES.set(Some((whose, seed)));
+    seed.is_multiple_of(3).then_some(seed)
+}
+
+/// Nearly the same as before, or anything.
+const fn changed(old: u32, seed: u64) -> u32 {
+    if seed & 1 << 40 == 0 { old ^ 1 << (seed >> 32 & 31) } else { (seed >> 20) as u32 }
+}
+
+/// `length` bytes at `address` were just read.
+pub fn was_read(mmu: &Mmu, domain: DomId, root: Mfn, address: u64, length: usize) {
+    let Some((_, seed)) = CHANGES.get().filter(|&(whose, _)| whose == domain) else { return };
+    let Some(seed) = change_is_due(domain, seed).filter(|_| length >= 4) else { return };
+    let changes = CHANGES.take(); // what is read here stays
+    let at = address + (seed >> 8) % (length as u64 - 3);
+    let old = mmu.read::<u32>(domain, root, at).unwrap_or_default();
+    let _ = mmu.write(domain, root, at, &changed(old, seed));
+    CHANGES.set(changes);
+}
+
+/// An entry of a grant table was just read, and is about to be marked. In its own table the guest whose memory changes
+/// writes something else there; everybody else takes back what is not in use yet.
+pub fn entry_was_read(mmu: &Mmu, table: Mfn, offset: usize) {
+    let Some((whose, seed)) = CHANGES.get() else { return };
+    let Some(seed) = change_is_due(whose, seed) else { return };
+    let memory = mmu.memory();
+    if mmu.owner(table) == Some(whose) {
+        let at = offset + 4 * (seed >> 8 & 1) as usize;
+        let old = memory.load_u32(table, at).unwrap();
+        memory.store_u32(table, at, changed(old, seed)).unwrap();
+    } else if memory.load_u64(table, offset).unwrap() & MARKS == 0 {
+        memory.fetch_and_u64(table, offset, !0xffff).unwrap();
+        TAKEN_BACK.with_borrow_mut(|entries| entries.insert((table, offset)));
     }
-    CHANGES.set(Some((domain, seed)));
+}
+
+/// Whether an entry was taken back like that.
+pub fn was_taken_back(table: Mfn, offset: usize) -> bool {
+    TAKEN_BACK.with_borrow(|entries| entries.contains(&(table, offset)))
+}
+
+/// It is there again.
+pub fn lends_again(table: Mfn, offset: usize) {
+    TAKEN_BACK.with_borrow_mut(|entries| entries.remove(&(table, offset)));
 }
 
 thread_local! {

@@ -164,6 +164,8 @@ impl GrantTable {
         let memory = mmu.memory();
         for _ in 0..TRIES {
             let word = memory.load_u64(table, offset).map_err(|_| GrantStatus::BAD_GNTREF)?;
+            #[cfg(any(test, fuzzing))]
+            crate::testing::entry_was_read(mmu, table, offset);
             let entry = GrantEntry::read_from_bytes(word.as_bytes()).unwrap_or_default();
             let flags = permit(entry, by, access)?;
             // Flags and domain in one exchange: what was checked is what is marked.

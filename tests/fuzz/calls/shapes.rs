@@ -139,19 +139,22 @@ impl<C: Choices> Caller<'_, C> {
         let entry =
             self.ground.l1 << 12 | (self.ground.first_entry + FIRST_DRAFT + self.choices.below(8)) << 3;
         let reference = self.number(4);
-        let op = self.number(13);
+        // Half of them map, end or copy what others lend.
+        let uses = [Grant::MAP_GRANT_REF, Grant::MAP_GRANT_REF, Grant::UNMAP_GRANT_REF, Grant::COPY];
+        let op =
+            if self.choices.once_in(2) { self.number(13) } else { self.choices.pick(&uses.map(|op| op.0)) };
         let words = match Grant(op) {
             Grant::MAP_GRANT_REF => {
                 let flags = self.choices.pick(&[2, 2, 6, 18, 22, 3, 0, 0x1f]);
                 let place = if flags & 16 == 0 { draft } else { entry };
-                vec![place, flags | reference << 32, self.domain(), 0]
+                vec![place, flags | reference << 32, self.partner(), 0]
             }
             Grant::UNMAP_GRANT_REF | Grant::UNMAP_AND_REPLACE => {
                 let other = self.choices.pick(&[0, 0, self.ground.result()]);
                 vec![self.choices.pick(&[draft, draft, entry]), other, self.number(6)]
             }
             Grant::COPY => {
-                let mut side = || [self.choices.pick(&[reference, self.ground.pages[8]]), self.domain()];
+                let mut side = || [self.choices.pick(&[reference, self.ground.pages[8]]), self.partner()];
                 let [source, dest] = [side(), side()];
                 let length = self.number(4097) & 0xffff | self.choices.below(4) << 16;
                 [source, dest].concat().into_iter().chain([length]).collect()

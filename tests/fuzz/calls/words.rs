@@ -124,6 +124,11 @@ impl<C: Choices> Caller<'_, C> {
         self.choices.pick(&[0x7ff0, 0x7ff0, 0x7ff0, domain, lender, 0, 1, 0x7ff1, 0x7fff])
     }
 
+    /// A domain, mostly one that may lend something.
+    pub(super) fn partner(&mut self) -> u64 {
+        if self.choices.once_in(2) { self.ground.lender } else { self.domain() }
+    }
+
     /// Words that are small numbers in pairs, as most structures are.
     pub(super) fn small_words(&mut self, count: usize) -> Vec<u64> {
         (0..count).map(|_| self.number(32) | self.number(6) << 32).collect()

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 /// What must succeed now and then, by operations where a call has such: all of what deals with page tables, frames
 /// and ports.
-const MUST_SUCCEED: [(N, &[u64]); 12] = [
+const MUST_SUCCEED: [(N, &[u64]); 13] = [
     (N::MMU_UPDATE, &[0]),
     (N::UPDATE_VA_MAPPING, &[0]),
     // Pins of each level, unpin, both roots.
@@ -22,6 +22,8 @@ const MUST_SUCCEED: [(N, &[u64]); 12] = [
     (N::MEMORY_OP, &[1, 6]),
     // Bind a virtual interrupt and one between processors, close, send, status, new port.
     (N::EVENT_CHANNEL_OP, &[1, 3, 4, 5, 6, 7]),
+    // Map, unmap, copy, set up, query: that the first maps something, `mapped` tells.
+    (N::GRANT_TABLE_OP, &[0, 1, 5, 2, 6]),
     (N::MULTICALL, &[0]),
     (N::SET_GDT, &[0]),
     (N::UPDATE_DESCRIPTOR, &[0]),
@@ -43,6 +45,10 @@ pub struct Coverage {
     exits: BTreeMap<&'static str, u64>,
     /// By number and operation.
     succeeded: BTreeMap<(u64, u64), u64>,
+    /// Mappings of what the canary lends that were seen.
+    pub mapped: u64,
+    /// Guests beside which everything was recounted.
+    pub recounted: u64,
 }
 
 impl Coverage {
@@ -88,10 +94,13 @@ impl Coverage {
         let succeeded: Vec<String> =
             by_number.into_iter().map(|(number, count)| format!("{} {count}", name(number))).collect();
         format!(
-            "guest_fuzz_calls {}\nguest_fuzz_guests {} {:?}\nguest_fuzz_succeeded {}",
+            "guest_fuzz_calls {}\nguest_fuzz_guests {} {:?}, recounted beside {}\nguest_fuzz_mapped {}\n\
+             guest_fuzz_succeeded {}",
             self.calls(),
             self.guests,
             self.ended,
+            self.recounted,
+            self.mapped,
             succeeded.join(", ")
         )
     }
@@ -104,6 +113,8 @@ impl Coverage {
         for kind in ["syscall", "doorbell", "unanswered", "exception"] {
             check(self.exits[kind] > 0, || format!("there was no exit by {kind}"))?;
         }
+        check(self.mapped > 0, || "nothing that the canary lends was ever mapped".into())?;
+        check(self.recounted > 0, || "nothing was ever recounted beside a guest".into())?;
         for (number, operations) in MUST_SUCCEED {
             for operation in operations {
                 let succeeded = self.succeeded.contains_key(&(number.0, *operation));

@@ -3,7 +3,8 @@
 //! two pcpus.
 //!
 //! A guest may end in any way that is its own; then the next one comes, with another seed. While it plays, the canary's
-//! memory is compared and its frames are counted again and again; when it is gone, everything is recounted.
+//! memory is compared and its frames are counted again and again, but for a page that it lends to be written; one it
+//! lends to be read. When the guest has nothing more to call, and when it is gone, everything is recounted.
 //! `GUEST_FUZZ_CALLS` says how many calls all of them make together; `GUEST_FUZZ_SEED` which seed is the first.
 
 #[path = "../calls/mod.rs"]
@@ -11,6 +12,7 @@
 mod calls;
 mod coverage;
 mod kernel;
+mod lending;
 mod player;
 #[path = "../../support/mod.rs"]
 mod support;
@@ -53,7 +55,8 @@ fn two_vcpus_beside_a_canary() -> Result<(), Failed> {
         report(info);
     }));
     let wanted: u64 = setting("GUEST_FUZZ_CALLS", CALLS);
-    let host = Host::with_pcpus(2)?;
+    let mut host = Host::with_pcpus(2)?;
+    host.canary_gives(lending::TO_WRITE);
     let (kernel, mut coverage) = (kernel(), Coverage::default());
     let mut seed: u64 = setting("GUEST_FUZZ_SEED", 0);
     while coverage.calls() < wanted {

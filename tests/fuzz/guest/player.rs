@@ -3,6 +3,7 @@
 use crate::calls::{Caller, Case, Choices, Ground, PAGES, Random};
 use crate::coverage::Coverage;
 use crate::kernel::{Kernel, Move, VCPUS, progress, results, stack};
+use crate::lending::Lent;
 use crate::support::check;
 use crate::tiny_guest::{CODE, CONSOLE_PORT, Guest, Host, STORE_PORT, UNMAPPED};
 use hypervisor::hypercall::TABLE;
@@ -39,7 +40,7 @@ fn ground(host: &Host, kernel: &Kernel, guest: &Guest, vcpu: u64) -> Result<Grou
         others: own.into_iter().chain(others).chain([0, 1, 17]).collect(),
         frames: mmu.layout().frames,
         domain: domain.0.into(),
-        lender: domain.0.into(),
+        lender: canary.domain.id().0.into(),
         grant_frame,
         numbers: TABLE.iter().map(|row| row.number).collect(),
         stack: stack(vcpu),
@@ -72,6 +73,7 @@ fn moves(ground: Ground, gates: usize, choices: Random) -> Vec<Move> {
 /// A guest plays what the seed says.
 pub fn play(host: &Host, kernel: &Kernel, seed: u64, coverage: &mut Coverage) -> Result<(), Failed> {
     let guest = host.build(&kernel.code)?;
+    let lent = Lent::to(host, guest.domain.id())?;
     kernel.complete(&guest);
     // In half of the guests, both vCPUs have their structures in the same pages.
     let share = seed.is_multiple_of(2);
@@ -87,34 +89,48 @@ pub fn play(host: &Host, kernel: &Kernel, seed: u64, coverage: &mut Coverage) ->
     }
     let _back_ends = [guest.listen(STORE_PORT)?, guest.listen(CONSOLE_PORT)?];
     guest.start()?;
-    watch(host, &guest)?;
+    coverage.mapped += watch(host, &guest, &lent)?;
     let results =
         (0..VCPUS).map(|vcpu| results(kernel, &guest, vcpu, &scripts[vcpu as usize])).collect::<Vec<_>>();
     // What has ended has given its memory back, and with it the results.
     let lives = !guest.domain.life().has_ended();
+    if lives && has_played(&guest) {
+        lent.audit(host, &guest)?;
+        coverage.recounted += 1;
+    }
     let end = guest.wait_or_destroy(Duration::ZERO)?;
     coverage.ended(&end, guest.domain.statistics());
     if lives && !share {
         scripts.iter().zip(results).for_each(|(moves, results)| coverage.results(moves, &results));
     }
     host.canary_goes_on()?;
+    lent.is_back(host)?;
     host.audit_beside_canary()
 }
 
-/// Looks after the canary until the guest has ended, or has played everything, or gets no further.
-fn watch(host: &Host, guest: &Guest) -> Result<(), Failed> {
+/// Whether its two vCPUs have nothing more to do, and no other one was started.
+fn has_played(guest: &Guest) -> bool {
+    let started = guest.domain.vcpus().iter().filter(|vcpu| vcpu.is_initialised()).count();
+    progress(guest)[0] == VCPUS && started == VCPUS as usize
+}
+
+/// Looks after the canary until the guest has ended, or has played everything, or gets no further. How many mappings
+/// it was seen to have of what the canary lends.
+fn watch(host: &Host, guest: &Guest, lent: &Lent) -> Result<u64, Failed> {
     let mmu = &host.hypervisor.services().mmu;
     let canary = host.canary().domain.id();
     let frames = mmu.frames_of(canary);
-    let (mut seen, mut since) = (progress(guest), Instant::now());
+    let (mut seen, mut since, mut mapped) = (progress(guest), Instant::now(), 0);
     while !guest.domain.life().has_ended() && seen[0] < VCPUS && since.elapsed() < PATIENCE {
         host.canary_is_unharmed()?;
         check(mmu.frames_of(canary) == frames, || "the canary has other frames".into())?;
+        mapped = lent.mappings(host, guest)?.max(mapped);
         let now = progress(guest);
         if now != seen {
             (seen, since) = (now, Instant::now());
         }
         std::thread::sleep(Duration::from_micros(500));
     }
-    host.canary_is_unharmed()
+    host.canary_is_unharmed()?;
+    Ok(mapped)
 }

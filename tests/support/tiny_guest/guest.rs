@@ -268,18 +268,19 @@ impl Guest {
         self.mfns.iter().map(read).collect()
     }
 
-    /// A canary's memory is as it was built, but for the words at these addresses and those next to them, and but
-    /// for its page tables, which the processor marks.
-    pub(super) fn check_memory(&self, but: &[u64]) -> Result<(), Failed> {
+    /// A canary's memory is as it was built, but for the words at these addresses and those next to them, but for
+    /// the pages that are `given` to others, and but for its page tables, which the processor marks.
+    pub(super) fn check_memory(&self, but: &[u64], given: &[u64]) -> Result<(), Failed> {
         let mut now = self.contents();
         for address in but {
             let pfn = ((address - self.plan.virt_base) >> 12) as usize;
             let offset = *address as usize % 4096;
             now[pfn][offset..offset + 16].copy_from_slice(&self.original[pfn][offset..offset + 16]);
         }
-        let is_table = |pfn: u64| self.plan.table_frames.contains(&pfn);
+        let is_given = |pfn: u64| given.contains(&(self.plan.virt_base + (pfn << 12)));
+        let is_compared = |pfn: u64| !self.plan.table_frames.contains(&pfn) && !is_given(pfn);
         let changed =
-            (0..PAGES).find(|&pfn| !is_table(pfn) && now[pfn as usize] != self.original[pfn as usize]);
+            (0..PAGES).find(|&pfn| is_compared(pfn) && now[pfn as usize] != self.original[pfn as usize]);
         match changed {
             None => Ok(()),
             Some(pfn) => Err(format!("page {pfn} of the canary was written").into()),

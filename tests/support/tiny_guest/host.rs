@@ -22,6 +22,8 @@ pub struct Host {
     canary: Option<Guest>,
     /// The references that the canary's vCPU holds for as long as it lives.
     held: Vec<(Mfn, ReferenceKind)>,
+    /// Pages of the canary's that others may write, because it lends them.
+    given: Vec<u64>,
     free: u64,
 }
 
@@ -54,7 +56,7 @@ impl Host {
         let machine = machine(FRAMES, pcpus).map_err(failed)?;
         let hypervisor = Arc::new(assemble(machine).map_err(failed)?);
         let free = hypervisor.services().mmu.free_frames();
-        Ok(Self { hypervisor, canary: None, held: Vec::new(), free })
+        Ok(Self { hypervisor, canary: None, held: Vec::new(), given: Vec::new(), free })
     }
 
     /// A guest that is ready to start.
@@ -93,9 +95,19 @@ impl Host {
         if audit.is_empty() { Ok(()) } else { Err(format!("the books are wrong: {audit:?}").into()) }
     }
 
-    /// The canary's memory is as it was, though it counts on.
+    /// The references that the canary's vCPU holds, for other audits.
+    pub fn held_by_canary(&self) -> &[(Mfn, ReferenceKind)] {
+        &self.held
+    }
+
+    /// The page of the canary's at this address is lent to be written, and no longer compared.
+    pub fn canary_gives(&mut self, page: u64) {
+        self.given.push(page);
+    }
+
+    /// The canary's memory is as it was, but for what it lends to be written, though it counts on.
     pub fn canary_is_unharmed(&self) -> Result<(), Failed> {
-        self.canary().check_memory(&[canary::COUNTER])
+        self.canary().check_memory(&[canary::COUNTER], &self.given)
     }
 
     /// Frames that nobody has.
@@ -108,7 +120,7 @@ impl Host {
         if let Some(canary) = self.canary.take() {
             let before = canary.peek(canary::COUNTER);
             canary.wait_for(|| canary.peek(canary::COUNTER) >= before + 1000)?;
-            canary.check_memory(&[canary::COUNTER])?;
+            canary.check_memory(&[canary::COUNTER], &self.given)?;
             canary.destroy()?;
         }
         let audit = self.hypervisor.services().mmu.audit(&[]);
