@@ -9,7 +9,8 @@
         clippy::panic,
         clippy::unreachable,
         clippy::indexing_slicing,
-        clippy::string_slice
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
     )
 )]
 

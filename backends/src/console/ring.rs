@@ -54,7 +54,8 @@ impl<P: Page> RingEnd<P> {
         let length = fetch(room).min(room.len());
         let mut rest = room.get(..length).unwrap_or_default();
         self.each_run(IN_SIZE, self.in_prod, length as u32, |page, offset, length| {
-            let (now, later) = rest.split_at(length);
+            // Both runs together are what is left.
+            let (now, later) = rest.split_at_checked(length).unwrap_or_default();
             rest = later;
             page.write(INPUT.saturating_add(offset), now)
         })?;

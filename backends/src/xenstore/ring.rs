@@ -69,7 +69,8 @@ impl<P: Page> RingEnd<P> {
         let mut rest = &mut bytes[..];
         while !rest.is_empty() {
             let (offset, length) = run(RING_SIZE, self.req_cons, rest.len() as u32);
-            let (now, later) = rest.split_at_mut(length as usize);
+            // A run is no longer than what is left.
+            let Some((now, later)) = rest.split_at_mut_checked(length as usize) else { break };
             self.page.read(REQ + offset as usize, now)?;
             self.req_cons = self.req_cons.wrapping_add(length);
             rest = later;
@@ -81,7 +82,7 @@ impl<P: Page> RingEnd<P> {
     pub fn put(&mut self, mut bytes: &[u8]) -> Result<(), HostError> {
         while !bytes.is_empty() {
             let (offset, length) = run(RING_SIZE, self.rsp_prod, bytes.len() as u32);
-            let (now, later) = bytes.split_at(length as usize);
+            let Some((now, later)) = bytes.split_at_checked(length as usize) else { break };
             self.page.write(RSP.saturating_add(offset as usize), now)?;
             self.rsp_prod = self.rsp_prod.wrapping_add(length);
             bytes = later;

@@ -77,8 +77,9 @@ impl Desk {
 
     /// From now on, the next domain that has not ended is typed to; which one that is, if it is another.
     pub fn turn_to_next(&self) -> Option<usize> {
-        let current = self.current();
-        (1..self.seats.len()).map(|step| (current + step) % self.seats.len()).find(|&next| self.turn_to(next))
+        let others = self.seats.len().saturating_sub(1);
+        let behind = (0..self.seats.len()).cycle().skip(self.current()).skip(1);
+        behind.take(others).find(|&next| self.turn_to(next))
     }
 
     /// A domain has ended; to which one is turned, if it was the current one.

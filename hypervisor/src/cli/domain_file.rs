@@ -113,8 +113,9 @@ fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
 /// Line and key of an error, as the beginning of its message.
 fn place(text: &str, offset: usize, message: &str) -> String {
     let before = text.get(..offset).unwrap_or(text);
-    let number = before.matches('\n').count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let above = before.matches('\n').count();
+    let line = text.lines().nth(above).unwrap_or_default();
+    let number = above.saturating_add(1);
     match line.split_once('=').map(|(key, _)| key.trim()) {
         Some(key) if !message.contains(&format!("`{key}`")) => format!("line {number}: {key}: "),
         _ => format!("line {number}: "),

@@ -12,7 +12,8 @@ const DOMAIN_OVERHEAD: u64 = 16;
 /// The machine's frames: what was asked for, or what the domains and the hypervisor need.
 pub fn machine_frames(specs: &[Spec], args: &RunArgs) -> Result<u64, Failure> {
     let memory = Amount(specs.iter().map(|spec| spec.memory.0).sum());
-    let needed = needed_frames(memory.0 + DOMAIN_OVERHEAD * specs.len() as u64, args.pcpus);
+    let overhead = DOMAIN_OVERHEAD.saturating_mul(specs.len() as u64);
+    let needed = needed_frames(memory.0.saturating_add(overhead), args.pcpus);
     if let Some(host) = host_memory().filter(|host| memory.0 > host.0) {
         let what = match specs {
             [spec] => spec.origin.setting("memory"),
@@ -41,7 +42,7 @@ pub fn machine_frames(specs: &[Spec], args: &RunArgs) -> Result<u64, Failure> {
 pub fn needed_frames(domain: u64, pcpus: u32) -> u64 {
     let mut frames = domain;
     loop {
-        let needed = domain + frames_needed(frames, pcpus);
+        let needed = domain.saturating_add(frames_needed(frames, pcpus));
         if needed <= frames {
             return frames;
         }

@@ -43,7 +43,7 @@ impl Keys {
             return (!self.prefixed).then_some(Action::Type(key));
         }
         match key {
-            b'1'..=b'9' => Some(Action::To(usize::from(key - b'1'))),
+            b'1'..=b'9' => Some(Action::To(usize::from(key.saturating_sub(b'1')))),
             b'n' | b'N' => Some(Action::Next),
             b'a' | b'A' | PREFIX => Some(Action::Type(PREFIX)),
             _ => None,

@@ -150,9 +150,9 @@ fn duration(time: Duration) -> String {
 /// A number with its thousands apart.
 fn count(number: u64) -> String {
     let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {
-        if position != 0 && (digits.len() - position).is_multiple_of(3) {
+        if position != 0 && digits.len().saturating_sub(position).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

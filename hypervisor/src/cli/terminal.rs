@@ -76,7 +76,7 @@ pub fn end_on_signals(before: impl FnOnce() + Send + 'static) -> io::Result<()> 
         before();
         let signal = SIGNAL.load(Ordering::SeqCst);
         say(&format!("ended by signal {signal}"));
-        std::process::exit(128 + signal);
+        std::process::exit(signal.saturating_add(128));
     };
     std::thread::Builder::new().name("signals".into()).spawn(end).map(drop)
 }

@@ -32,17 +32,20 @@ impl Company {
     }
 }
 
+/// The colours of names, in turns: all that there are but black and white.
+const COLOURS: [u8; 6] = [36, 35, 34, 33, 32, 31];
+
 /// A voice for each of these domains.
 pub fn voices(names: &[String]) -> Vec<Voice> {
     let company = (names.len() > 1).then(|| {
         let stdout = io::stdout();
         let is_terminal = stdout.is_terminal();
         let coloured = is_terminal && std::env::var_os("NO_COLOR").is_none();
-        let mark = |(index, name): (usize, &String)| match coloured {
-            true => format!("\x1b[{}m{name}|\x1b[0m ", 36 - index % 6),
+        let mark = |(name, colour): (&String, u8)| match coloured {
+            true => format!("\x1b[{colour}m{name}|\x1b[0m "),
             false => format!("{name}| "),
         };
-        let marks: Vec<_> = names.iter().enumerate().map(mark).collect();
+        let marks: Vec<_> = names.iter().zip(COLOURS.into_iter().cycle()).map(mark).collect();
         Arc::new(Company(Mutex::new(MarkedLines::new(stdout, is_terminal, marks))))
     });
     let voice =
