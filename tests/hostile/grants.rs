@@ -18,7 +18,6 @@ pub fn tests() -> Vec<Trial> {
 /// Where mappings are asked for: an ordinary page of the guest's.
 const WINDOW: u64 = TABLE + 0x1000;
 const BYTES: u64 = size_of::<MapGrantRef>() as u64;
-const SELF: DomId = DomId::SELF;
 
 fn request(dom: DomId, reference: u32, flags: u32, host_addr: u64) -> MapGrantRef {
     let (status, handle) = (GrantStatus(0), GrantHandle(0));
@@ -51,7 +50,7 @@ fn what_nobody_lends() -> Result<(), Failed> {
     let mut wanted = Vec::new();
     for (reference, (what, mfn)) in (8..).zip(unlendable) {
         guest.lend(reference, own, mfn)?;
-        wanted.push((what.to_owned(), request(SELF, reference, MapFlags::HOST_MAP, WINDOW)));
+        wanted.push((what.to_owned(), request(own, reference, MapFlags::HOST_MAP, WINDOW)));
     }
     for reference in [0, 1, 2, 511, 512, u32::MAX] {
         let what = format!("entry {reference} of the canary's");
@@ -70,10 +69,10 @@ fn what_nobody_lends() -> Result<(), Failed> {
     ];
     let contains_pte = MapFlags::HOST_MAP | MapFlags::CONTAINS_PTE;
     for (what, at) in places {
-        wanted.push((format!("an entry in {what}"), request(SELF, 3, contains_pte, at)));
+        wanted.push((format!("an entry in {what}"), request(own, 3, contains_pte, at)));
     }
     for at in [0xffff_8000_0000_0000, 0xffff_8080_0000_0000, 0x8000_0000_0000, 0x1000] {
-        wanted.push((format!("at {at:#x}"), request(SELF, 3, MapFlags::HOST_MAP, at)));
+        wanted.push((format!("at {at:#x}"), request(own, 3, MapFlags::HOST_MAP, at)));
     }
     check(wanted.len() == ATTEMPTS, || format!("{} attempts", wanted.len()))?;
     for (place, (_, request)) in (0..).zip(&wanted) {
