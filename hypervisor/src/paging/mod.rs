@@ -41,6 +41,7 @@ mod release;
 mod roots;
 mod snapshot;
 mod space;
+mod stale;
 mod teardown;
 mod update;
 mod validate;

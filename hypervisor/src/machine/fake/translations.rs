@@ -131,6 +131,14 @@ impl FakeTranslations {
         self.finish(&path, write)
     }
 
+    /// A pcpu loads its root as those of a machine do, which have no PCIDs: it forgets everything.
+    ///
+    /// # Panics
+    /// Where there is no such pcpu.
+    pub fn forget(&self, pcpu: usize) {
+        self.caches().pcpus[pcpu].clear();
+    }
+
     /// All that any pcpu still has, as the entries that it comes from.
     pub fn derived(&self) -> Vec<Derived> {
         let caches = self.caches();

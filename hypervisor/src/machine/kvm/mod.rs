@@ -46,6 +46,9 @@ pub use probe::{GateCost, KvmKind, ProbeReport, TableWay};
 pub use shootdown::Shared;
 pub use vm::HostError;
 
+#[cfg(test)]
+pub use translations::Flush as TestedFlush;
+
 use super::{Doorbells, Layout, MachineMemory, Translations};
 use area::Area;
 use doorbells::KvmDoorbells;

@@ -61,6 +61,23 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+impl Shared {
+    /// The shared part of a pcpu that is played by a thread of a test, which kicks do not harm.
+    ///
+    /// # Panics
+    /// Where the host has no signal for it.
+    pub fn without_vcpu() -> Self {
+        install_kick_handler().unwrap();
+        Self::new(Arc::new(Mapping::without_vcpu()))
+    }
+
+    /// Whether somebody wants it to come out.
+    pub fn is_kicked(&self) -> bool {
+        self.mapping.immediate_exit().load(SeqCst) != 0
+    }
+}
+
 impl Kick for Shared {
     fn kick(&self) {
         self.presence.kick(self.mapping.immediate_exit(), || {

@@ -119,14 +119,13 @@ impl Translations for Invalidate {
 
 #[cfg(test)]
 mod tests {
-    use super::super::run::Mapping;
     use super::*;
     use pv_abi::page_table::Pte;
 
     /// XSA class "type change against TLB and cache". No test host shows it: emulated SVM flushes at each entry.
     #[test]
     fn each_way_of_flushing_reaches_every_pcpu() {
-        let pcpu = || Arc::new(Shared::new(Arc::new(Mapping::without_vcpu())));
+        let pcpu = || Arc::new(Shared::without_vcpu());
         let pcpus = vec![pcpu(), pcpu()];
         let flush = Flush::new(pcpus.clone());
         let must_load_their_root = || {

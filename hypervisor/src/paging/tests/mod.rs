@@ -7,6 +7,7 @@ mod actor;
 mod basics;
 mod copying;
 mod doorbells;
+mod flushing;
 mod preemption;
 mod random;
 mod refusals;

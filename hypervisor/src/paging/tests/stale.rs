@@ -4,14 +4,14 @@
 
 use super::world::{A, B, RW, Tree, World, address, done, ro, rw};
 use crate::error::Failure;
-use crate::machine::fake::{Kind, Sabotage};
+use crate::machine::fake::{Fault, Kind, Sabotage};
 use crate::paging::{Budget, Roots};
 use pv_abi::Mfn;
-use pv_abi::page_table::{Level, Pte};
+use pv_abi::page_table::{ENTRIES, Level, Pte};
 
 /// How a right is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loss {
+pub enum Loss {
     Unmap,
     Remap,
     Demote,
@@ -23,8 +23,10 @@ enum Loss {
     TableBecomesData,
     /// The table of this level becomes a page, gets other contents, and becomes such a table again.
     TableReused(Level),
-    /// The L1 table becomes a table of another level.
-    TableRetyped(Level),
+    /// A table becomes a table of another level.
+    TableRetyped(Level, Level),
+    /// A table is given back, and becomes another domain's table, of the same level or another.
+    TableGiven(Level, Level),
     /// The page is given back, and another domain gets it.
     BalloonOut,
     /// The domain dies, and another one gets all its frames.
@@ -33,14 +35,14 @@ enum Loss {
 
 /// From where the right is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum View {
+pub enum View {
     SamePcpu,
     OtherPcpu,
     OtherRoot,
     Alias,
 }
 
-const LOSSES: [Loss; 19] = [
+const LOSSES: [Loss; 17] = [
     Loss::Unmap,
     Loss::Remap,
     Loss::Demote,
@@ -56,21 +58,26 @@ const LOSSES: [Loss; 19] = [
     Loss::TableReused(Level::L2),
     Loss::TableReused(Level::L3),
     Loss::TableReused(Level::L4),
-    Loss::TableRetyped(Level::L2),
-    Loss::TableRetyped(Level::L4),
     Loss::BalloonOut,
     Loss::Death,
 ];
-const VIEWS: [View; 4] = [View::SamePcpu, View::OtherPcpu, View::OtherRoot, View::Alias];
+pub const VIEWS: [View; 4] = [View::SamePcpu, View::OtherPcpu, View::OtherRoot, View::Alias];
 /// L2 entry 1 names the same L1 table as entry 0.
 const ALIAS: u64 = 1 << 21;
 /// An index of the L1 table that the guest forges once it can write there.
 const FORGED: usize = 9;
 
-struct Scene {
-    world: World,
-    tree: Tree,
-    roots: Roots,
+/// All of them.
+pub fn losses() -> impl Iterator<Item = Loss> {
+    let pairs = || Level::ALL.into_iter().flat_map(|from| Level::ALL.map(|to| (from, to)));
+    let retyped = pairs().filter(|(from, to)| from != to).map(|(from, to)| Loss::TableRetyped(from, to));
+    LOSSES.into_iter().chain(retyped).chain(pairs().map(|(from, to)| Loss::TableGiven(from, to)))
+}
+
+pub struct Scene {
+    pub world: World,
+    pub tree: Tree,
+    pub roots: Roots,
     /// A second root over the same L3 table.
     other: Mfn,
     /// A second tree, with pages of its own.
@@ -78,7 +85,10 @@ struct Scene {
 }
 
 fn scene(kind: Kind) -> Scene {
-    let world = World::of_kind(kind);
+    scene_in(World::of_kind(kind))
+}
+
+pub fn scene_in(world: World) -> Scene {
     let (tree, second) = (world.tree(A, 2), world.tree(A, 2));
     world.poke(tree.l2, 1, rw(tree.l1));
     world.poke(tree.l1, 7, rw(tree.pages[0]));
@@ -92,23 +102,28 @@ fn scene(kind: Kind) -> Scene {
 
 impl Scene {
     /// The access that somebody has, and loses.
-    fn access(&self, loss: Loss, view: View) -> Result<Mfn, crate::machine::fake::Fault> {
-        let alias = if loss == Loss::Move(Level::L2) { address(7) } else { ALIAS };
-        let (pcpu, root, at) = match view {
-            View::SamePcpu => (0, self.tree.l4, address(0)),
-            View::OtherPcpu => (1, self.tree.l4, address(0)),
-            View::OtherRoot => (0, self.other, address(0)),
-            View::Alias => (0, self.tree.l4, alias),
-        };
+    fn access(&self, loss: Loss, view: View) -> Result<Mfn, Fault> {
+        let pcpu = usize::from(view == View::OtherPcpu);
+        let (root, at) = self.place(loss, view);
         self.world.machine.translations.access(pcpu, root, at, true)
     }
 
+    /// Root and address.
+    pub fn place(&self, loss: Loss, view: View) -> (Mfn, u64) {
+        let alias = if loss == Loss::Move(Level::L2) { address(7) } else { ALIAS };
+        match view {
+            View::SamePcpu | View::OtherPcpu => (self.tree.l4, address(0)),
+            View::OtherRoot => (self.other, address(0)),
+            View::Alias => (self.tree.l4, alias),
+        }
+    }
+
     /// The access through a place in the L1 table that nobody used before.
-    fn access_forged(&self) -> Result<Mfn, crate::machine::fake::Fault> {
+    fn access_forged(&self) -> Result<Mfn, Fault> {
         self.world.machine.translations.access(0, self.tree.l4, address(FORGED), true)
     }
 
-    fn lose(&mut self, loss: Loss) -> Result<(), Failure> {
+    pub fn lose(&mut self, loss: Loss) -> Result<(), Failure> {
         let Self { world, tree, second, other, .. } = &*self;
         let page = tree.pages[0];
         match loss {
@@ -152,10 +167,21 @@ impl Scene {
                 self.world.set(A, old, 0, to)?;
                 self.world.base(A, &mut self.roots, old)
             }
-            Loss::TableRetyped(level) => {
-                self.unlink()?;
-                (0..512).try_for_each(|index| world.set(A, tree.l1, index, Pte(0)))?;
-                world.pin(A, tree.l1, level)
+            Loss::TableRetyped(from, to) => {
+                let (table, new) = (tree.table(from), second.clone());
+                self.disuse(from)?;
+                (0..ENTRIES).try_for_each(|index| self.world.set(A, table, index, Pte(0)))?;
+                self.world.set(A, table, 1, first_below(&new, to))?;
+                self.world.pin(A, table, to)
+            }
+            Loss::TableGiven(from, to) => {
+                let table = tree.table(from);
+                self.disuse(from)?;
+                self.world.mmu.deallocate(A, table)?;
+                assert_eq!(self.world.page(B), table);
+                let new = self.world.tree(B, 1);
+                self.world.poke(table, 1, first_below(&new, to));
+                self.world.pin(B, table, to)
             }
             Loss::BalloonOut => {
                 world.set(A, tree.l1, 0, Pte(0))?;
@@ -179,19 +205,44 @@ impl Scene {
         self.world.set(A, self.tree.l2, 1, Pte(0))
     }
 
-    /// What the page tables say now; never cached.
-    fn in_tables(&self, loss: Loss, view: View) -> bool {
-        // Through the other root an L4 entry of the first one does not matter.
-        let of_the_root = matches!(loss, Loss::Move(Level::L4) | Loss::TableReused(Level::L4));
-        of_the_root && view == View::OtherRoot
+    /// Nothing uses the table of this level any more, so it is none.
+    fn disuse(&mut self, level: Level) -> Result<(), Failure> {
+        let Self { world, tree, other, .. } = &*self;
+        match level {
+            Level::L1 => self.unlink(),
+            Level::L2 => world.set(A, tree.l3, 0, Pte(0)),
+            Level::L3 => {
+                world.set(A, tree.l4, 0, Pte(0))?;
+                world.set(A, *other, 0, Pte(0))
+            }
+            Level::L4 => self.world.base(A, &mut self.roots, self.second.l4),
+        }
     }
+}
+
+/// What the page tables say afterwards; never cached.
+pub fn is_in_tables(loss: Loss, view: View) -> bool {
+    // Through the other root what happened to the first one does not matter.
+    let of_the_root = matches!(
+        loss,
+        Loss::Move(Level::L4)
+            | Loss::TableReused(Level::L4)
+            | Loss::TableRetyped(Level::L4, _)
+            | Loss::TableGiven(Level::L4, _)
+    );
+    of_the_root && view == View::OtherRoot
+}
+
+/// An entry that a table of this level may have, of a tree of its domain's.
+fn first_below(tree: &Tree, level: Level) -> Pte {
+    rw(level.below().map_or(tree.pages[0], |below| tree.table(below)))
 }
 
 fn cells() -> impl Iterator<Item = (Kind, Loss, View)> {
     let kinds = [Kind::Hardware, Kind::Shadow];
-    kinds.into_iter().flat_map(|kind| {
-        LOSSES.into_iter().flat_map(move |loss| VIEWS.into_iter().map(move |view| (kind, loss, view)))
-    })
+    kinds
+        .into_iter()
+        .flat_map(|kind| losses().flat_map(move |loss| VIEWS.into_iter().map(move |view| (kind, loss, view))))
 }
 
 #[test]
@@ -202,7 +253,7 @@ fn a_lost_right_is_lost_at_once_and_everywhere() {
         let page = scene.tree.pages[0];
         assert_eq!(scene.access(loss, view), Ok(page), "{cell}");
         scene.lose(loss).unwrap();
-        if !scene.in_tables(loss, view) {
+        if !is_in_tables(loss, view) {
             assert_ne!(scene.access(loss, view), Ok(page), "{cell}");
         }
         assert_ne!(scene.access_forged(), Ok(Mfn(0)), "{cell}");
@@ -226,10 +277,14 @@ fn without_settling_every_cell_fails() {
                 assert_eq!(scene.access_forged(), Ok(Mfn(0)), "{cell}");
             }
             // Retiring the tables, which is not sabotaged, saves these.
-            Loss::TableBecomesData | Loss::TableReused(_) | Loss::TableRetyped(_) | Loss::Death => {}
+            Loss::TableBecomesData | Loss::TableReused(_) | Loss::Death => {}
+            Loss::TableRetyped(..) | Loss::TableGiven(..) => {}
             _ => assert_eq!(scene.access(loss, view), Ok(page), "{cell}"),
         }
-        let saved = matches!(loss, Loss::TableReused(_) | Loss::Death) || scene.in_tables(loss, view);
+        // Leaving a root changes no entry.
+        let is_settled = !matches!(loss, Loss::TableRetyped(Level::L4, _) | Loss::TableGiven(Level::L4, _));
+        let saved =
+            matches!(loss, Loss::TableReused(_) | Loss::Death) || is_in_tables(loss, view) || !is_settled;
         assert!(saved || !scene.world.stale().is_empty(), "{cell}");
     }
 }
@@ -247,6 +302,25 @@ fn without_retiring_a_reused_table_starts_life_with_old_translations() {
         scene.lose(loss).unwrap();
         assert_eq!(scene.access(loss, View::SamePcpu), Ok(page), "{kind:?} {loss:?}");
         assert!(!scene.world.stale().is_empty(), "{kind:?} {loss:?}");
+    }
+}
+
+/// Of the frame that is another table now, or another domain's, what it was as a table is still there.
+#[test]
+fn without_retiring_what_was_cached_of_a_table_outlives_it() {
+    let others = |loss: &Loss| matches!(loss, Loss::TableRetyped(..) | Loss::TableGiven(..));
+    for (kind, loss) in [Kind::Hardware, Kind::Shadow]
+        .into_iter()
+        .flat_map(|kind| losses().filter(others).map(move |loss| (kind, loss)))
+    {
+        let mut scene = scene(kind);
+        assert_eq!(scene.access(loss, View::SamePcpu), Ok(scene.tree.pages[0]));
+        scene.world.machine.translations.sabotage(Sabotage::NoRetire);
+        scene.lose(loss).unwrap();
+        // On hardware the entry that led there was settled, if there was one.
+        let of_a_root = matches!(loss, Loss::TableRetyped(Level::L4, _) | Loss::TableGiven(Level::L4, _));
+        let expected = kind == Kind::Shadow || of_a_root;
+        assert_eq!(!scene.world.stale().is_empty(), expected, "{kind:?} {loss:?}");
     }
 }
 

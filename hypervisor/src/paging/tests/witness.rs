@@ -2,7 +2,6 @@
 //! the machine settles or retires, everything that a stale translation could reach is still referred to.
 
 use crate::frame::{FrameType, Phase, Reference, ReferenceKind};
-use crate::machine::fake::FakeTranslations;
 use crate::machine::{Change, MachineError, Translations};
 use crate::paging::Mmu;
 use pv_abi::Mfn;
@@ -11,12 +10,12 @@ use std::sync::{Arc, OnceLock, Weak};
 
 #[derive(Debug)]
 pub struct Witness {
-    machine: Arc<FakeTranslations>,
+    machine: Arc<dyn Translations>,
     mmu: OnceLock<Weak<Mmu>>,
 }
 
 impl Witness {
-    pub fn new(machine: Arc<FakeTranslations>) -> Self {
+    pub fn new(machine: Arc<dyn Translations>) -> Self {
         Self { machine, mmu: OnceLock::new() }
     }
 

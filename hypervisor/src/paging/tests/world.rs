@@ -2,12 +2,12 @@
 
 use super::witness::Witness;
 use crate::error::Failure;
-use crate::frame::{FrameType, Phase, ReferenceKind};
+use crate::frame::{FrameType, ReferenceKind};
 use crate::machine::Translations;
-use crate::machine::fake::{Derived, FakeMachine, Kind};
+use crate::machine::fake::{FakeMachine, Kind};
 use crate::paging::{Batch, Budget, Mmu, Progress, Roots};
 use pv_abi::mmu::{MmuUpdate, MmuUpdateKind};
-use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
+use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Mfn};
 use std::sync::Arc;
 
@@ -64,7 +64,13 @@ impl World {
 
     pub fn of_kind(kind: Kind) -> Self {
         let machine = FakeMachine::of_kind(128, kind);
-        let witness = Arc::new(Witness::new(Arc::clone(&machine.translations)));
+        let translations = Arc::clone(&machine.translations);
+        Self::settled_by(machine, translations)
+    }
+
+    /// A machine whose changes something else makes take effect.
+    pub fn settled_by(machine: FakeMachine, translations: Arc<dyn Translations>) -> Self {
+        let witness = Arc::new(Witness::new(translations));
         let (memory, layout) = (Arc::clone(&machine.memory), Arc::clone(&machine.layout));
         let mmu = Arc::new(Mmu::new(memory, layout, Arc::clone(&witness) as Arc<dyn Translations>));
         witness.watch(&mmu);
@@ -159,27 +165,7 @@ impl World {
 
     /// What pcpus still have and the tables do not say any more.
     pub fn stale(&self) -> Vec<String> {
-        // What the CPU sets, and what it ignores.
-        let ignored = PteFlags::ACCESSED | PteFlags::DIRTY | PteFlags::AVAIL_HIGH;
-        let ignored = ignored | PteFlags::AVAIL0 | PteFlags::AVAIL1 | PteFlags::AVAIL2;
-        let derived = self.machine.translations.derived();
-        let stale = derived.into_iter().filter(|derived| {
-            let is_table = self.holds_all(derived.table, derived.level);
-            let now = self.machine.memory.entry(derived.table, derived.index).unwrap();
-            !is_table || (now.0 ^ derived.entry.0) & !ignored.bits() != 0
-        });
-        let now = |derived: &Derived| {
-            let entry = self.machine.memory.entry(derived.table, derived.index);
-            format!("{derived:?} is now {entry:?} in {:?}", self.mmu.frames().word(derived.table))
-        };
-        stale.map(|derived| now(&derived)).collect()
-    }
-
-    /// Whether a table's entries hold all their references: it is valid, or its teardown has not begun.
-    fn holds_all(&self, table: Mfn, level: Level) -> bool {
-        let word = self.mmu.frames().word(table);
-        let untouched = word.phase == Phase::Devalidating && self.mmu.frames().progress(table) == ENTRIES;
-        word.kind == FrameType::Table(level) && (word.phase == Phase::Valid || untouched)
+        self.mmu.stale(self.machine.translations.derived())
     }
 
     /// The domain dies, and everything must come back.
