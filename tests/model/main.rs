@@ -5,6 +5,7 @@
 //! Needs no KVM. `MODEL_LONG=1` explores one operation further.
 
 mod aim;
+mod caches;
 mod exhaustive;
 mod grants;
 mod invariants;
@@ -43,6 +44,8 @@ fn every_sequence_in_small_scope() -> Result<(), Failed> {
             all.states.extend(seen.states);
             all.calls += seen.calls;
             all.accepted += seen.accepted;
+            all.stepped += seen.stepped;
+            all.stepped_refused += seen.stepped_refused;
         }
         Ok(())
     };
@@ -58,6 +61,8 @@ fn every_sequence_in_small_scope() -> Result<(), Failed> {
     println!("model_states {}", all.states.len());
     println!("model_calls {}", all.calls);
     println!("model_accepted {}", all.accepted);
+    println!("model_stepped {}", all.stepped);
+    println!("model_stepped_refused {}", all.stepped_refused);
     Ok(())
 }
 

@@ -10,12 +10,16 @@ pub const FOR_EVER: u32 = 10_000;
 pub struct Pair {
     pub model: State,
     real: Real,
+    saved: u64,
+    /// The state of which pcpus have all that they may have, and what had been settled and retired by then.
+    cached: Option<(u64, (u64, u64))>,
 }
 
 /// Both, to go back to.
 pub struct Saved {
     model: State,
     real: AtRest,
+    number: u64,
 }
 
 impl Saved {
@@ -26,16 +30,34 @@ impl Saved {
 
 impl Pair {
     pub fn new(frames: usize) -> Self {
-        Self { model: State::new(frames), real: Real::new(frames) }
+        Self { model: State::new(frames), real: Real::new(frames), saved: 0, cached: None }
     }
 
-    pub fn save(&self) -> Saved {
-        Saved { model: self.model.clone(), real: self.real.at_rest() }
+    pub fn save(&mut self) -> Saved {
+        self.saved += 1;
+        Saved { model: self.model.clone(), real: self.real.at_rest(), number: self.saved }
     }
 
-    pub fn restore(&mut self, to: &Saved) {
+    /// Goes back, to where each pcpu has touched all that it can.
+    pub fn restore(&mut self, to: &Saved) -> Result<(), String> {
         self.model.clone_from(&to.model);
         self.real.go_back(&to.real);
+        let cached = Some((to.number, self.real.translations.work()));
+        if self.cached != cached {
+            self.real.forget_and_touch()?;
+            self.cached = cached;
+        }
+        Ok(())
+    }
+
+    /// Each pcpu touches all that it can.
+    pub fn touch(&self) {
+        self.real.touch();
+    }
+
+    /// The implementation's own recount, and a look into the pcpus' caches.
+    pub fn audit(&self) -> Result<(), String> {
+        self.real.audit()
     }
 
     /// One call. The implementation accepts it exactly when the model does, and both are in the same state then.
@@ -82,7 +104,11 @@ impl Pair {
         {
             return Err(format!("directly after {op:?} of {domain}: {why}"));
         }
-        self.real.drain(FOR_EVER)?;
+        // Caches are looked into before what is left over is taken apart, and afterwards; a refusal changed nothing.
+        let caches = |real: &Real| if outcome == Err(Stop::Refused) { Ok(()) } else { real.check_caches() };
+        caches(&self.real)?;
+        self.real.drain(budget.max(1))?;
+        caches(&self.real)?;
         self.compare().map_err(|why| format!("after {op:?} of {domain}: {why}"))
     }
 

@@ -134,7 +134,7 @@ impl Random {
         let is_mapping =
             |op| matches!(op, Op::Map { granter, .. } if granter != domain) || matches!(op, Op::Unmap(..));
         let before = (is_mapping(op) && self.below(3) == 0).then(|| Op::Unpin(self.frame()));
-        let budget = if op == Op::Die { FOR_EVER } else { [FOR_EVER, 1, 2, 3][self.below(4) as usize] };
+        let budget = [FOR_EVER, 1, 2, 3][self.below(4) as usize];
         let aims = self.below(4) > 0;
         Step { domain, aims, before, op, budget, calls: if self.below(4) == 0 { 1 } else { 1000 } }
     }
@@ -147,11 +147,18 @@ pub fn play(steps: &[Step]) -> Result<[u64; 4], String> {
     let mut pair = Pair::new(FRAMES);
     for step in steps {
         let op = if step.aims { aimed(&pair.model, step.domain, step.op) } else { step.op };
+        pair.touch();
+        if op == Op::Die && step.budget != FOR_EVER {
+            pair.step_by_step(step.domain, op)?; // a death is not given up
+            outcomes[0] += 1;
+            continue;
+        }
         for _ in 0..step.calls {
             let outcome = match step.before {
                 Some(before) => pair.one_behind_the_other(step.domain, before, op)?,
                 None => pair.call(step.domain, op, step.budget)?,
             };
+            pair.audit()?;
             outcomes[outcome.map_or_else(|stop| stop as usize + 1, |()| 0)] += 1;
             if outcome != Err(Stop::Preempted) {
                 let borrows = matches!(op, Op::Map { granter, .. } if granter != step.domain);

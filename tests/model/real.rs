@@ -8,13 +8,13 @@ use hypervisor::error::Failure;
 use hypervisor::frame::{FrameType, Phase, Reference, Word};
 use hypervisor::grant::{GrantTable, Maptrack, entries_of, unmap_all};
 use hypervisor::machine::MachineMemory;
-use hypervisor::machine::fake::FakeMachine;
+use hypervisor::machine::fake::{FakeMachine, FakeTranslations};
 use hypervisor::paging::{Batch, Budget, Mmu, Progress, Roots, Snapshot};
 use hypervisor::vcpu::VcpuKey;
 use pv_abi::grant_table::GrantEntry;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Pte, PteFlags};
-use pv_abi::{DomId, Mfn};
+use pv_abi::{DomId, Mfn, PAGE_SIZE};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -24,7 +24,9 @@ pub struct Real {
     pub roots: Vec<Roots>,
     held: Vec<Reference>,
     first: u64,
+    frames: u8,
     memory: Arc<MachineMemory>,
+    pub translations: Arc<FakeTranslations>,
     /// Those that there are, by number.
     pub domains: Vec<Arc<Domain>>,
     /// Those that died; mappings may still name them.
@@ -35,10 +37,17 @@ pub struct Real {
 /// All of it, to go back to.
 pub struct AtRest {
     mmu: Snapshot,
+    /// The last word of each frame.
+    tails: Vec<u64>,
     domains: Vec<Arc<Domain>>,
     dead: Vec<Arc<Domain>>,
     grants: Vec<(GrantTable, Maptrack)>,
 }
+
+/// An offset. No table that is so short has an entry there.
+const LAST_WORD: usize = PAGE_SIZE - 8;
+/// What whoever gets a frame writes there. As a descriptor it is not present.
+const MARK: u64 = 1;
 
 /// What an operation did, and the frame or the handle that it gave.
 pub type Outcome = (Result<(), Stop>, Option<u8>);
@@ -59,12 +68,13 @@ impl Real {
     pub fn new(frames: usize) -> Self {
         let machine = FakeMachine::short(frames as u64, ENTRIES);
         let first = machine.layout.first_free.0;
-        let witness = Arc::new(Witness::new(machine.memory.clone(), machine.translations));
-        let memory = machine.memory.clone();
+        let (memory, translations) = (machine.memory.clone(), machine.translations);
+        let witness = Arc::new(Witness::new(memory.clone(), translations.clone()));
         let mmu = Mmu::new(machine.memory, machine.layout, witness.clone());
         let roots = (0..DOMAINS).map(|_| Roots::default()).collect();
         let (held, domains, dead) = (Vec::new(), Vec::new(), Vec::new());
-        let mut real = Self { mmu, roots, held, first, memory, domains, dead, witness };
+        let frames = frames as u8;
+        let mut real = Self { mmu, roots, held, first, frames, memory, translations, domains, dead, witness };
         real.domains = (0..DOMAINS as u8).map(|domain| real.new_domain(domain)).collect();
         real
     }
@@ -80,6 +90,10 @@ impl Real {
 
     pub fn mfn(&self, frame: u8) -> Mfn {
         Mfn(self.first + u64::from(frame))
+    }
+
+    pub fn all_frames(&self) -> impl Iterator<Item = Mfn> + use<'_> {
+        (0..self.frames).map(|frame| self.mfn(frame))
     }
 
     pub const fn frame_number(&self, mfn: Mfn) -> u8 {
@@ -224,13 +238,13 @@ impl Real {
         Ok(())
     }
 
-    /// The implementation's own recount.
+    /// The implementation's own recount; and no pcpu has what is stale.
     pub fn audit(&self) -> Result<(), String> {
         let roots = self.roots.iter().flat_map(Roots::held);
         let held: Vec<_> = roots.chain(self.held.iter().map(|one| (one.mfn(), one.kind()))).collect();
         let lent: Vec<_> = self.domains.iter().flat_map(|domain| entries_of(domain)).collect();
         let found = self.mmu.audit_lending(&held, &lent);
-        if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
+        if found.is_empty() { self.check_caches() } else { Err(found.join("; ")) }
     }
 
     pub fn at_rest(&self) -> AtRest {
@@ -240,6 +254,10 @@ impl Real {
         };
         AtRest {
             mmu: self.mmu.snapshot(&self.roots, &self.held),
+            tails: self
+                .all_frames()
+                .map(|mfn| self.memory.load_u64(mfn, LAST_WORD).unwrap_or_default())
+                .collect(),
             domains: self.domains.clone(),
             dead: self.dead.clone(),
             grants: self.domains.iter().chain(&self.dead).map(grants).collect(),
@@ -248,6 +266,7 @@ impl Real {
 
     pub fn go_back(&mut self, to: &AtRest) {
         (self.roots, self.held) = self.mmu.restore(&to.mmu);
+        self.all_frames().zip(&to.tails).for_each(|(mfn, &word)| self.end_with(mfn, word));
         self.domains.clone_from(&to.domains);
         self.dead.clone_from(&to.dead);
         for (domain, (table, maptrack)) in self.domains.iter().chain(&self.dead).zip(&to.grants) {
@@ -313,9 +332,18 @@ impl Real {
         (found.0 ^ self.pte(entry).0) & decisive == 0
     }
 
-    /// Frames that were freed are zero when they are given again.
+    /// Frames that were freed are zero when they are given again, to the last word. There the new owner writes.
     pub fn is_zero(&self, frame: u8) -> bool {
-        (0..ENTRIES).all(|index| self.mmu.memory().entry(self.mfn(frame), index) == Ok(Pte(0)))
+        let (mfn, mut page) = (self.mfn(frame), [u8::MAX; PAGE_SIZE]);
+        let is_read = self.memory.read(mfn, 0, &mut page).is_ok();
+        self.end_with(mfn, MARK);
+        is_read && page == [0; PAGE_SIZE]
+    }
+
+    fn end_with(&self, mfn: Mfn, word: u64) {
+        if let Err(missing) = self.memory.store_u64(mfn, LAST_WORD, word) {
+            panic!("{missing}");
+        }
     }
 
     /// Frames that a domain has.
