@@ -27,10 +27,10 @@ pub const BASE: u64 = 0xffff_ffff_8000_0000;
 pub const USER_BASE: u64 = 0x0040_0000;
 /// Pages that its kernel has mapped, all writable.
 pub const PAGES: u64 = 32;
-/// What says that an entry of a grant table is in use.
-pub const MARKS: u64 = (GrantEntry::READING | GrantEntry::WRITING) as u64;
 /// Pages that its user mode has mapped.
 pub const USER_PAGES: u64 = 2;
+/// What says that an entry of a grant table is in use.
+pub const MARKS: u64 = (GrantEntry::READING | GrantEntry::WRITING) as u64;
 /// Where its kernel's stack starts.
 pub const STACK: u64 = BASE + 16 * 4096;
 

@@ -146,9 +146,11 @@ fn neighbour() -> Code {
     let mut secret = Conversation::default();
     secret.ask(MessageType::WRITE, &format!("{SECRET}|secret"), "OK|");
     code.find_store().connect_disk().exchange(&secret);
-    code.jump(Condition::Always, code.here() + 5 + 2);
-    let bad = code.here();
-    code.raw(&[0x0f, 0x0b]); // ud2
+    let mut bad = 0;
+    code.unless(Condition::Always, |code| {
+        bad = code.here();
+        code.raw(&[0x0f, 0x0b]); // ud2
+    });
     let again = code.here();
     let mut needs = Conversation::default();
     needs.ask(MessageType::WRITE, "data/round|x", "OK|").ask(MessageType::READ, "name|", "tiny");

@@ -117,7 +117,7 @@ impl<H: Host> Backend<H> {
         let mut any = self.start_held();
         let waiting = self.ring.waiting()?.min(self.engine.batch());
         for _ in 0..waiting {
-            if self.queue.is_blocked() || !self.disk.wait().is_zero() {
+            if self.queue.is_blocked() || !self.disk.delay().is_zero() {
                 break;
             }
             let request = self.ring.take()?;
@@ -240,9 +240,9 @@ impl<H: Host> Device for Backend<H> {
         if self.queue.is_blocked() {
             return Ok(Sleep::UntilRung); // by the end of what it waits for
         }
-        let wait = self.disk.wait();
-        if !wait.is_zero() {
-            return Ok(Sleep::AtMost(wait));
+        let delay = self.disk.delay();
+        if !delay.is_zero() {
+            return Ok(Sleep::AtMost(delay));
         }
         Ok(if self.ring.ask_for_notification()? { Sleep::No } else { Sleep::UntilRung })
     }

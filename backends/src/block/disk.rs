@@ -63,7 +63,7 @@ impl Disk {
     }
 
     /// How long its user's next request must wait.
-    pub(super) fn wait(&self) -> Duration {
+    pub(super) fn delay(&self) -> Duration {
         self.with_rate(|rate| rate.wait(Instant::now())).unwrap_or_default()
     }
 

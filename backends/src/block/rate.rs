@@ -147,4 +147,12 @@ mod tests {
         });
         assert_eq!(allowed.count(), 10);
     }
+
+    #[test]
+    fn without_limits_there_is_no_rate() {
+        assert!(Rate::new(Limit::default(), Instant::now()).is_none());
+        for limit in [limit(1, 0), limit(0, 1)] {
+            assert!(Rate::new(limit, Instant::now()).is_some(), "{limit:?}");
+        }
+    }
 }

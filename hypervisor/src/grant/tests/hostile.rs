@@ -228,7 +228,6 @@ fn handles_are_the_borrowers_own() {
     pair.end();
 }
 
-/// A handle that cannot be told is a mapping that nobody could end.
 /// A mapping at [`WINDOW`] of what the lender lends.
 fn wanted(pair: &Pair, reference: u32) -> MapGrantRef {
     MapGrantRef {
@@ -242,6 +241,7 @@ fn wanted(pair: &Pair, reference: u32) -> MapGrantRef {
     }
 }
 
+/// A handle that cannot be told is a mapping that nobody could end.
 #[test]
 fn a_mapping_whose_handle_cannot_be_stored_is_undone() {
     let pair = Pair::new();

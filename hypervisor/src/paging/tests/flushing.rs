@@ -72,13 +72,7 @@ fn scene() -> (Scene, Vec<Pcpu>) {
 
 /// A pcpu that comes out meanwhile has no root to go in with again.
 const fn takes_root(loss: Loss) -> bool {
-    matches!(
-        loss,
-        Loss::Death
-            | Loss::TableReused(Level::L4)
-            | Loss::TableRetyped(Level::L4, _)
-            | Loss::TableGiven(Level::L4, _)
-    )
+    loss.leaves_a_root() || matches!(loss, Loss::Death | Loss::TableReused(Level::L4))
 }
 
 /// What pcpus reach after the loss; those of `inside` (bits) are in a guest while it happens.

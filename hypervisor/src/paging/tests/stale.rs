@@ -67,6 +67,13 @@ const ALIAS: u64 = 1 << 21;
 /// An index of the L1 table that the guest forges once it can write there.
 const FORGED: usize = 9;
 
+impl Loss {
+    /// The vCPU leaves a root for another one: no entry changes.
+    pub const fn leaves_a_root(self) -> bool {
+        matches!(self, Self::TableRetyped(Level::L4, _) | Self::TableGiven(Level::L4, _))
+    }
+}
+
 /// All of them.
 pub fn losses() -> impl Iterator<Item = Loss> {
     let pairs = || Level::ALL.into_iter().flat_map(|from| Level::ALL.map(|to| (from, to)));
@@ -223,13 +230,8 @@ impl Scene {
 /// What the page tables say afterwards; never cached.
 pub fn is_in_tables(loss: Loss, view: View) -> bool {
     // Through the other root what happened to the first one does not matter.
-    let of_the_root = matches!(
-        loss,
-        Loss::Move(Level::L4)
-            | Loss::TableReused(Level::L4)
-            | Loss::TableRetyped(Level::L4, _)
-            | Loss::TableGiven(Level::L4, _)
-    );
+    let of_the_root =
+        loss.leaves_a_root() || matches!(loss, Loss::Move(Level::L4) | Loss::TableReused(Level::L4));
     of_the_root && view == View::OtherRoot
 }
 
@@ -281,10 +283,9 @@ fn without_settling_every_cell_fails() {
             Loss::TableRetyped(..) | Loss::TableGiven(..) => {}
             _ => assert_eq!(scene.access(loss, view), Ok(page), "{cell}"),
         }
-        // Leaving a root changes no entry.
-        let is_settled = !matches!(loss, Loss::TableRetyped(Level::L4, _) | Loss::TableGiven(Level::L4, _));
-        let saved =
-            matches!(loss, Loss::TableReused(_) | Loss::Death) || is_in_tables(loss, view) || !is_settled;
+        let saved = matches!(loss, Loss::TableReused(_) | Loss::Death)
+            || is_in_tables(loss, view)
+            || loss.leaves_a_root();
         assert!(saved || !scene.world.stale().is_empty(), "{cell}");
     }
 }
@@ -318,8 +319,7 @@ fn without_retiring_what_was_cached_of_a_table_outlives_it() {
         scene.world.machine.translations.sabotage(Sabotage::NoRetire);
         scene.lose(loss).unwrap();
         // On hardware the entry that led there was settled, if there was one.
-        let of_a_root = matches!(loss, Loss::TableRetyped(Level::L4, _) | Loss::TableGiven(Level::L4, _));
-        let expected = kind == Kind::Shadow || of_a_root;
+        let expected = kind == Kind::Shadow || loss.leaves_a_root();
         assert_eq!(!scene.world.stale().is_empty(), expected, "{kind:?} {loss:?}");
     }
 }
