@@ -12,7 +12,7 @@
 //!    reach no address of the hypervisor's, and one that comes late is taken for what it interrupted
 //!    ([`exception`]). No test host can show all of this; it is kept by review.
 //! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
-//! 6. Shootdown: [`shootdown`].
+//! 6. Shootdown: [`shootdown`]; that a flush loads the root: [`way_in`].
 //! 7. Invalidation needs a shared, unmerged, unlocked, small-page mapping: [`super::MachineMemory`].
 //! 8. A direct map exists in no root that a guest runs on: [`scribe`].
 //! 9. All host writes to guest memory go through one door: [`super::MachineMemory`].
@@ -38,6 +38,7 @@ pub mod smallest;
 mod stub;
 mod translations;
 mod vm;
+mod way_in;
 
 pub use cpuid::CpuidPolicy;
 pub use gate::Gate;

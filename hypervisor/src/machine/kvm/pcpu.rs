@@ -21,6 +21,7 @@ use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
+use super::way_in::{Difference, LiveRoot, WayIn};
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -129,25 +130,37 @@ impl KvmPcpu {
         MachineError::new(format!("a pcpu cannot go on: {what}"), std::io::Error::other(state))
     }
 
-    /// Tells the hardware to go on with `context`. True where it will load the root table.
-    fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<bool, MachineError> {
-        let in_guest = self.live.ss.dpl == 3;
-        let bases = (context.fs_base, context.gs_base) != (self.live.fs.base, self.live.gs.base);
-        let old_root_gone = std::mem::take(&mut context.root_replaced);
-        if old_root_gone {
-            self.live.cr3 = self.own_root;
+    /// Tells the hardware to go on with `context`.
+    fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<(), MachineError> {
+        let root = if std::mem::take(&mut context.root_replaced) {
+            LiveRoot::Gone
+        } else if context.root.address() == self.live.cr3 {
+            LiveRoot::Same
+        } else {
+            LiveRoot::Other
+        };
+        let difference = Difference {
+            in_guest: self.live.ss.dpl == 3,
+            segments: context.segments_changed,
+            bases: (context.fs_base, context.gs_base) != (self.live.fs.base, self.live.gs.base),
+            root,
+            flush,
+        };
+        match difference.way() {
+            WayIn::Registers => {
+                self.run.set_regs(&to_kvm(&context.registers));
+                Ok(())
+            }
+            WayIn::Stub { segments, root: load_root } => {
+                if root == LiveRoot::Gone {
+                    self.live.cr3 = self.own_root;
+                }
+                if segments {
+                    self.load_segments(context)?;
+                }
+                self.write_frame(context, load_root)
+            }
         }
-        let new_root = context.root.address() != self.live.cr3;
-        if in_guest && !(context.segments_changed || bases || new_root || flush) {
-            self.run.set_regs(&to_kvm(&context.registers));
-            return Ok(false);
-        }
-        if in_guest || context.segments_changed || bases || old_root_gone {
-            self.load_segments(context)?;
-        }
-        let load_root = new_root || flush;
-        self.write_frame(context, load_root)?;
-        Ok(load_root)
     }
 
     /// Loads the stub's CS and SS and the guest's other segments.
@@ -211,6 +224,14 @@ impl KvmPcpu {
 
     /// Runs until there is something to tell, and leaves nothing half-done in KVM.
     fn run(&mut self) -> Result<Stop, MachineError> {
+        let stop = self.run_to_stop()?;
+        // Whatever the way out: an exception that KVM still holds would be the next vCPU's. Single-stepping over a gate
+        // raises one on some hosts; elsewhere the gate is skipped, so it is dropped.
+        self.run.drop_pending_exception();
+        Ok(stop)
+    }
+
+    fn run_to_stop(&mut self) -> Result<Stop, MachineError> {
         loop {
             let reason = self.run.run()?;
             self.live = self.run.sregs();
@@ -225,10 +246,6 @@ impl KvmPcpu {
                 Reason::Mmio { address, length: 4, is_write: true }
                     if in_guest && (address == DOORBELL_MACHINE_ADDRESS || is_doorbell(address)) =>
                 {
-                    // Single-stepping over a gate skips it, through this one as through `syscall`.
-                    if self.run.has_pending_exception() {
-                        self.run.drop_pending_exception();
-                    }
                     return Ok(if is_doorbell(address) { Stop::Unanswered } else { Stop::Doorbell });
                 }
                 Reason::Mmio { .. } if in_guest => {
@@ -237,7 +254,6 @@ impl KvmPcpu {
                     self.run.complete()?;
                     self.live = self.run.sregs();
                     self.run.set_regs(&before);
-                    self.run.drop_pending_exception();
                     return Ok(Stop::Unhandled("access to a doorbell's page other than to ring".into()));
                 }
                 Reason::InternalError { suberror } if in_guest => {
@@ -359,7 +375,7 @@ impl KvmPcpu {
         sanitise(context);
         self.load(context)?;
         self.shared.going_in();
-        let stop = self.prepare(context, true).and_then(|_| {
+        let stop = self.prepare(context, true).and_then(|()| {
             loop {
                 match self.run() {
                     Ok(Stop::KickedInGuest | Stop::InStub) => self.shared.forget_kicks(),
@@ -385,7 +401,7 @@ impl Pcpu for KvmPcpu {
         self.load(context)?;
         let flush = self.shared.going_in();
         let prepared = self.prepare(context, flush);
-        let stop = prepared.and_then(|_| self.run());
+        let stop = prepared.and_then(|()| self.run());
         let never_ran = matches!(stop, Ok(Stop::InStub) | Err(_));
         self.shared.is_out(!(flush && never_ran));
 

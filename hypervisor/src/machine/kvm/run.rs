@@ -215,8 +215,11 @@ impl Run {
         events.exception.injected | events.exception.pending != 0
     }
 
-    /// Drops an exception that waits to be delivered.
+    /// Drops an exception that waits to be delivered, if there is one.
     pub fn drop_pending_exception(&mut self) {
+        if !self.has_pending_exception() {
+            return;
+        }
         // SAFETY: as for `set_regs`.
         unsafe {
             let events: *mut kvm_vcpu_events = &raw mut (*self.mapping.page).s.regs.events;
