@@ -1,4 +1,4 @@
-//! The table of attacks in `docs/security.md` names files and tests that there are: a row cannot outlive its tests.
+//! The tables in `docs/security.md` name files, tests and defects that there are: a row cannot outlive its tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,12 @@ fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A row of the table: what is attacked, what refuses it, and where it is tried.
-struct Row<'a>([&'a str; 3]);
-
-fn rows(document: &str) -> Vec<Row<'_>> {
-    let table = document.split("\n## Attacks\n").nth(1).unwrap_or_default();
-    let lines = table.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix('|'));
-    let rows =
-        lines.filter_map(|line| line.splitn(3, " | ").map(str::trim).collect::<Vec<_>>().try_into().ok());
-    rows.map(Row).skip(1).collect() // behind the heading
+/// The cells of a table's rows: what is attacked, what refuses it, where it is tried and, in one of them, defects.
+fn rows<'a>(document: &'a str, title: &str) -> Vec<Vec<&'a str>> {
+    let section = document.split(&format!("\n## {title}\n")).nth(1).unwrap_or_default();
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let lines = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix('|'));
+    lines.map(|line| line.split(" | ").map(str::trim).collect()).skip(1).collect() // behind the heading
 }
 
 /// What stands in backticks.
@@ -51,10 +48,14 @@ fn is_test(name: &str, sources: &str) -> bool {
     sources.contains(&named)
 }
 
-/// What is wrong with the table.
+/// What is wrong with the table of attacks.
 fn complaints(document: &str, sources: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for Row([attack, refusal, tests]) in rows(document) {
+    for row in rows(document, "Attacks") {
+        let [attack, refusal, tests] = row[..] else {
+            found.push(format!("{row:?}: a row of three cells"));
+            continue;
+        };
         if !refusal.starts_with("does not apply: ")
             && (cited(refusal).count() == 0 || cited(tests).count() == 0)
         {
@@ -71,8 +72,33 @@ fn complaints(document: &str, sources: &str) -> Vec<String> {
 #[test]
 fn the_table_of_attacks_names_what_there_is() {
     let document = fs::read_to_string(tree().join("docs/security.md")).expect("the document");
-    assert!(rows(&document).len() > 20, "the table was not found");
+    assert!(rows(&document, "Attacks").len() > 20, "the table was not found");
     assert_eq!(complaints(&document, &sources()), Vec::<String>::new());
+}
+
+#[test]
+fn the_table_of_ways_to_cpl0_names_what_there_is() {
+    let document = fs::read_to_string(tree().join("docs/security.md")).expect("the document");
+    let (ways, sources) = (rows(&document, "Ways to CPL0"), sources());
+    assert!(ways.len() > 10, "the table was not found");
+    for way in ways {
+        let [what, closed_by, tests, defects] = way[..] else { panic!("{way:?}: a row of four cells") };
+        for file in cited(closed_by).filter(|file| file.ends_with(".rs")) {
+            assert!(tree().join(file).exists(), "{what}: there is no file {file}");
+        }
+        assert!(cited(tests).count() != 0 || tests == "by review", "{what} is tried nowhere");
+        for test in cited(tests) {
+            assert!(is_test(test, &sources), "{what}: there is no test {test}");
+        }
+        assert!(
+            cited(defects).count() != 0 || defects.starts_with("none: ") || tests == "by review",
+            "{what}"
+        );
+        for defect in cited(defects) {
+            let patch = tree().join(format!("tests/sabotage/{defect}.patch"));
+            assert!(patch.exists(), "{what}: there is no defect {defect}");
+        }
+    }
 }
 
 #[test]

@@ -38,6 +38,13 @@ pub enum Decoded {
         /// Bytes of the instruction.
         length: u64,
     },
+    /// `sysenter`.
+    Sysenter,
+    /// `syscall`.
+    Syscall {
+        /// Bytes of the instruction.
+        length: u64,
+    },
     /// Anything else.
     Other,
 }
@@ -98,6 +105,8 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     let length = instruction.len() as u64;
     match instruction.code() {
         Code::Int_imm8 => Decoded::SoftwareInterrupt { vector: instruction.immediate8(), length },
+        Code::Sysenter => Decoded::Sysenter,
+        Code::Syscall => Decoded::Syscall { length },
         Code::Cli | Code::Sti => Decoded::Io { reads: None, length },
         _ => match instruction.mnemonic() {
             Mnemonic::Out => Decoded::Io { reads: None, length },
@@ -136,6 +145,8 @@ mod tests {
         assert_eq!(decode(b"\x0f\x0bxen\x0f\xa2"), Decoded::Cpuid { length: 7 });
         assert_eq!(decode(b"\x0f\x0bxen\x0f\xa3"), Decoded::Other);
         assert_eq!(decode(b"\x0f\x0b"), Decoded::Other);
+        assert_eq!(decode(&[0x0f, 0x34]), Decoded::Sysenter);
+        assert_eq!(decode(&[0x0f, 0x05]), Decoded::Syscall { length: 2 });
         assert_eq!(decode(&[0xcd]), Decoded::Other, "cut off");
         assert_eq!(decode(&[]), Decoded::Other);
     }

@@ -4,7 +4,7 @@ use crate::cpuid::cpuid;
 use crate::decode::{Decoded, decode};
 use crate::error::Failure;
 use crate::hypercall::Services;
-use crate::vcpu::{InfoPage, Mode, Vcpu, bounce_trap};
+use crate::vcpu::{InfoPage, Mode, Vcpu, bounce_syscall32, bounce_sysenter, bounce_trap};
 use pv_abi::address::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use pv_abi::trap::{PageFaultError, Vector};
 use pv_abi::{Mfn, PAGE_SIZE, Pfn};
@@ -69,7 +69,12 @@ fn instruction(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<
             registers.rip = registers.rip.wrapping_add(length);
             Ok(true)
         }
-        Decoded::Io { .. } | Decoded::Load { .. } | Decoded::Other => Ok(false),
+        Decoded::Sysenter => bounce_sysenter(vcpu, info, &services.mmu),
+        // AMD's CPUs have it in 32-bit code; Intel's do not, nor does software KVM.
+        Decoded::Syscall { length } if vcpu.context.runs_32_bit_code() => {
+            bounce_syscall32(vcpu, info, &services.mmu, length)
+        }
+        Decoded::Syscall { .. } | Decoded::Io { .. } | Decoded::Load { .. } | Decoded::Other => Ok(false),
     }
 }
 

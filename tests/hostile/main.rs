@@ -5,6 +5,7 @@
 mod addresses;
 mod disks;
 mod doorbells;
+mod entries;
 mod events;
 mod garbage;
 mod grants;
@@ -23,6 +24,8 @@ mod tables;
 #[path = "../support/tiny_guest/mod.rs"]
 mod tiny_guest;
 mod vcpus;
+#[path = "../support/ways.rs"]
+mod ways;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         garbage::tests(),
         addresses::tests(),
         selectors::tests(),
+        entries::tests(),
         hypercalls::tests(),
         tables::tests(),
         roots::tests(),

@@ -4,7 +4,7 @@
 use crate::guest::{CODE, Guest, STACK_TOP, enter, machine};
 use crate::support::{check, fail, kvm_test, skippable_kvm_test};
 use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu};
-use hypervisor::machine::{DebugRegisters, Exit, Pcpu};
+use hypervisor::machine::{DebugRegisters, Exit, Pcpu, Registers};
 use libtest_mimic::{Completion, Failed, Trial};
 use pv_abi::page_table::Level;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -31,14 +31,15 @@ const AREA: u64 = 0xffff_8080_0000_0000;
 const LSTAR: u64 = AREA + 0x1000;
 const DOORBELL: u64 = AREA + 0x3000;
 
-struct Setup {
-    machine: KvmMachine,
-    guest: Guest,
-    pcpu: KvmPcpu,
+/// A machine with one pcpu and a guest on it.
+pub struct Setup {
+    pub machine: KvmMachine,
+    pub guest: Guest,
+    pub pcpu: KvmPcpu,
 }
 
 impl Setup {
-    fn new(code: &[u8]) -> Result<Self, Failed> {
+    pub fn new(code: &[u8]) -> Result<Self, Failed> {
         let mut machine = machine(1)?;
         let guest = Guest::new(&machine, 0, code)?;
         let (pcpu, _) = machine.pcpus.remove(0);
@@ -46,10 +47,16 @@ impl Setup {
     }
 
     /// Runs `code` once from the start, RDI as given.
-    fn run(&mut self, code: &[u8], rdi: u64) -> Result<(Exit, hypervisor::machine::Registers), Failed> {
+    fn run(&mut self, code: &[u8], rdi: u64) -> Result<(Exit, Registers), Failed> {
+        self.run_in(FLAT_RING3_CS64, code, rdi)
+    }
+
+    /// The same in the code segment `cs`.
+    pub fn run_in(&mut self, cs: u16, code: &[u8], rdi: u64) -> Result<(Exit, Registers), Failed> {
         self.machine.memory.write(self.guest.code(), 0, &[0xcc; 64])?;
         self.machine.memory.write(self.guest.code(), 0, code)?;
         let mut context = self.guest.context(1);
+        context.cs = cs;
         context.registers.rdi = rdi;
         let exit = enter(&mut self.pcpu, &mut context)?;
         self.pcpu.save(&mut context)?;
@@ -57,7 +64,7 @@ impl Setup {
     }
 
     /// The machine still works.
-    fn still_works(&mut self) -> Result<(), Failed> {
+    pub fn still_works(&mut self) -> Result<(), Failed> {
         let (exit, registers) = self.run(&[0xb8, 7, 0, 0, 0, 0x0f, 0x05], 0)?; // mov eax, 7; syscall
         check((exit.clone(), registers.rax) == (Exit::Syscall, 7), || format!("{exit:?} {registers:x?}"))
     }
@@ -170,10 +177,10 @@ fn jumping_to_the_landing_page() -> Result<(), Failed> {
     let code = [0x48, 0xb9, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x49, 0xc7, 0xc3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xe7];
     for offset in 0..8 {
         let (exit, registers) = setup.run(&code, LSTAR + offset)?;
-        let refused = is_fault(&exit, &[6, 13, 14]);
-        check(refused || exit == Exit::Syscall, || format!("{exit:?}"))?;
-        if exit == Exit::Syscall {
-            check(setup.machine.report.kvm == KvmKind::Software && offset == 0, || format!("at {offset}"))?;
+        let gate = [(0, Exit::Syscall), (4, Exit::Syscall32)].contains(&(offset, exit.clone()));
+        check(is_fault(&exit, &[6, 13, 14]) || gate, || format!("at {offset}: {exit:?}"))?;
+        if gate {
+            check(setup.machine.report.kvm == KvmKind::Software, || format!("at {offset}"))?;
             // Going on there is the guest's own problem: a fault, not a failed entry.
             let mut context = setup.guest.context(3);
             context.registers = registers;
@@ -297,7 +304,8 @@ fn random_contexts() -> Result<(), Failed> {
         }
         context.descriptors = (0..16).map(|_| random()).collect();
         let exit = enter(&mut setup.pcpu, &mut context)?;
-        let contained = matches!(exit, Exit::Exception { .. } | Exit::Syscall | Exit::Unhandled { .. });
+        let gate = matches!(exit, Exit::Syscall | Exit::Syscall32);
+        let contained = gate || matches!(exit, Exit::Exception { .. } | Exit::Unhandled { .. });
         check(contained, || format!("round {round}: {exit:?} {context:x?}"))?;
         setup.pcpu.save(&mut context)?;
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::{BASE, Guest, STACK, USER_BASE, World, change_what_is_read, page};
+use crate::vcpu::Callback;
 use pv_abi::physdev::SetIopl;
 use pv_abi::trap::TrapInfo;
 
@@ -65,6 +66,58 @@ fn user_mode_reaches_only_what_is_open_to_it() {
             exception(&world.services, vcpu, handle.info(), fault).unwrap();
             assert_eq!((vcpu.mode, vcpu.context.registers.rip), (Mode::Kernel, expected));
         });
+    }
+}
+
+/// AMD's CPUs refuse it with #UD, Intel's with #GP: the kernel gets it by its callback, or as that exception.
+#[test]
+fn sysenter_is_its_callback_where_there_is_one() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.machine.memory.write(guest.user_pages[0], 0, &[0x0f, 0x34]).unwrap();
+    for vector in [UD, GP] {
+        for callback in [None, Some(Callback { address: BASE + 0x400, masks_events: false })] {
+            let arrived = world.on_vcpu(&guest, |handle, vcpu| {
+                vcpu.callbacks.sysenter = callback;
+                vcpu.user_for_test(&world.services.mmu, guest.user_root);
+                vcpu.context.registers.rip = USER_BASE;
+                let fault = Fault { vector, error_code: 0, cr2: 0 };
+                exception(&world.services, vcpu, handle.info(), fault).unwrap();
+                vcpu.context.registers.rip
+            });
+            assert_eq!(arrived, callback.map_or(handler(vector), |callback| callback.address));
+        }
+        assert_eq!(raise(&world, &guest, &[0x0f, 0x34], vector, 0), handler(vector), "the kernel's own");
+    }
+}
+
+/// CPUs without it, and software KVM, refuse it with #UD.
+#[test]
+fn syscall_of_32_bit_code_is_its_callback_where_there_is_one() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.machine.memory.write(guest.user_pages[0], 0, &[0x0f, 0x05]).unwrap();
+    let callback = Some(Callback { address: BASE + 0x400, masks_events: false });
+    // The flat segment, and one of the guest's own of each kind.
+    let (code64, code32) = (0x00af_fb00_0000_ffff, 0x00cf_fb00_0000_ffff);
+    for (cs, callback, arrived) in [
+        (0xe023, callback, BASE + 0x400),
+        (0xe023, None, handler(UD)),
+        (0xe033, callback, handler(UD)),
+        (0x0b, callback, BASE + 0x400),
+        (0x13, callback, handler(UD)),
+        (0xfff3, callback, handler(UD)),
+    ] {
+        let rip = world.on_vcpu(&guest, |handle, vcpu| {
+            vcpu.callbacks.syscall32 = callback;
+            vcpu.user_for_test(&world.services.mmu, guest.user_root);
+            vcpu.context.descriptors = vec![0, code32, code64];
+            (vcpu.context.cs, vcpu.context.registers.rip) = (cs, USER_BASE);
+            let fault = Fault { vector: UD, error_code: 0, cr2: 0 };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            vcpu.context.registers.rip
+        });
+        assert_eq!(rip, arrived, "{cs:#x} {callback:?}");
     }
 }
 

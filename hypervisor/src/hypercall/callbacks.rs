@@ -24,7 +24,15 @@ pub fn callback_op(call: &mut Call<'_>, [op, argument, ..]: Arguments) -> Reply 
                 CallbackType::EVENT | CallbackType::FAILSAFE | CallbackType::SYSCALL => {
                     refuse(Errno::EINVAL, "this entry point can be replaced, not removed")
                 }
-                CallbackType::SYSENTER | CallbackType::SYSCALL32 | CallbackType::NMI => done(),
+                CallbackType::SYSENTER => {
+                    call.vcpu.callbacks.sysenter = None;
+                    done()
+                }
+                CallbackType::SYSCALL32 => {
+                    call.vcpu.callbacks.syscall32 = None;
+                    done()
+                }
+                CallbackType::NMI => done(),
                 _ => refuse(Errno::ENOSYS, "no such entry point"),
             }
         }
@@ -40,8 +48,10 @@ fn register(call: &mut Call<'_>, entry: CallbackRegister) -> Reply {
         CallbackType::EVENT => callbacks.event = callback,
         CallbackType::FAILSAFE => callbacks.failsafe = callback,
         CallbackType::SYSCALL => callbacks.syscall = callback,
-        // There is no 32-bit user mode, and no NMI: they are never entered.
-        CallbackType::SYSENTER | CallbackType::SYSCALL32 | CallbackType::NMI => {}
+        CallbackType::SYSENTER => callbacks.sysenter = callback,
+        CallbackType::SYSCALL32 => callbacks.syscall32 = callback,
+        // No guest gets an NMI.
+        CallbackType::NMI => {}
         CallbackType::SYSENTER_DEPRECATED => return refuse(Errno::EINVAL, "obsolete entry point"),
         _ => return refuse(Errno::ENOSYS, "no such entry point"),
     }

@@ -2,7 +2,7 @@
 
 use super::MachineError;
 use pv_abi::Mfn;
-use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use std::any::Any;
 
 /// General registers. Always those of code at CPL3, whatever the hardware did to report them.
@@ -98,6 +98,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// Whether its code segment is one of 32-bit code.
+    pub fn runs_32_bit_code(&self) -> bool {
+        const LONG: u64 = 1 << 53;
+        match self.cs {
+            FLAT_RING3_CS64 => false,
+            FLAT_RING3_CS32 => true,
+            own => {
+                self.descriptors.get(usize::from(own >> 3)).is_some_and(|descriptor| descriptor & LONG == 0)
+            }
+        }
+    }
+
     /// A vCPU that starts at `rip` on `root`, everything else as Xen's ABI has it at a start: flat selectors, all
     /// registers zero. `identity` must be unique within the machine.
     pub fn new(identity: u64, root: Mfn, rip: u64) -> Self {
@@ -128,6 +140,9 @@ impl Context {
 pub enum Exit {
     /// It executed `syscall`. RIP and RFLAGS are those behind the instruction (RCX and R11 hold them, too).
     Syscall,
+    /// It executed `syscall` in 32-bit code. RIP and RFLAGS are those behind the instruction, CS is the flat 32-bit
+    /// one. On CPUs that do not have it, and on software KVM, it comes as #UD.
+    Syscall32,
     /// It stored to the hypercall doorbell; RIP is behind the store.
     Doorbell,
     /// It rang a doorbell that does not hang there ([`super::Doorbells`]); RIP is behind the store.

@@ -7,7 +7,7 @@ use crate::error::Failure;
 use crate::hypercall::{Outcome, Reply, Services, dispatch};
 use crate::machine::Exit;
 use crate::report::CrashReport;
-use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall};
+use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_syscall32, bounce_trap, bounce_user_syscall};
 use pv_abi::trap::Vector;
 use std::sync::Arc;
 
@@ -30,6 +30,15 @@ pub(super) fn act(
         (Exit::Syscall, Mode::User) => {
             count(ExitKind::Syscall);
             bounce_user_syscall(vcpu, info, mmu)?;
+        }
+        (Exit::Syscall32, _) => {
+            count(ExitKind::Syscall);
+            const LENGTH: u64 = 2;
+            let registers = &mut vcpu.context.registers;
+            registers.rip = registers.rip.wrapping_sub(LENGTH);
+            if !bounce_syscall32(vcpu, info, mmu, LENGTH)? {
+                bounce_trap(vcpu, info, mmu, Vector::INVALID_OPCODE.0, 0, 0)?;
+            }
         }
         (Exit::Doorbell, Mode::Kernel) => {
             count(ExitKind::Doorbell);

@@ -9,13 +9,14 @@ use crate::machine::Exit;
 use crate::machine::MachineError;
 use crate::report::{Symbol, SymbolTable};
 use crate::sched::SLICE;
-use crate::testing::{BASE, Guest, STACK, Threads, World, page, syscall};
-use crate::vcpu::{Callback, Callbacks};
+use crate::testing::{BASE, Guest, STACK, Threads, USER_BASE, World, page, syscall};
+use crate::vcpu::{Callback, Callbacks, Mode};
 use pv_abi::DomId;
 use pv_abi::event_channel::Virq;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::sched::{Poll, ShutdownReason};
 use pv_abi::time::VcpuTimeInfo;
+use pv_abi::trap::TrapInfo;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -31,7 +32,7 @@ fn with_event_callback(world: &World, guest: &Guest) {
 
 fn set_event_callback(handle: &VcpuHandle, vcpu: &mut Vcpu) {
     let event = Some(Callback { address: EVENT, masks_events: true });
-    vcpu.callbacks = Callbacks { event, syscall: event, failsafe: None };
+    vcpu.callbacks = Callbacks { event, syscall: event, ..Callbacks::default() };
     vcpu.kernel_stack = page(20);
     handle.info().set_masked(false);
 }
@@ -82,7 +83,7 @@ fn the_same_exits_mean_something_else_in_user_mode() {
     let seen = Seen::default();
     let gp = BASE + 0x700;
     world.on_vcpu(&guest, |_, vcpu| {
-        let entry = pv_abi::trap::TrapInfo { vector: 13, flags: 0, cs: 0xe033, padding: 0, address: gp };
+        let entry = TrapInfo { vector: 13, flags: 0, cs: 0xe033, padding: 0, address: gp };
         vcpu.traps.set(entry);
         vcpu.user_for_test(&world.services.mmu, guest.user_root);
     });
@@ -97,6 +98,39 @@ fn the_same_exits_mean_something_else_in_user_mode() {
     let rips: Vec<u64> = seen.lock().unwrap().iter().map(|&(rip, _)| rip).collect();
     assert_eq!(rips[2..], [gp, gp], "the doorbell from user mode, then what the machine cannot do");
     assert_eq!(guest.domain.statistics().hypercalls_of(29), 2);
+    world.check_end(vec![guest]);
+}
+
+#[test]
+fn a_32_bit_system_call_is_its_callback_or_no_instruction() {
+    let mut world = World::new();
+    let guest = world.guest();
+    with_event_callback(&world, &guest);
+    let (seen, ud, callback) = (Seen::default(), BASE + 0x700, BASE + 0x780);
+    let round = |world: &mut World, mode, syscall32| {
+        world.on_vcpu(&guest, |_, vcpu| {
+            vcpu.traps.set(TrapInfo { vector: 6, flags: 0, cs: 0xe033, padding: 0, address: ud });
+            vcpu.callbacks.syscall32 = syscall32;
+            if mode == Mode::User {
+                vcpu.user_for_test(&world.services.mmu, guest.user_root);
+            }
+        });
+        world.script(&guest, |context| {
+            (context.cs, context.registers.rip) = (0xe023, USER_BASE + 2);
+            Exit::Syscall32
+        });
+        note(&world, &guest, &seen, Exit::Kicked);
+        world.script(&guest, |context| syscall(context, 29, &[0]));
+        world.turns(0, 1);
+    };
+    let registered = Some(Callback { address: callback, masks_events: false });
+    round(&mut world, Mode::User, None);
+    let frame: [u64; 4] = world.peek(&guest, page(20) - 64);
+    assert_eq!(frame[3], USER_BASE, "#UD is told at the instruction");
+    round(&mut world, Mode::User, registered);
+    round(&mut world, Mode::Kernel, registered);
+    let rips: Vec<u64> = seen.lock().unwrap().iter().map(|&(rip, _)| rip).collect();
+    assert_eq!(rips, [ud, callback, ud]);
     world.check_end(vec![guest]);
 }
 

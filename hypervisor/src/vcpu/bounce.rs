@@ -3,7 +3,7 @@
 use super::{InfoPage, Mode, Vcpu};
 use crate::error::Failure;
 use crate::paging::Mmu;
-use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{PageFaultError, Vector, rflags};
 use std::fmt;
 
@@ -96,6 +96,45 @@ pub fn bounce_user_syscall(vcpu: &mut Vcpu, info: &InfoPage, mmu: &Mmu) -> Resul
     let mut handler = Handler::callback(vcpu.callbacks.syscall, "system call");
     handler.clears_direction = true;
     enter(vcpu, info, mmu, &handler, &[])
+}
+
+/// Delivers `syscall` of 32-bit code, `length` bytes long, to its callback; RIP is at the instruction. False, and nothing
+/// is done, where no callback is registered or the kernel executed it: then it is an instruction that the processor does
+/// not have (#UD).
+///
+/// # Errors
+/// As [`bounce_trap`].
+pub fn bounce_syscall32(vcpu: &mut Vcpu, info: &InfoPage, mmu: &Mmu, length: u64) -> Result<bool, Failure> {
+    let callback = vcpu.callbacks.syscall32;
+    if callback.is_none() || vcpu.mode == Mode::Kernel {
+        return Ok(false);
+    }
+    (vcpu.context.cs, vcpu.context.ss) = (FLAT_RING3_CS32, FLAT_RING3_SS64);
+    let registers = &mut vcpu.context.registers;
+    registers.rip = registers.rip.wrapping_add(length);
+    (registers.rcx, registers.r11) = (registers.rip, registers.rflags);
+    let mut handler = Handler::callback(callback, "32-bit system call");
+    handler.clears_direction = true;
+    enter(vcpu, info, mmu, &handler, &[])?;
+    Ok(true)
+}
+
+/// Delivers `sysenter` to its callback. The instruction saves neither where it was nor the stack: as on Xen the frame
+/// has 0 for both, 3 for CS and the flat SS. False, and nothing is done, where no callback is registered or the kernel
+/// executed it: then it stays the exception that it raised.
+///
+/// # Errors
+/// As [`bounce_trap`].
+pub fn bounce_sysenter(vcpu: &mut Vcpu, info: &InfoPage, mmu: &Mmu) -> Result<bool, Failure> {
+    let callback = vcpu.callbacks.sysenter;
+    if callback.is_none() || vcpu.mode == Mode::Kernel {
+        return Ok(false);
+    }
+    let context = &mut vcpu.context;
+    (context.registers.rip, context.registers.rsp) = (0, 0);
+    (context.cs, context.ss) = (3, FLAT_RING3_SS64);
+    enter(vcpu, info, mmu, &Handler::callback(callback, "sysenter"), &[])?;
+    Ok(true)
 }
 
 /// Delivers the upcall of a pending event.

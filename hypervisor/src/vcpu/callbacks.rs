@@ -16,6 +16,10 @@ pub struct Callbacks {
     pub event: Option<Callback>,
     /// What a frame asked for cannot be loaded.
     pub failsafe: Option<Callback>,
-    /// `syscall` in user mode.
+    /// `syscall` of 64-bit code in user mode.
     pub syscall: Option<Callback>,
+    /// `syscall` of 32-bit code in user mode (`CALLBACKTYPE_syscall32`).
+    pub syscall32: Option<Callback>,
+    /// `sysenter` in user mode (`CALLBACKTYPE_sysenter`).
+    pub sysenter: Option<Callback>,
 }

@@ -100,6 +100,7 @@ fn set_entries(vcpu: &mut Vcpu, first: &GuestContext, flags: GuestContextFlags) 
             first.syscall_callback_eip,
             flags.contains(GuestContextFlags::SYSCALL_DISABLES_EVENTS),
         ),
+        ..Callbacks::default()
     };
     for (vector, entry) in (0..=u8::MAX).zip(first.trap_ctxt) {
         vcpu.traps.set(TrapInfo { vector, ..entry });

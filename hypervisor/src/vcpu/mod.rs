@@ -25,7 +25,7 @@ mod trap_table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use bounce::{bounce_trap, bounce_user_syscall};
+pub use bounce::{bounce_syscall32, bounce_sysenter, bounce_trap, bounce_user_syscall};
 pub use callbacks::{Callback, Callbacks};
 pub use continuation::{Continuation, Progress};
 pub use gdt::GuestGdt;

@@ -27,8 +27,8 @@ fn guest(world: &World) -> Guest {
             vcpu.traps.set(TrapInfo { vector, flags, cs: FLAT_RING3_CS64, padding: 0, address });
         }
         let callback = |offset, masks_events| Some(Callback { address: BASE + offset, masks_events });
-        vcpu.callbacks =
-            Callbacks { event: callback(0x100, true), failsafe: None, syscall: callback(0x300, false) };
+        let (event, syscall) = (callback(0x100, true), callback(0x300, false));
+        vcpu.callbacks = Callbacks { event, syscall, ..Callbacks::default() };
         vcpu.kernel_stack = KERNEL_STACK;
         handle.info().set_masked(false);
     });
@@ -121,6 +121,51 @@ fn a_system_call_clears_the_direction_and_shows_flat_selectors() {
         let frame: [u64; 7] = world.peek(&guest, registers.rsp);
         assert_eq!(frame[3], 0xe033);
         assert_eq!(frame[4] & rflags::DF, rflags::DF, "the frame keeps it");
+    });
+}
+
+#[test]
+fn a_32_bit_system_call_goes_to_its_callback_where_there_is_one() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        let (info, mmu) = (handle.info(), &world.services.mmu);
+        to_user(vcpu);
+        let before = vcpu.context.registers;
+        assert!(!bounce_syscall32(vcpu, info, mmu, 2).unwrap(), "not registered");
+        assert_eq!((vcpu.context.registers, vcpu.mode), (before, Mode::User));
+        vcpu.callbacks.syscall32 = Some(Callback { address: BASE + 0x400, masks_events: true });
+        // A code segment of the guest's own: the instruction does not save it.
+        vcpu.context.cs = 0x0b;
+        vcpu.context.registers.rflags |= rflags::DF;
+        assert!(bounce_syscall32(vcpu, info, mmu, 2).unwrap());
+        let registers = vcpu.context.registers;
+        assert_eq!((registers.rip, registers.rflags & rflags::DF), (BASE + 0x400, 0));
+        assert_eq!((vcpu.mode, vcpu.context.cs), (Mode::Kernel, FLAT_RING3_CS64));
+        assert!(info.masked());
+        let (frame, behind): ([u64; 7], u64) = (world.peek(&guest, registers.rsp), USER_BASE + 0x12);
+        let flags = 0x202 | rflags::DF;
+        assert_eq!(frame, [behind, flags, behind, 0xe023, flags, USER_BASE + 0x1000, 0xe02b]);
+        assert!(!bounce_syscall32(vcpu, info, mmu, 2).unwrap(), "the kernel has no system calls");
+    });
+}
+
+#[test]
+fn sysenter_goes_to_its_callback_with_the_frame_that_xen_writes() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |handle, vcpu| {
+        to_user(vcpu);
+        let before = vcpu.context.registers;
+        assert!(!bounce_sysenter(vcpu, handle.info(), &world.services.mmu).unwrap(), "not registered");
+        assert_eq!((vcpu.context.registers, vcpu.mode), (before, Mode::User));
+        vcpu.callbacks.sysenter = Some(Callback { address: BASE + 0x400, masks_events: false });
+        assert!(bounce_sysenter(vcpu, handle.info(), &world.services.mmu).unwrap());
+        let registers = vcpu.context.registers;
+        assert_eq!((registers.rip, vcpu.mode), (BASE + 0x400, Mode::Kernel));
+        let frame: [u64; 7] = world.peek(&guest, registers.rsp);
+        assert_eq!(frame, [0xc, 0x11, 0, 3, 0x202, 0, 0xe02b]);
+        assert!(!bounce_sysenter(vcpu, handle.info(), &world.services.mmu).unwrap(), "the kernel's own");
     });
 }
 

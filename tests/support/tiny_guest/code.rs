@@ -60,6 +60,10 @@ pub mod trap {
     pub const FAILSAFE: u64 = 33;
     /// The callback for `syscall` in user mode.
     pub const SYSCALL: u64 = 34;
+    /// The callback for `syscall` of 32-bit code, where the test registers it.
+    pub const SYSCALL32: u64 = 35;
+    /// The callback for `sysenter`, where the test registers it.
+    pub const SYSENTER: u64 = 36;
 }
 
 /// A general register.

@@ -68,8 +68,19 @@ pub fn callback_op(world: &World, guest: &Guest) {
     assert_eq!(register(CallbackType::SYSCALL32, 0, BASE), Ok(0));
     assert_eq!(register(CallbackType::EVENT, 0, WILD), Err(Errno::EINVAL));
     assert_eq!(register(CallbackType(99), 0, BASE), Err(Errno::ENOSYS));
+    let kept = |address, masks_events| Some(Callback { address, masks_events });
     world.on_vcpu(guest, |_, vcpu| {
-        assert_eq!(vcpu.callbacks.syscall, Some(Callback { address: BASE + 64, masks_events: true }));
+        assert_eq!(vcpu.callbacks.syscall, kept(BASE + 64, true));
+        assert_eq!(vcpu.callbacks.sysenter, kept(BASE, true));
+        assert_eq!(vcpu.callbacks.syscall32, kept(BASE, false));
+    });
+    for kind in [CallbackType::SYSENTER, CallbackType::SYSCALL32] {
+        world.poke(guest, page(1), &kind);
+        assert_eq!(world.call(guest, 30, &[1, page(1)]), Ok(0));
+    }
+    world.on_vcpu(guest, |_, vcpu| {
+        assert_eq!((vcpu.callbacks.sysenter, vcpu.callbacks.syscall32), (None, None));
+        assert_eq!(vcpu.callbacks.syscall, kept(BASE + 64, true));
     });
     world.poke(guest, page(1), &CallbackType::EVENT);
     assert_eq!(world.call(guest, 30, &[1, page(1)]), Err(Errno::EINVAL));

@@ -28,7 +28,7 @@ pub const DIRECT_MAP: u64 = 0xffff_8180_0000_0000;
 
 /// The stub's code: supervisor, read and execute.
 pub const STUB: u64 = AREA;
-/// The page that `syscall` lands on.
+/// The page that `syscall` lands on, whether LSTAR or CSTAR leads there: its gates ([`super::entry::Syscall`]).
 pub const LSTAR: u64 = AREA + PAGE_SIZE as u64;
 /// The IDT.
 pub const IDT: u64 = AREA + 2 * PAGE_SIZE as u64;

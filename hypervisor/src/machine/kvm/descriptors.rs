@@ -195,3 +195,62 @@ fn segment(selector: u16, descriptor: u64) -> kvm_segment {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> (Area, MachineMemory) {
+        let (area, memory) = (Area::new(4096, 2), MachineMemory::new(4096).unwrap());
+        write_idt(&memory, &area).unwrap();
+        write_pcpu(&memory, &area.pcpu(1)).unwrap();
+        (area, memory)
+    }
+
+    /// Every gate enters the stub, and only those of `int3` and `into` are open to CPL3.
+    #[test]
+    fn the_idt_leads_to_the_stub_and_is_open_to_breakpoints_and_overflows_only() {
+        let (area, memory) = machine();
+        assert_eq!(idtr(), (IDT, 32 * 16 - 1), "there is no gate behind the exceptions'");
+        for vector in 0..u64::from(VECTORS) {
+            let word = |half: usize| memory.load_u64(area.idt(), vector as usize * 16 + half * 8).unwrap();
+            let (low, high) = (word(0), word(1));
+            let handler = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
+            assert_eq!(handler, STUB + vector * VECTOR_STRIDE, "vector {vector}");
+            assert_eq!(low >> 16 & 0xffff, u64::from(STUB_CS), "vector {vector}");
+            let (kind, dpl, present) = (low >> 40 & 0x1f, low >> 45 & 3, low >> 47 & 1);
+            assert_eq!((kind, present), (0xe, 1), "vector {vector} is an interrupt gate");
+            assert_eq!(dpl == 3, vector == 3 || vector == 4, "vector {vector}");
+            let own_stack = matches!(vector, 1 | 2 | 8 | 18);
+            assert_eq!(low >> 32 & 7 != 0, own_stack, "vector {vector} can come on the guest's stack");
+        }
+    }
+
+    /// What a far transfer of a guest's can name beyond its own descriptors: two flat code segments and one of data.
+    #[test]
+    fn the_hypervisors_descriptors_are_its_own_but_for_the_flat_ones() {
+        let (area, memory) = machine();
+        let ((first, _), mut open) = (area.pcpu(1).gdt(), Vec::new());
+        for index in 0..GDT_PAGES as usize * 512 {
+            let frame = Mfn(first.0 + (index / 512) as u64);
+            let descriptor = memory.load_u64(frame, index % 512 * 8).unwrap();
+            let (present, dpl, system) =
+                (descriptor >> 47 & 1, descriptor >> 45 & 3, descriptor >> 44 & 1 == 0);
+            // The upper half of the TSS is an address.
+            if present == 1 && dpl == 3 && index != usize::from(TSS_SELECTOR >> 3) + 1 {
+                assert!(!system, "entry {index} is a gate or a task: {descriptor:#x}");
+                open.push(index as u16 * 8 + 3);
+            }
+        }
+        assert_eq!(open, [FLAT_RING3_CS32, FLAT_RING3_SS64, FLAT_RING3_CS64]);
+    }
+
+    #[test]
+    fn no_port_is_open_to_cpl3() {
+        let (area, memory) = machine();
+        let (tss, _) = area.pcpu(1).tss();
+        let map = memory.load_u64(tss, 0x60).unwrap() >> 48;
+        let limit = u64::from(task_register(&area.pcpu(1)).limit);
+        assert!(map > limit, "the permission map starts at {map:#x}, the TSS ends at {limit:#x}");
+    }
+}

@@ -5,8 +5,9 @@
 //! may have entered the stub (`int3`) or left the guest. No test host does this, so it is tested here, on frames.
 
 use super::super::MachineMemory;
-use super::area::{LSTAR, PcpuPages, STUB};
+use super::area::{PcpuPages, STUB};
 use super::descriptors::{self, STUB_CS};
+use super::entry::Syscall;
 use super::stub::{self, VECTOR_STRIDE, VECTORS};
 use pv_abi::PAGE_SIZE;
 use pv_abi::trap::Vector;
@@ -42,8 +43,10 @@ pub enum Origin {
         /// Where the guest was.
         frame: Frame,
     },
-    /// On the LSTAR page, where `syscall` had landed at CPL0 with this stack pointer, the guest's.
+    /// On the gates' page, where `syscall` had landed at CPL0 with this stack pointer, the guest's.
     Syscall {
+        /// Which of the two.
+        syscall: Syscall,
         /// The guest's stack pointer.
         rsp: u64,
     },
@@ -64,8 +67,10 @@ pub fn origin(memory: &MachineMemory, pages: &PcpuPages, vector: u8, rsp: u64) -
     if frame.at_cpl3() {
         return Ok(Origin::Guest { vector, error_code, frame });
     }
-    if frame.cs == STUB_CS && frame.rip == LSTAR {
-        return Ok(Origin::Syscall { rsp: frame.rsp });
+    if frame.cs == STUB_CS
+        && let Some(syscall) = Syscall::landing_at(frame.rip)
+    {
+        return Ok(Origin::Syscall { syscall, rsp: frame.rsp });
     }
     let stray = || format!("vector {vector} (error {error_code:#x}) in the stub at {:#x}", frame.rip);
     if frame.cs != STUB_CS || vector != Vector::DEBUG.0 {
@@ -195,7 +200,11 @@ mod tests {
 
     #[test]
     fn a_late_breakpoint_at_the_gate_is_the_call() {
-        assert_eq!(Stacks::new().debug_at(LSTAR, 0x5678), Ok(Origin::Syscall { rsp: 0x5678 }));
+        for syscall in Syscall::ALL {
+            let landed = Stacks::new().debug_at(syscall.address(), 0x5678);
+            assert_eq!(landed, Ok(Origin::Syscall { syscall, rsp: 0x5678 }));
+        }
+        assert!(Stacks::new().debug_at(Syscall::Bits64.address() + 2, 0x5678).is_err(), "behind the gate");
     }
 
     #[test]
@@ -215,7 +224,7 @@ mod tests {
             let refusal = stacks.origin(vector, stacks.push(vector, 0, frame)).unwrap_err();
             assert!(refusal.contains("in the stub at"), "{refusal}");
         }
-        let frame = Frame { rip: LSTAR, cs: 0x10, rflags: 2, rsp: 0, ss: 0 };
+        let frame = Frame { rip: Syscall::Bits64.address(), cs: 0x10, rflags: 2, rsp: 0, ss: 0 };
         assert!(stacks.origin(DEBUG, stacks.push(DEBUG, 0, frame)).is_err(), "no such code segment");
     }
 }

@@ -8,7 +8,7 @@
 //! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
 //!    was told is still in the context.
 //! 4. The LSTAR page runs at CPL0 on hardware with the guest's stack: IST stacks and FMASK ([`descriptors`],
-//!    [`vm`]), one sanitising function before every `iretq` ([`sanitise`]). Breakpoints
+//!    [`entry`]), one sanitising function before every `iretq` ([`sanitise`]). Breakpoints
 //!    reach no address of the hypervisor's, and one that comes late is taken for what it interrupted
 //!    ([`exception`]). No test host can show all of this; it is kept by review.
 //! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
@@ -22,6 +22,7 @@ pub mod bare;
 mod cpuid;
 mod descriptors;
 mod doorbells;
+mod entry;
 mod exception;
 mod fpu;
 mod gate;
@@ -158,10 +159,13 @@ impl KvmMachine {
 /// Everything that can be found out before a way of changing tables is chosen.
 fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Result<ProbeReport, HostError> {
     let mut probe = Probe::new(memory, area, 0)?;
-    let Some(first) = pcpus.first_mut() else {
-        return Err(HostError::Lacks("a pcpu to probe (the machine was configured with none)"));
-    };
+    const NO_PCPU: HostError = HostError::Lacks("a pcpu to probe (the machine was configured with none)");
+    let Some(first) = pcpus.first_mut() else { return Err(NO_PCPU) };
     let kvm = probe.kind(first)?;
+    if kvm == KvmKind::Software {
+        pcpus.iter_mut().for_each(KvmPcpu::forbid_syscall_at_cpl0);
+    }
+    let Some(first) = pcpus.first_mut() else { return Err(NO_PCPU) };
     let gates = probe.gates(first)?;
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
@@ -169,6 +173,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();
     for pcpu in pcpus {
+        probe.entries(pcpu)?;
         let offset = probe.tsc_offset(pcpu)?;
         pcpu.set_tsc_offset(offset);
         tsc_offsets.push(offset as i64);

@@ -12,19 +12,20 @@
 
 use super::super::context::{Exit, Pcpu, Registers};
 use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
-use super::area::{DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB, is_doorbell};
+use super::area::{DOORBELL_MACHINE_ADDRESS, PcpuPages, STUB, is_doorbell};
 use super::descriptors;
+use super::entry::{EFER_SCE, Syscall};
 use super::exception::{self, Frame, Origin};
 use super::fpu::Fpu;
 use super::registers::{from_kvm, to_kvm};
 use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
-use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
+use super::stub::{self, PORT_VECTOR, VECTORS};
 use super::way_in::{Difference, LiveRoot, WayIn};
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
-use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::FLAT_RING3_SS64;
 use pv_abi::trap::{Vector, rflags};
 use std::sync::Arc;
 
@@ -59,8 +60,8 @@ enum Stop {
     Astray { vector: u8 },
     /// An exception of the guest's.
     Exception { vector: u8, error_code: u64, frame: Frame },
-    /// `syscall` on the LSTAR page, with the guest's stack pointer.
-    Syscall { rsp: u64 },
+    /// `syscall` on the page of its gates, with the guest's stack pointer.
+    Syscall { syscall: Syscall, rsp: u64 },
     /// A 4-byte store to the doorbell.
     Doorbell,
     /// The same to the domain's own, where none hangs.
@@ -240,8 +241,12 @@ impl KvmPcpu {
                 Reason::Out { port } if !in_guest && (PORT_VECTOR..PORT_VECTOR + VECTORS).contains(&port) => {
                     return self.reported((port - PORT_VECTOR) as u8);
                 }
-                Reason::Out { port: PORT_SYSCALL } if !in_guest => {
-                    return Ok(Stop::Syscall { rsp: self.run.regs().rsp });
+                Reason::Out { port } if !in_guest => {
+                    let rsp = self.run.regs().rsp;
+                    return match Syscall::reporting_at(port) {
+                        Some(syscall) => Ok(Stop::Syscall { syscall, rsp }),
+                        None => Err(self.broken(&format!("the stub reported at port {port:#x}"))),
+                    };
                 }
                 Reason::Mmio { address, length: 4, is_write: true }
                     if in_guest && (address == DOORBELL_MACHINE_ADDRESS || is_doorbell(address)) =>
@@ -294,7 +299,7 @@ impl KvmPcpu {
         let origin = exception::origin(&self.memory, &self.pages, vector, self.run.regs().rsp);
         Ok(match origin.map_err(|what| self.broken(&what))? {
             Origin::Guest { vector, error_code, frame } => Stop::Exception { vector, error_code, frame },
-            Origin::Syscall { rsp } => Stop::Syscall { rsp },
+            Origin::Syscall { syscall, rsp } => Stop::Syscall { syscall, rsp },
             Origin::Entry => Stop::InStub,
             Origin::Lost => Stop::Lost,
             Origin::Astray => Stop::Astray { vector },
@@ -312,9 +317,11 @@ impl KvmPcpu {
         context.registers = Registers { rip, rflags, rsp, ..from_kvm(&regs) };
         context.cs = visible_selector(cs);
         context.ss = visible_selector(ss);
-        // `out` on the LSTAR page, where `syscall` leaves the CPU at CPL3.
-        if rip == LSTAR && vector == Vector::GENERAL_PROTECTION.0 {
-            return Ok(take_syscall(context, &regs, rsp));
+        // `out` of a gate, where `syscall` leaves the CPU at CPL3.
+        if vector == Vector::GENERAL_PROTECTION.0
+            && let Some(syscall) = Syscall::landing_at(rip)
+        {
+            return Ok(take_syscall(context, syscall, &regs, rsp));
         }
         if vector == Vector::DEBUG.0 {
             self.read_debug_status(context)?;
@@ -393,6 +400,16 @@ impl KvmPcpu {
     }
 }
 
+impl KvmPcpu {
+    /// Takes away what lets `syscall` enter CPL0, for a host that leaves it at CPL3 with or without: what KVM emulates
+    /// of the instruction is #UD then. It emulates that of 32-bit code, and cuts CSTAR to 32 bits: an address that is a
+    /// guest's.
+    pub(super) fn forbid_syscall_at_cpl0(&mut self) {
+        self.live.efer &= !EFER_SCE;
+        self.run.set_sregs(&self.live);
+    }
+}
+
 impl Pcpu for KvmPcpu {
     fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError> {
         if !sanitise(context) {
@@ -409,7 +426,7 @@ impl Pcpu for KvmPcpu {
             Stop::Exception { vector, error_code, frame } => {
                 self.take_exception(context, (vector, error_code), frame)?
             }
-            Stop::Syscall { rsp } => take_syscall(context, &self.run.regs(), rsp),
+            Stop::Syscall { syscall, rsp } => take_syscall(context, syscall, &self.run.regs(), rsp),
             Stop::Astray { vector } => {
                 return Err(self.broken(&format!("vector {vector} left its frame at an unknown place")));
             }
@@ -475,14 +492,13 @@ fn barrier(run: &Run) -> bool {
 }
 
 /// The state behind a `syscall` that landed with these registers and this stack pointer.
-fn take_syscall(context: &mut Context, regs: &kvm_regs, rsp: u64) -> Exit {
+fn take_syscall(context: &mut Context, syscall: Syscall, regs: &kvm_regs, rsp: u64) -> Exit {
     let mut registers = from_kvm(regs);
     registers.rsp = rsp;
     registers.rip = regs.rcx;
     registers.rflags = regs.r11;
     context.registers = registers;
-    // The CPU can execute it from 32-bit code only through another MSR, which is not set.
-    context.cs = FLAT_RING3_CS64;
+    context.cs = syscall.code_selector();
     context.ss = FLAT_RING3_SS64;
-    Exit::Syscall
+    syscall.exit()
 }

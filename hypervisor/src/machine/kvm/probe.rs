@@ -10,6 +10,7 @@ use super::pcpu::{KvmPcpu, host_tsc};
 use super::vm::HostError;
 use pv_abi::address::MACH2PHYS_VIRT_START;
 use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
+use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64};
 use pv_abi::trap::Vector;
 use pv_abi::{Mfn, PAGE_SIZE};
 use serde::Serialize;
@@ -74,12 +75,14 @@ const READ: &[u8] = &[0x48, 0x8b, 0x07, 0x0f, 0x05]; // mov rax, [rdi]; syscall
 const WRITE: &[u8] = &[0x48, 0x89, 0x07, 0x0f, 0x05]; // mov [rdi], rax; syscall
 const TSC: &[u8] = &[0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05]; // rdtsc; rax |= rdx << 32
 const SYSCALL: &[u8] = &[0x0f, 0x05];
+const SYSENTER: &[u8] = &[0x0f, 0x34];
 /// Offsets of these in the code page.
 const READ_AT: u64 = 0;
 const WRITE_AT: u64 = 0x20;
 const TSC_AT: u64 = 0x40;
 const SYSCALL_AT: u64 = 0x60;
 const DOORBELL_AT: u64 = 0x80;
+const SYSENTER_AT: u64 = 0xa0;
 
 const MARKER_A: u64 = 0xaaaa_0000_1111_2222;
 const MARKER_B: u64 = 0xbbbb_0000_3333_4444;
@@ -161,6 +164,7 @@ impl<'a> Probe<'a> {
             (TSC_AT, TSC),
             (SYSCALL_AT, SYSCALL),
             (DOORBELL_AT, &doorbell),
+            (SYSENTER_AT, SYSENTER),
         ] {
             self.memory.write(code, at as usize, bytes)?;
         }
@@ -168,6 +172,7 @@ impl<'a> Probe<'a> {
     }
 
     fn start_at(&mut self, offset: u64) {
+        self.context.cs = FLAT_RING3_CS64;
         self.context.registers.rip = CODE + offset;
         self.context.registers.rsp = STACK + PAGE_SIZE as u64;
     }
@@ -298,6 +303,31 @@ impl<'a> Probe<'a> {
         Ok(before.and(after))
     }
 
+    /// Finds out whether the instructions that enter CPL0 without the IDT land at a gate, or are refused at CPL3, in
+    /// 64-bit code and in 32-bit code. The 64-bit `syscall` is what [`Self::kind`] tries.
+    ///
+    /// # Errors
+    /// [`HostError::Probe`] where one lands elsewhere: code of a guest's would run there with CPL0.
+    pub fn entries(&mut self, pcpu: &mut KvmPcpu) -> Result<(), HostError> {
+        for (what, cs, at) in [
+            ("syscall in 32-bit code", FLAT_RING3_CS32, SYSCALL_AT),
+            ("sysenter in 32-bit code", FLAT_RING3_CS32, SYSENTER_AT),
+            ("sysenter in 64-bit code", FLAT_RING3_CS64, SYSENTER_AT),
+        ] {
+            self.start_at(at);
+            self.context.cs = cs;
+            let landed = self.enter(pcpu).map_err(|error| error.to_string());
+            if !is_closed(&landed, self.context.registers.rip, CODE + at) {
+                let why = match landed {
+                    Ok(exit) => format!("{what} led to {exit:?}, neither to a gate nor to a refusal"),
+                    Err(error) => format!("{what} landed where guest code would run with CPL0: {error}"),
+                };
+                return Err(HostError::Probe { probe: "entries", why });
+            }
+        }
+        Ok(())
+    }
+
     /// What a round trip through each gate costs; interleaved, the median of several.
     ///
     /// # Errors
@@ -365,5 +395,40 @@ impl<'a> Probe<'a> {
     }
 }
 
+/// Whether the instruction at `at` has landed at its gate, or was refused there with #UD or #GP.
+fn is_closed(landed: &Result<Exit, String>, rip: u64, at: u64) -> bool {
+    match landed {
+        Ok(Exit::Syscall32) => rip == at + SYSCALL.len() as u64,
+        Ok(Exit::Exception { vector, .. }) => {
+            let refusal = [Vector::INVALID_OPCODE.0, Vector::GENERAL_PROTECTION.0].contains(vector);
+            refusal && rip == at
+        }
+        _ => false,
+    }
+}
+
 type Verdict = Result<(), String>;
 type Trial<'a> = fn(&mut Probe<'a>, &mut KvmPcpu, &dyn Translations) -> Result<Verdict, MachineError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a host whose CPU takes such an instruction elsewhere no guest is started.
+    #[test]
+    fn an_entry_is_closed_by_its_gate_or_by_a_refusal_and_by_nothing_else() {
+        let exception = |vector| Ok(Exit::Exception { vector, error_code: 0, cr2: 0 });
+        for vector in 0..32 {
+            let refuses = vector == 6 || vector == 13;
+            assert_eq!(is_closed(&exception(vector), CODE, CODE), refuses, "vector {vector}");
+            assert!(!is_closed(&exception(vector), CODE + 2, CODE), "vector {vector} behind it");
+            assert!(!is_closed(&exception(vector), 0, CODE), "vector {vector} at address 0");
+        }
+        assert!(is_closed(&Ok(Exit::Syscall32), CODE + 2, CODE));
+        assert!(!is_closed(&Ok(Exit::Syscall32), CODE, CODE));
+        for other in [Exit::Syscall, Exit::Doorbell, Exit::Unanswered, Exit::Kicked] {
+            assert!(!is_closed(&Ok(other.clone()), CODE + 2, CODE), "{other:?}");
+        }
+        assert!(!is_closed(&Err("vector 14 left its frame at an unknown place".into()), CODE, CODE));
+    }
+}

@@ -6,7 +6,7 @@
 //! | code | who jumps here | stack | CR3 | then |
 //! |---|---|---|---|---|
 //! | vector n | an exception, by the IDT | the pcpu's (or an IST stack): the frame that the CPU pushed | the guest's | `out PORT_VECTOR + n`; the host takes over |
-//! | syscall | `syscall` at CPL3, by LSTAR, on a page of its own | the guest's, not used | the guest's | `out PORT_SYSCALL`; the host takes over |
+//! | gate n | `syscall` at CPL3, by LSTAR (64-bit code) or CSTAR (32-bit code), on a page of their own | the guest's, not used | the guest's | `out PORT_SYSCALL + n`; the host takes over |
 //! | resume | the host, with all registers the guest's | frame for `iretq` | the guest's | the guest runs |
 //! | load_root | the host, RAX = root | the guest's RAX, then the frame | the last guest's | the guest runs |
 //! | write_list | the host, on the scribe: RSI = list of (address, value), ECX = pairs | none | the scribe's root | `out PORT_DONE` |
@@ -23,17 +23,21 @@ use std::arch::global_asm;
 pub const PORT_VECTOR: u16 = 0x40;
 /// Exception vectors there are.
 pub const VECTORS: u16 = 32;
-/// Port at which `syscall` reports.
+/// Port of the first gate ([`super::entry::Syscall`]); gate n reports at this plus n.
 pub const PORT_SYSCALL: u16 = PORT_VECTOR + VECTORS;
+/// Gates there are.
+const GATES: u16 = 2;
 /// Port at which the scribe reports that it is done.
-pub const PORT_DONE: u16 = PORT_SYSCALL + 1;
+pub const PORT_DONE: u16 = PORT_SYSCALL + GATES;
 /// Bytes from one vector's code to the next.
 pub const VECTOR_STRIDE: u64 = 4;
+/// Bytes from one gate's code to the next.
+pub const GATE_STRIDE: u64 = 4;
 
 global_asm!(
     ".pushsection .rodata.paravane_stub, \"a\"",
     ".global paravane_stub_vectors, paravane_stub_resume, paravane_stub_load_root, paravane_stub_write_list",
-    ".global paravane_stub_end, paravane_stub_syscall, paravane_stub_syscall_end",
+    ".global paravane_stub_end, paravane_stub_gates, paravane_stub_gates_end",
     "paravane_stub_vectors:",
     ".set .Lparavane_vector, 0",
     ".rept {vectors}",
@@ -57,12 +61,17 @@ global_asm!(
     "    out {port_done}, al",
     "    ud2",
     "paravane_stub_end:",
-    "paravane_stub_syscall:",
-    "    out {port_syscall}, al",
+    "paravane_stub_gates:",
+    ".set .Lparavane_gate, 0",
+    ".rept {gates}",
+    "    out {port_syscall} + .Lparavane_gate, al",
     "    ud2",
-    "paravane_stub_syscall_end:",
+    "    .set .Lparavane_gate, .Lparavane_gate + 1",
+    ".endr",
+    "paravane_stub_gates_end:",
     ".popsection",
     vectors = const VECTORS,
+    gates = const GATES,
     port_vector = const PORT_VECTOR,
     port_syscall = const PORT_SYSCALL,
     port_done = const PORT_DONE,
@@ -74,8 +83,8 @@ unsafe extern "C" {
     static paravane_stub_load_root: u8;
     static paravane_stub_write_list: u8;
     static paravane_stub_end: u8;
-    static paravane_stub_syscall: u8;
-    static paravane_stub_syscall_end: u8;
+    static paravane_stub_gates: u8;
+    static paravane_stub_gates_end: u8;
 }
 
 /// Offsets into the stub's page.
@@ -105,9 +114,9 @@ pub fn code() -> &'static [u8] {
     bytes(&raw const paravane_stub_vectors, &raw const paravane_stub_end)
 }
 
-/// The code of the LSTAR page.
-pub fn syscall_code() -> &'static [u8] {
-    bytes(&raw const paravane_stub_syscall, &raw const paravane_stub_syscall_end)
+/// The code of the page that `syscall` lands on.
+pub fn gate_code() -> &'static [u8] {
+    bytes(&raw const paravane_stub_gates, &raw const paravane_stub_gates_end)
 }
 
 fn bytes(start: *const u8, end: *const u8) -> &'static [u8] {
@@ -126,7 +135,7 @@ mod tests {
     #[test]
     fn the_stub_consists_of_few_kinds_of_instructions() {
         use Mnemonic::{Dec, Iretq, Jne, Lodsq, Mov, Out, Pop, Stosq, Ud2};
-        for code in [code(), syscall_code()] {
+        for code in [code(), gate_code()] {
             for instruction in &mut Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
                 let known = matches!(
                     instruction.mnemonic(),

@@ -3,7 +3,8 @@
 use super::super::{MachineError, MachineMemory};
 use super::area::{AREA, Area, LSTAR, PcpuPages};
 use super::cpuid::CpuidPolicy;
-use super::descriptors::{self, STUB_CS};
+use super::descriptors;
+use super::entry;
 use super::run::Run;
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region,
@@ -25,12 +26,7 @@ const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31; // PE MP ET N
 // everything.
 const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 const CR4_OSXSAVE: u64 = 1 << 18;
-const EFER: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11; // SCE LME LMA NXE
-
-const MSR_STAR: u32 = 0xc000_0081;
-const MSR_LSTAR: u32 = 0xc000_0082;
-const MSR_FMASK: u32 = 0xc000_0084;
-const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18; // TF IF DF IOPL NT AC
+const EFER: u64 = entry::EFER_SCE | 1 << 8 | 1 << 10 | 1 << 11; // LME LMA NXE
 
 /// Why there is no machine. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -200,13 +196,15 @@ impl Vm {
             xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: self.cpuid.xcr0() };
             vcpu.set_xcrs(&xcrs).map_err(failed("KVM_SET_XCRS"))?;
         }
-        let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-        let msrs = [msr(MSR_STAR, u64::from(STUB_CS) << 32), msr(MSR_LSTAR, LSTAR), msr(MSR_FMASK, FMASK)];
+        let msrs = entry::MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
         let list =
             Msrs::from_entries(&msrs).map_err(|_| MachineError::new("MSRs", io::Error::other("too many")))?;
         let set = vcpu.set_msrs(&list).map_err(failed("KVM_SET_MSRS"))?;
         if set != msrs.len() {
-            return Err(MachineError::new("KVM_SET_MSRS", io::Error::other("the syscall MSRs are refused")));
+            return Err(MachineError::new(
+                "KVM_SET_MSRS",
+                io::Error::other("an MSR of syscall or sysenter is refused"),
+            ));
         }
         let length = self.kvm.get_vcpu_mmap_size().map_err(failed("KVM_GET_VCPU_MMAP_SIZE"))?;
         let sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
@@ -228,7 +226,7 @@ pub fn write_area(memory: &MachineMemory, area: &Area, vcpus: u64) -> Result<(),
             descriptors::write_pcpu(memory, &area.pcpu(number))?;
         }
         memory.write(area.stub(), 0, super::stub::code())?;
-        memory.write(area.lstar(), 0, super::stub::syscall_code())
+        memory.write(area.lstar(), 0, super::stub::gate_code())
     };
     write().map_err(|error| MachineError::new("the hypervisor's own pages", io::Error::other(error)))
 }
