@@ -119,7 +119,7 @@ fn a_32_bit_system_call_is_its_callback_or_no_instruction() {
             (context.cs, context.registers.rip) = (0xe023, USER_BASE + 2);
             Exit::Syscall32
         });
-        note(&world, &guest, &seen, Exit::Kicked);
+        note(world, &guest, &seen, Exit::Kicked);
         world.script(&guest, |context| syscall(context, 29, &[0]));
         world.turns(0, 1);
     };
