@@ -5,6 +5,7 @@ mod entries;
 mod escape;
 mod guest;
 mod kicks;
+mod lists;
 mod stage;
 mod stale;
 #[path = "../support/mod.rs"]
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     tests.extend(kicks::tests());
     tests.extend(entries::tests());
     tests.extend(escape::tests());
+    tests.extend(lists::tests());
     let outcome = support::main_one_at_a_time(tests);
     stale::report();
     outcome

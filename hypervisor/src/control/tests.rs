@@ -3,12 +3,13 @@
 use super::*;
 use crate::clock::{Clock, SECOND};
 use crate::domain::{NoConsole, Stage};
-use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, send, status};
+use crate::event_channel::{HostPort, alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
 use crate::hypercall::Services;
 use crate::sched::TimerKind;
 use crate::testing::{Guest, Threads, World};
 use pv_abi::event_channel::{PortStatus, Virq};
 use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};
+use std::sync::OnceLock;
 
 #[test]
 fn a_bad_start_ends_the_domain() {
@@ -71,6 +72,47 @@ fn a_dead_domains_peers_are_left_unbound() {
     world.check_end(vec![peer]);
 }
 
+/// What the host's end of a port finds when the port is closed.
+struct Closing {
+    services: Arc<Services>,
+    dying: DomId,
+    page: Mfn,
+    still_its_own: OnceLock<bool>,
+}
+
+impl HostPort for Closing {
+    fn notified(&self) {}
+
+    fn closed(&self) {
+        let _ = self.still_its_own.set(self.services.mmu.owner(self.page) == Some(self.dying));
+    }
+}
+
+/// XSA class "event channels". An event is a write into the domain's shared page: were a port still open when that page
+/// is given back, whoever has it next would find the event in his memory.
+#[test]
+fn the_ports_of_the_dying_are_closed_before_their_frames_are_given_back() {
+    let mut world = World::new();
+    let dying = world.guest();
+    let port = alloc_unbound(&dying.domain, DomId::HOST).unwrap();
+    let closing = Arc::new(Closing {
+        services: Arc::clone(&world.services),
+        dying: dying.domain.id(),
+        page: dying.domain.shared().frame(),
+        still_its_own: OnceLock::new(),
+    });
+    let channel = connect(&dying.domain, port, closing.clone()).unwrap();
+    let (domain, page) = (Arc::clone(&dying.domain), closing.page);
+    world.end(vec![dying]);
+    assert_eq!(closing.still_its_own.get(), Some(&true));
+    assert_eq!(world.services.mmu.owner(page), None);
+    let before = world.services.mmu.memory().load_u64(page, 2048);
+    assert!(!channel.notify(), "there is nobody any more");
+    assert_eq!(world.services.mmu.memory().load_u64(page, 2048), before);
+    drop((channel, domain));
+    world.check_end(Vec::new());
+}
+
 /// From the last number on, the first ones come up again.
 fn count_round(services: &Services) {
     let last = Some(DomId(DomId::FIRST_RESERVED.0 - 1));
@@ -92,7 +134,7 @@ fn a_reused_domid_inherits_nothing() {
     first.domain.vcpus()[0].info().set_masked(false);
     first.domain.vcpus()[0].info().mark_pending(0);
     first.domain.set_exit_status(9);
-    let key = first.domain.vcpus()[0].key();
+    let (key, identity) = (first.domain.vcpus()[0].key(), first.identity());
     world.services.scheduler.set_timer(key, TimerKind::Singleshot, Some(world.clock.now() + SECOND));
     let (own_page, held) = (first.pages[3], first.pages[4]);
     for mfn in [own_page, held] {
@@ -110,6 +152,9 @@ fn a_reused_domid_inherits_nothing() {
     count_round(&world.services);
     let second = world.guest();
     assert_eq!(second.domain.id(), id);
+    // A pcpu that ran nothing else since would take the same identity for the dead vCPU, and go on on its root.
+    assert_eq!(second.domain.vcpus()[0].key(), key);
+    assert_ne!(second.identity(), identity);
     let (domain, memory) = (&second.domain, world.services.mmu.memory());
     assert!(domain.ports().lock().is_empty());
     assert_eq!(send(&world.services.domains, &keeper.domain, far), Ok(()), "it goes nowhere");

@@ -167,7 +167,7 @@ impl PcpuLoop {
     fn load(&mut self, domain: &Arc<Domain>, id: VcpuId) -> Result<(), Failure> {
         let previous = self.loaded.replace((domain.clone(), id));
         let Some((previous, old)) = previous else { return Ok(()) };
-        let Some(handle) = previous.vcpu(old).filter(|_| previous.id() != domain.id() || old != id) else {
+        let Some(handle) = previous.vcpu(old).filter(|_| !Arc::ptr_eq(&previous, domain) || old != id) else {
             return Ok(());
         };
         let mut vcpu = handle.state().lock();

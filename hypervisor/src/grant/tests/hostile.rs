@@ -7,7 +7,7 @@ use crate::testing::{BASE, at_each_look, page};
 use pv_abi::grant_table::{GrantEntry, GrantHandle, GrantStatus, MapFlags, MapGrantRef};
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp, MmuUpdate};
 use pv_abi::page_table::{Level, Pte, PteFlags};
-use pv_abi::{DomId, Errno, GrantRef};
+use pv_abi::{DomId, Errno, GrantRef, Mfn};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -71,8 +71,8 @@ fn nobody_lends_what_is_not_his() {
     let mmu = &pair.world.services.mmu;
     for (frame, flags, status, what) in [
         (pair.borrower.pages[3], 0, GrantStatus::BAD_PAGE, "the borrower's own"),
-        (pv_abi::Mfn(3), MapFlags::READ_ONLY, GrantStatus::BAD_PAGE, "the hypervisor's"),
-        (pv_abi::Mfn(0xffff_ffff), 0, GrantStatus::BAD_PAGE, "no frame"),
+        (Mfn(3), MapFlags::READ_ONLY, GrantStatus::BAD_PAGE, "the hypervisor's"),
+        (Mfn(0xffff_ffff), 0, GrantStatus::BAD_PAGE, "no frame"),
         (pair.lender.l1, 0, ERROR, "a page table, to write"),
         (pair.lender.root, 0, ERROR, "a root table, to write"),
     ] {
@@ -125,42 +125,84 @@ fn a_lender_cannot_change_what_is_in_use() {
     pair.end();
 }
 
+/// An address of the borrower's that tables of its own choice can map: behind the kernel's.
+const FAR: u64 = BASE + (1 << 21);
+
+/// The borrower unmaps its page `n` and makes an L1 table of it; the table.
+fn table_of(pair: &Pair, n: usize) -> Mfn {
+    let (world, borrower) = (&pair.world, &pair.borrower);
+    assert_eq!(world.call(borrower, 14, &[page(n as u64), 0, 0]), Ok(0));
+    let table = borrower.pages[n];
+    extended(pair, MmuExtOp::new(MmuExtCommand::PIN_L1_TABLE, table.0));
+    table
+}
+
+fn extended(pair: &Pair, op: MmuExtOp) {
+    pair.world.poke(&pair.borrower, page(3), &op);
+    assert_eq!(pair.world.call(&pair.borrower, 26, &[page(3), 1, 0, DomId::SELF.0.into()]), Ok(0));
+}
+
+/// The borrower sets the L2 entry for [`FAR`].
+fn show(pair: &Pair, entry: Pte) {
+    let (world, borrower) = (&pair.world, &pair.borrower);
+    let l4 = world.machine.memory.entry(borrower.root, Level::L4.index(BASE)).unwrap();
+    let l2 = world.machine.memory.entry(l4.mfn(), Level::L3.index(BASE)).unwrap().mfn();
+    let ptr = l2.address() + 8 * Level::L2.index(FAR) as u64;
+    world.poke(borrower, page(2), &MmuUpdate { ptr, val: entry.0 });
+    assert_eq!(world.call(borrower, 1, &[page(2), 1, 0, DomId::SELF.0.into()]), Ok(0));
+}
+
 /// The borrower hides the entry of a mapping behind another table, ends the mapping, and brings it back.
 #[test]
 fn what_is_mapped_cannot_be_hidden() {
     let pair = Pair::new();
-    let (world, borrower) = (&pair.world, &pair.borrower);
-    // Two empty pages become L1 tables for the addresses behind the kernel's.
-    let far = BASE + (1 << 21);
-    let tables = [borrower.pages[20], borrower.pages[21]];
-    for n in [20, 21] {
-        assert_eq!(world.call(borrower, 14, &[page(n), 0, 0]), Ok(0));
-    }
-    let l2 = {
-        let l4 = world.machine.memory.entry(borrower.root, Level::L4.index(BASE)).unwrap();
-        world.machine.memory.entry(l4.mfn(), Level::L3.index(BASE)).unwrap().mfn()
-    };
-    let show = |table| {
-        let ptr = l2.address() + 8 * Level::L2.index(far) as u64;
-        world.poke(borrower, page(2), &MmuUpdate { ptr, val: Pte::new(table, TABLE).0 });
-        assert_eq!(world.call(borrower, 1, &[page(2), 1, 0, DomId::SELF.0.into()]), Ok(0));
-    };
-    for n in tables {
-        world.poke(borrower, page(3), &MmuExtOp::new(MmuExtCommand::PIN_L1_TABLE, n.0));
-        assert_eq!(world.call(borrower, 26, &[page(3), 1, 0, DomId::SELF.0.into()]), Ok(0));
-    }
-    show(tables[0]);
+    let tables = [20, 21].map(|n| table_of(&pair, n));
+    show(&pair, Pte::new(tables[0], TABLE));
     let reference = pair.lend(0, 0);
-    let handle = pair.map(reference, 0, far).unwrap();
-    assert_eq!(pair.reach(far, true), Some(pair.lent(0)));
-    show(tables[1]);
-    assert_eq!(pair.reach(far, true), None);
-    assert_eq!(pair.unmap(handle, far), GrantStatus::OKAY);
+    let handle = pair.map(reference, 0, FAR).unwrap();
+    assert_eq!(pair.reach(FAR, true), Some(pair.lent(0)));
+    show(&pair, Pte::new(tables[1], TABLE));
+    assert_eq!(pair.reach(FAR, true), None);
+    assert_eq!(pair.unmap(handle, FAR), GrantStatus::OKAY);
     assert_eq!((pair.flags(reference), pair.references(0)), (GrantEntry::PERMIT_ACCESS, 0));
-    show(tables[0]);
-    assert_eq!(pair.reach(far, false), None, "it was taken away where it was");
+    show(&pair, Pte::new(tables[0], TABLE));
+    assert_eq!(pair.reach(FAR, false), None, "it was taken away where it was");
     pair.audit();
     pair.end();
+}
+
+/// What a mapping was recorded in is meanwhile a table of somebody else's, or no table any more: nothing is taken away
+/// there, and the mapping ends all the same.
+#[test]
+fn a_mappings_place_may_be_anybodys_when_it_ends() {
+    for is_anothers_table in [true, false] {
+        let pair = Pair::new();
+        let (mmu, memory) = (Arc::clone(&pair.world.services.mmu), &pair.world.machine.memory);
+        let table = table_of(&pair, 20);
+        show(&pair, Pte::new(table, TABLE));
+        let reference = pair.lend(0, 0);
+        let handle = pair.map(reference, 0, FAR).unwrap();
+        let index = Level::L1.index(FAR);
+        show(&pair, Pte(0));
+        extended(&pair, MmuExtOp::new(MmuExtCommand::UNPIN_TABLE, table.0));
+        assert_eq!(pair.references(0), 0, "the mapping is gone, its record is not");
+        let (borrower, lender) = (pair.borrower.domain.id(), pair.lender.domain.id());
+        if is_anothers_table {
+            mmu.deallocate(borrower, table).unwrap();
+            assert_eq!(mmu.allocate(lender), Ok(table), "what came back last is taken first");
+            memory.zero(table).unwrap();
+        }
+        // An entry as the record has it.
+        memory.exchange_entry(table, index, Pte::new(pair.lent(0), PteFlags::PRESENT), 0).unwrap();
+        if is_anothers_table {
+            assert_eq!(mmu.pin(lender, table, Level::L1, &mut Budget::unlimited()).unwrap(), Progress::Done);
+        }
+        assert_eq!(pair.unmap(handle, FAR), GrantStatus::OKAY, "{is_anothers_table}");
+        assert_eq!(memory.entry(table, index).unwrap().mfn(), pair.lent(0), "{is_anothers_table}");
+        assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
+        pair.audit();
+        pair.end();
+    }
 }
 
 /// An entry of a lent page goes like any other; what is left of the mapping is a record.
