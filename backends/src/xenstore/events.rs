@@ -3,11 +3,11 @@
 use super::ConnectionId;
 use super::path::Path;
 use pv_abi::io::xenstore::PAYLOAD_MAX;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Something changed.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Event {
     /// What: relative where the watch's path was. Never above that path.
     pub path: Arc<str>,
@@ -19,6 +19,10 @@ impl Event {
     /// What a message carries.
     pub fn payload(&self) -> Vec<u8> {
         [self.path.as_bytes(), &[0], &self.token, &[0]].concat()
+    }
+
+    fn payload_len(&self) -> usize {
+        self.path.len().saturating_add(self.token.len()).saturating_add(2)
     }
 }
 
@@ -88,24 +92,38 @@ impl Watches {
 /// One that waits already is not queued again, as in Xen's store, but for special names: there every event counts.
 /// Where the queue is full, or an event too long for a message, one for the watch's own path stands for all there are.
 #[derive(Default, Debug)]
-pub(super) struct Events(VecDeque<Event>);
+pub(super) struct Events {
+    queue: VecDeque<Event>,
+    /// How often each stands in the queue: a look there costs the same however many wait.
+    waiting: HashMap<Event, usize>,
+}
 
 impl Events {
     pub fn push(&mut self, watch: &Watch, event: Event, limit: usize) {
-        let full = self.0.len() >= limit || event.payload().len() > PAYLOAD_MAX as usize;
+        let full = self.queue.len() >= limit || event.payload_len() > PAYLOAD_MAX as usize;
         let event = if full { watch.whole.clone() } else { event };
         let each_counts = event.path.starts_with('@') && !full;
-        if each_counts || !self.0.contains(&event) {
-            self.0.push_back(event);
+        let waiting = self.waiting.entry(event.clone()).or_default();
+        if each_counts || *waiting == 0 {
+            *waiting = waiting.saturating_add(1);
+            self.queue.push_back(event);
         }
     }
 
     pub fn pop(&mut self) -> Option<Event> {
-        self.0.pop_front()
+        let event = self.queue.pop_front()?;
+        if let Some(waiting) = self.waiting.get_mut(&event) {
+            *waiting = waiting.saturating_sub(1);
+            if *waiting == 0 {
+                self.waiting.remove(&event);
+            }
+        }
+        Some(event)
     }
 
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.0.len()
+        assert_eq!(self.queue.len(), self.waiting.values().sum::<usize>());
+        self.queue.len()
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{Caller, ConnectionId, Event, Operation, Permissions, Store};
 use crate::bell::Bell;
+use parking_lot::FairMutex;
 use pv_abi::{DomId, Errno};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// What wakes whoever serves a connection: called, without a lock held, when there are events for it, and when it ended.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -25,7 +26,7 @@ pub struct StoreError {
 /// The store, shared. Its methods are those of the host domain: everything is allowed, there is no quota, and paths
 /// are absolute.
 #[derive(Clone, Default)]
-pub struct StoreHandle(Arc<Mutex<Shared>>);
+pub struct StoreHandle(Arc<FairMutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
@@ -36,12 +37,29 @@ struct Shared {
 impl StoreHandle {
     /// Shares a store.
     pub fn new(store: Store) -> Self {
-        Self(Arc::new(Mutex::new(Shared { store, wakes: BTreeMap::new() })))
+        Self(Arc::new(FairMutex::new(Shared { store, wakes: BTreeMap::new() })))
     }
 
-    /// Uses the store, and then wakes whom that concerns. `work` must not come back to the handle.
+    /// Uses the store, then tells watches of what was changed, and wakes whom that concerns. `work` must not come back to
+    /// the handle. The lock is given back between `work` and each piece of the telling.
     pub fn with<R>(&self, work: impl FnOnce(&mut Store) -> R) -> R {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (result, mut untold) = self.piece(|store| {
+            let result = work(store);
+            let mut untold = store.take_untold();
+            if !untold.is_empty() {
+                store.tell(&mut untold);
+            }
+            (result, untold)
+        });
+        while !untold.is_empty() {
+            self.piece(|store| store.tell(&mut untold));
+        }
+        result
+    }
+
+    /// Holds the lock once.
+    fn piece<R>(&self, work: impl FnOnce(&mut Store) -> R) -> R {
+        let mut shared = self.0.lock();
         let result = work(&mut shared.store);
         let woken: Vec<_> =
             shared.store.take_woken().filter_map(|id| shared.wakes.get(&id).cloned()).collect();
@@ -155,7 +173,7 @@ impl StoreHandle {
         wake: Wake,
         open: impl FnOnce(&mut Store) -> Result<ConnectionId, E>,
     ) -> Result<Connection, E> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.0.lock();
         let id = open(&mut shared.store)?;
         shared.wakes.insert(id, wake);
         Ok(Connection { handle: self.clone(), id })
@@ -182,7 +200,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut shared = self.handle.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.handle.0.lock();
         shared.store.disconnect(self.id);
         let wake = shared.wakes.remove(&self.id);
         drop(shared);

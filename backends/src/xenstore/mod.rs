@@ -10,8 +10,10 @@
 //!
 //! All but the first row is pure: no I/O, no lock, no clock.
 //!
-//! **Locks.** There is one, around the store ([`StoreHandle`]). It is held for one request at a time and while nothing
-//! else is locked or waited for; who got an event is told after it was given back. Behind it only bells are rung.
+//! **Locks.** There is one, around the store ([`StoreHandle`]). It is held while nothing else is locked or waited for, and
+//! for a bounded piece of work: one request, or some of the events that follow from it. It is fair: who gives it back and
+//! takes it again comes after all who waited. So a guest with many requests, or with many changes that many watches are told
+//! of, costs each operation of another a few pieces. Bells are rung after it was given back.
 
 pub mod client;
 mod domains;
@@ -40,6 +42,7 @@ pub use permissions::{Access, Permissions};
 pub use quota::{NODE_OVERHEAD, Quota};
 pub use socket::SocketServer;
 pub use store::Store;
+pub use watching::Untold;
 
 use pv_abi::DomId;
 

@@ -13,11 +13,12 @@ use super::permissions::Permissions;
 use super::quota::Quota;
 use super::transaction::{Room, Transaction};
 use super::tree::Tree;
+use super::watching::Untold;
 use super::{Caller, ConnectionId};
 use pv_abi::{DomId, Errno};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// See the head of this file.
+/// See the head of this file. What it is asked to change is done at once; watches are told by [`Self::tell`].
 #[derive(Debug)]
 pub struct Store {
     pub(super) tree: Tree,
@@ -25,7 +26,8 @@ pub struct Store {
     pub(super) domains: BTreeSet<DomId>,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     pub(super) watches: Watches,
-    last_connection: u64,
+    pub(super) untold: Untold,
+    pub(super) last_connection: u64,
     pub(super) woken: BTreeSet<ConnectionId>,
 }
 
@@ -53,6 +55,7 @@ impl Store {
             domains: BTreeSet::new(),
             connections: BTreeMap::new(),
             watches: Watches::default(),
+            untold: Untold::default(),
             last_connection: 0,
             woken: BTreeSet::new(),
         }
@@ -208,7 +211,7 @@ impl Store {
     fn commit(&mut self, caller: Caller, transaction: Transaction) -> Result<(), Errno> {
         let afford = |owner, account| self.quota.afford(caller, owner, account);
         let changes = transaction.commit(&mut self.tree, afford)?;
-        changes.iter().for_each(|change| self.fire(change));
+        self.note(changes);
         Ok(())
     }
 

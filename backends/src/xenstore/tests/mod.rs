@@ -1,6 +1,7 @@
 //! The store, by what clients see of it.
 
 mod hostile;
+mod load;
 mod model;
 mod protocol;
 mod ring;
@@ -47,6 +48,7 @@ impl Setup {
         let request = Header { message_type, req_id: 77, tx_id: transaction, len: payload.len() as u32 };
         let reply = answer(&mut self.store, who, request, payload);
         self.store.tree.audit();
+        self.store.tell_all();
         let (header, payload) = Header::read_from_prefix(&reply).unwrap();
         assert_eq!((header.req_id, header.tx_id, header.len as usize), (77, transaction, payload.len()));
         assert!(payload.len() <= PAYLOAD_MAX as usize);
@@ -75,6 +77,7 @@ impl Setup {
 
     /// All events that wait for a client: `path|token`.
     fn events(&mut self, who: ConnectionId) -> Vec<String> {
+        self.store.tell_all();
         let events = std::iter::from_fn(|| self.store.next_event(who));
         events.map(|event| format!("{}|{}", event.path, String::from_utf8_lossy(&event.token))).collect()
     }

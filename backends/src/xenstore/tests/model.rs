@@ -299,6 +299,7 @@ impl Run {
 
     fn check_events(&mut self, changes: &Changes) {
         self.changed += u64::from(!changes.is_empty());
+        self.store.tell_all();
         for client in &self.clients {
             let mut expected = BTreeSet::new();
             for (path, (exact, before)) in changes {

@@ -21,6 +21,7 @@ fn exchange(
         let taken = wire.receive(&input[..piece.min(input.len())]).unwrap();
         input = &input[taken..];
         let advanced = wire.advance(&mut setup.store).unwrap();
+        setup.store.tell_all();
         let sent = wire.output().len().min(piece);
         output.extend_from_slice(&wire.output()[..sent]);
         wire.sent(sent);
