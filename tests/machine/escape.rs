@@ -3,7 +3,7 @@
 
 use crate::guest::{CODE, Guest, STACK_TOP, enter, machine};
 use crate::support::{check, fail, kvm_test, skippable_kvm_test};
-use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu};
+use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu, MachineConfig};
 use hypervisor::machine::{DebugRegisters, Exit, Pcpu, Registers};
 use libtest_mimic::{Completion, Failed, Trial};
 use pv_abi::page_table::Level;
@@ -16,6 +16,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("escape/the hypervisor's pages", the_hypervisors_pages),
         kvm_test("escape/jumping to the landing page", jumping_to_the_landing_page),
         kvm_test("escape/odd accesses to the doorbell", odd_accesses_to_the_doorbell),
+        kvm_test("escape/the doorbell of a host with 39 address bits", doorbell_of_39_bits),
         kvm_test("escape/doorbell left pending, then another vCPU", doorbell_then_another_vcpu),
         kvm_test("escape/single steps over the gates", single_steps_over_the_gates),
         skippable_kvm_test("escape/breakpoints stay with their vCPU", breakpoints_stay_with_their_vcpu),
@@ -219,6 +220,24 @@ fn odd_accesses_to_the_doorbell() -> Result<(), Failed> {
     check(exit == Exit::Doorbell && registers.rip == CODE + 14 && registers.rax == 17, || {
         format!("the doorbell itself: {exit:?} {registers:x?}")
     })
+}
+
+/// On such a host a doorbell above the limit is a fault, and the machine's gate would be gone.
+fn doorbell_of_39_bits() -> Result<(), Failed> {
+    const LEAVES: [(u32, [u32; 4]); 1] = [(0x8000_0008, [39 | 48 << 8, 0, 0, 0])];
+    let config = |frames| MachineConfig { frames, pcpus: 1, leaves: &LEAVES };
+    let mut machine = KvmMachine::new(config(8192)).map_err(|error| error.to_string())?;
+    let guest = Guest::new(&machine, 0, &[])?;
+    let (pcpu, _) = machine.pcpus.remove(0);
+    let mut setup = Setup { machine, guest, pcpu };
+    let ring = [&[0xb8, 17, 0, 0, 0, 0xa3][..], &DOORBELL.to_le_bytes(), &[0x90]].concat();
+    let (exit, registers) = setup.run(&ring, 0)?;
+    check(exit == Exit::Doorbell && registers.rax == 17, || format!("{exit:?} {registers:x?}"))?;
+
+    // And no memory is where doorbells are.
+    let too_large =
+        KvmMachine::new(config(1 << 27)).map(drop).expect_err("a machine of 2^39 bytes").to_string();
+    check(too_large.contains("524288M") && too_large.contains("at most 524287M"), || too_large)
 }
 
 /// A vCPU leaves an access half-done; the next one must not find itself in the middle of it.

@@ -34,22 +34,53 @@ pub const LSTAR: u64 = AREA + PAGE_SIZE as u64;
 pub const IDT: u64 = AREA + 2 * PAGE_SIZE as u64;
 /// The hypercall doorbell: mapped for CPL3, with nothing behind it.
 pub const DOORBELL: u64 = AREA + 3 * PAGE_SIZE as u64;
-/// Machine address of the doorbell: no slot will ever be there.
-pub const DOORBELL_MACHINE_ADDRESS: u64 = 0xff_ffff_f000;
 /// Doorbell pages of domains. KVM has room for a thousand devices on its bus.
 pub const DOORBELL_PAGES: usize = 30;
 const _: () = assert!(DOORBELL_PAGES * DOORBELLS_PER_PAGE <= 1000);
 
-/// Machine address of a doorbell page, below that of the hypercalls' doorbell.
-pub const fn doorbell_machine_address(page: usize) -> u64 {
-    DOORBELL_MACHINE_ADDRESS - (page as u64 + 1) * PAGE_SIZE as u64
+/// Where the doorbells are: the last machine addresses, behind any memory that a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorbellAddresses {
+    /// Of the hypercalls' doorbell; the pages of domains lie below it.
+    hypercalls: u64,
 }
 
-/// Whether a machine address is where some domain rings: the start of its doorbell page.
-pub const fn is_doorbell(address: u64) -> bool {
-    doorbell_machine_address(DOORBELL_PAGES) < address
-        && address < DOORBELL_MACHINE_ADDRESS
-        && address.is_multiple_of(PAGE_SIZE as u64)
+impl DoorbellAddresses {
+    /// Bits of a machine address that are used at most, whatever the host has.
+    const MOST_BITS: u32 = 40;
+    /// Every processor with long mode has these.
+    const LEAST_BITS: u32 = 36;
+    /// Those of a host with as many bits as are used at most.
+    pub const HIGHEST: Self = Self::on_host(Self::MOST_BITS);
+
+    /// Those of a host whose physical addresses have so many bits: beyond them, an entry's bits are reserved.
+    pub const fn on_host(bits: u32) -> Self {
+        let bits = if bits > Self::MOST_BITS { Self::MOST_BITS } else { bits };
+        let bits = if bits < Self::LEAST_BITS { Self::LEAST_BITS } else { bits };
+        Self { hypercalls: (1 << bits) - PAGE_SIZE as u64 }
+    }
+
+    /// Of the hypercalls' doorbell.
+    pub const fn hypercalls(self) -> u64 {
+        self.hypercalls
+    }
+
+    /// Of a domain's doorbell page.
+    pub const fn page(self, page: usize) -> u64 {
+        self.hypercalls - (page as u64 + 1) * PAGE_SIZE as u64
+    }
+
+    /// Whether some domain rings at a machine address: it is the start of its doorbell page.
+    pub const fn is_page(self, address: u64) -> bool {
+        self.page(DOORBELL_PAGES) < address
+            && address < self.hypercalls
+            && address.is_multiple_of(PAGE_SIZE as u64)
+    }
+
+    /// Pages that a machine can have below all doorbells.
+    pub const fn most_frames(self) -> u64 {
+        self.page(DOORBELL_PAGES - 1) / PAGE_SIZE as u64
+    }
 }
 
 /// Pages of one pcpu: TSS, stack, IST stacks, GDT.
@@ -103,12 +134,13 @@ pub struct Area {
     frames: u64,
     pcpus: u64,
     with_scribe: u64,
+    doorbells: DoorbellAddresses,
 }
 
 impl Area {
     /// Plans a machine of `frames` pages with `pcpus` pcpus and one more vCPU of KVM, the scribe.
-    pub const fn new(frames: u64, pcpus: u64) -> Self {
-        Self { frames, pcpus, with_scribe: pcpus + 1 }
+    pub const fn new(frames: u64, pcpus: u64, doorbells: DoorbellAddresses) -> Self {
+        Self { frames, pcpus, with_scribe: pcpus + 1, doorbells }
     }
 
     /// Frames that the hypervisor takes, the M2P included.
@@ -212,7 +244,7 @@ impl Area {
         let private = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::NO_EXECUTE;
         set(self.area_l1(), 0, self.stub(), PteFlags::PRESENT)?;
         set(self.area_l1(), 2, self.idt(), private)?;
-        set(self.area_l1(), 3, Mfn::containing(DOORBELL_MACHINE_ADDRESS), private | PteFlags::USER)?;
+        set(self.area_l1(), 3, Mfn::containing(self.doorbells.hypercalls()), private | PteFlags::USER)?;
         for n in SHARED_PAGES..self.area_pages() {
             set(self.area_l1(), n, self.shared_page(n), private)?;
         }
@@ -238,7 +270,7 @@ impl Area {
             let [l3, l2, l1] = [1, 2, 3].map(|below_l4| self.doorbell_table(page, below_l4));
             set(l3, Level::L3, Pte::new(l2, flags))?;
             set(l2, Level::L2, Pte::new(l1, flags))?;
-            let doorbell = Mfn::containing(doorbell_machine_address(page));
+            let doorbell = Mfn::containing(self.doorbells.page(page));
             set(l1, Level::L1, Pte::new(doorbell, flags | PteFlags::NO_EXECUTE))?;
         }
         Ok(())
@@ -317,7 +349,7 @@ mod tests {
     /// On a CPU with Meltdown a guest could read all memory that its root maps for CPL0.
     #[test]
     fn the_direct_map_stands_in_the_scribes_root_only() {
-        let area = Area::new(1 << 12, 2);
+        let area = Area::new(1 << 12, 2, DoorbellAddresses::HIGHEST);
         let memory = MachineMemory::new(1 << 12).unwrap();
         area.write_tables(&memory).unwrap();
         let slot = Level::L4.index(DIRECT_MAP);
@@ -331,7 +363,7 @@ mod tests {
     /// A second page there, or one of another domain's, would be another domain's doorbell.
     #[test]
     fn a_doorbell_slot_leads_to_its_own_page_and_nowhere_else() {
-        let area = Area::new(1 << 12, 2);
+        let area = Area::new(1 << 12, 2, DoorbellAddresses::HIGHEST);
         let memory = MachineMemory::new(1 << 12).unwrap();
         area.write_tables(&memory).unwrap();
         let only_entry = |table: Mfn| {
@@ -350,10 +382,24 @@ mod tests {
                 assert_eq!(index, level.index(DOORBELL_ADDRESS), "page {page}");
                 entry = below;
             }
-            assert_eq!(entry.mfn().address(), doorbell_machine_address(page));
-            assert!(is_doorbell(entry.mfn().address()) && entry.flags().contains(PteFlags::NO_EXECUTE));
+            assert_eq!(entry.mfn().address(), area.doorbells.page(page));
+            let is_page = area.doorbells.is_page(entry.mfn().address());
+            assert!(is_page && entry.flags().contains(PteFlags::NO_EXECUTE));
         }
-        assert!(!is_doorbell(DOORBELL_MACHINE_ADDRESS) && !is_doorbell(doorbell_machine_address(0) + 4));
-        assert!(!is_doorbell(doorbell_machine_address(DOORBELL_PAGES)));
+        let doorbells = area.doorbells;
+        assert!(!doorbells.is_page(doorbells.hypercalls()) && !doorbells.is_page(doorbells.page(0) + 4));
+        assert!(!doorbells.is_page(doorbells.page(DOORBELL_PAGES)));
+    }
+
+    /// Bits beyond what the host has are reserved in entries: a doorbell there would be a fault.
+    #[test]
+    fn doorbells_lie_within_the_hosts_addresses_and_behind_all_memory() {
+        for (bits, used) in [(36, 36), (39, 39), (40, 40), (46, 40), (52, 40), (0, 36)] {
+            let doorbells = DoorbellAddresses::on_host(bits);
+            assert_eq!(doorbells.hypercalls(), (1 << used) - PAGE_SIZE as u64, "{bits}");
+            let behind_memory = doorbells.most_frames() * PAGE_SIZE as u64;
+            assert!((0..DOORBELL_PAGES).all(|page| doorbells.page(page) >= behind_memory));
+            assert_eq!(doorbells.page(DOORBELL_PAGES - 1), behind_memory, "none of it is lost");
+        }
     }
 }

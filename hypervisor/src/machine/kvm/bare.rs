@@ -5,7 +5,7 @@
 //! It may run on either of two roots over the same tables.
 
 use super::super::{MachineError, MachineMemory, NoSuchFrame};
-use super::area::{Area, DOORBELL_MACHINE_ADDRESS, LSTAR, PcpuPages, STUB};
+use super::area::{Area, LSTAR, PcpuPages, STUB};
 use super::probe::KvmKind;
 use super::run::{Reason, Run};
 use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
@@ -49,6 +49,8 @@ pub struct Bare {
     at_cpl3: bool,
     /// The root to load on the way in.
     load: Option<Mfn>,
+    /// Machine address of the doorbell.
+    doorbell: u64,
 }
 
 /// The guest's frames, from `first` on: two roots, L3, L2, an L1 table for the code, then the code, the stack, the
@@ -81,8 +83,10 @@ impl Bare {
     pub fn new(kind: KvmKind, window_pages: u64, code: &[u8]) -> Result<Self, HostError> {
         let window = window_pages + window_pages.div_ceil(ENTRIES as u64);
         // The machine's own pages, whose number depends on the sum a little, and the guest's other tables and code.
-        let total = window + Area::new(window, 1).frames_needed() + 16;
-        let (vm, area) = (Vm::new(&[])?, Area::new(total, 1));
+        let vm = Vm::new(&[])?;
+        let doorbells = vm.doorbells();
+        let total = window + Area::new(window, 1, doorbells).frames_needed() + 16;
+        let area = Area::new(total, 1, doorbells);
         let frames = Frames { first: area.frames_needed(), window_pages };
         let memory = Arc::new(MachineMemory::new(total)?);
         vm::write_area(&memory, &area, 2)?;
@@ -93,7 +97,18 @@ impl Bare {
         run.synchronise(KVM_SYNC_X86_REGS);
         let registers = kvm_regs::default();
         let (offsets, load) = (stub::offsets(), Some(frames.nth(0)));
-        Ok(Self { registers, run, memory, pages, offsets, frames, at_stub, at_cpl3: false, load })
+        Ok(Self {
+            registers,
+            run,
+            memory,
+            pages,
+            offsets,
+            frames,
+            at_stub,
+            at_cpl3: false,
+            load,
+            doorbell: doorbells.hypercalls(),
+        })
     }
 
     /// Its memory.
@@ -126,7 +141,7 @@ impl Bare {
         loop {
             match self.run.run()? {
                 Reason::Interrupted => {}
-                Reason::Mmio { address: DOORBELL_MACHINE_ADDRESS, is_write: true, .. } => {
+                Reason::Mmio { address, is_write: true, .. } if address == self.doorbell => {
                     self.at_cpl3 = true;
                     self.registers = self.run.regs();
                     return Ok(BareExit::Doorbell);

@@ -37,7 +37,9 @@ impl CpuidPolicy {
     /// What the host supports, without what a PV guest must not use, and `own` leaves in place of KVM's.
     pub fn new(supported: &CpuId, own: &[(u32, [u32; 4])]) -> Self {
         let host = supported.as_slice().iter().copied();
-        let visible = host.filter(|entry| entry.function >> 16 != FIRST_LEAF >> 16).map(hide);
+        let replaced = |entry: &kvm_cpuid_entry2| own.iter().any(|(function, _)| *function == entry.function);
+        let visible = host.filter(|entry| entry.function >> 16 != FIRST_LEAF >> 16 && !replaced(entry));
+        let visible = visible.map(hide);
         let own = own.iter().map(|&(function, [eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
             function,
             eax,
@@ -70,6 +72,11 @@ impl CpuidPolicy {
     pub fn xcr0(&self) -> u64 {
         let [eax, ..] = self.cpuid(0xd, 0);
         u64::from(eax & 0xe7)
+    }
+
+    /// Bits of a physical address; the bits of an entry above them are reserved.
+    pub fn physical_address_bits(&self) -> u32 {
+        self.cpuid(0x8000_0008, 0)[0] & 0xff
     }
 
     /// Whether the CPU has XSAVE, and CR4.OSXSAVE can be set.

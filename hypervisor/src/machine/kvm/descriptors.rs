@@ -198,10 +198,12 @@ fn segment(selector: u16, descriptor: u64) -> kvm_segment {
 
 #[cfg(test)]
 mod tests {
+    use super::super::area::DoorbellAddresses;
     use super::*;
 
     fn machine() -> (Area, MachineMemory) {
-        let (area, memory) = (Area::new(4096, 2), MachineMemory::new(4096).unwrap());
+        let (area, memory) =
+            (Area::new(4096, 2, DoorbellAddresses::HIGHEST), MachineMemory::new(4096).unwrap());
         write_idt(&memory, &area).unwrap();
         write_pcpu(&memory, &area.pcpu(1)).unwrap();
         (area, memory)

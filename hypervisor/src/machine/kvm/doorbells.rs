@@ -2,7 +2,7 @@
 //! value, signals, and goes on in the guest; what it does not find exits ([`super::pcpu`]).
 
 use super::super::{Doorbells, MachineError};
-use super::area::doorbell_machine_address;
+use super::area::DoorbellAddresses;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
@@ -11,11 +11,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The doorbells of a VM.
 #[derive(Debug)]
-pub struct KvmDoorbells(Arc<VmFd>);
+pub struct KvmDoorbells {
+    vm: Arc<VmFd>,
+    addresses: DoorbellAddresses,
+}
 
 impl KvmDoorbells {
-    pub(super) fn new(vm: Arc<VmFd>) -> Self {
-        Self(vm)
+    pub(super) fn new(vm: Arc<VmFd>, addresses: DoorbellAddresses) -> Self {
+        Self { vm, addresses }
     }
 }
 
@@ -29,14 +32,14 @@ fn borrowed(bell: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
 
 impl Doorbells for KvmDoorbells {
     fn hang(&self, page: usize, value: u32, bell: BorrowedFd<'_>) -> Result<(), MachineError> {
-        let at = IoEventAddress::Mmio(doorbell_machine_address(page));
-        let hung = self.0.register_ioevent(&borrowed(bell), &at, value);
+        let at = IoEventAddress::Mmio(self.addresses.page(page));
+        let hung = self.vm.register_ioevent(&borrowed(bell), &at, value);
         hung.map_err(|error| MachineError::new("a doorbell cannot be hung up (KVM_IOEVENTFD)", error))
     }
 
     fn take_down(&self, page: usize, value: u32, bell: BorrowedFd<'_>) -> Result<(), MachineError> {
-        let at = IoEventAddress::Mmio(doorbell_machine_address(page));
-        let down = self.0.unregister_ioevent(&borrowed(bell), &at, value);
+        let at = IoEventAddress::Mmio(self.addresses.page(page));
+        let down = self.vm.unregister_ioevent(&borrowed(bell), &at, value);
         down.map_err(|error| MachineError::new("a doorbell cannot be taken down (KVM_IOEVENTFD)", error))
     }
 }

@@ -120,7 +120,7 @@ fn read(memory: &MachineMemory, pages: &PcpuPages, vector: u8, rsp: u64) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use super::super::area::Area;
+    use super::super::area::{Area, DoorbellAddresses};
     use super::super::descriptors::STUB_SS;
     use super::*;
     use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -136,7 +136,7 @@ mod tests {
 
     impl Stacks {
         fn new() -> Self {
-            let area = Area::new(4096, 2);
+            let area = Area::new(4096, 2, DoorbellAddresses::HIGHEST);
             Self { memory: MachineMemory::new(4096).unwrap(), pages: area.pcpu(1) }
         }
 

@@ -52,7 +52,7 @@ pub use vm::HostError;
 pub use translations::Flush as TestedFlush;
 
 use super::{Doorbells, Layout, MachineMemory, Translations};
-use area::Area;
+use area::{Area, DoorbellAddresses};
 use doorbells::KvmDoorbells;
 use probe::Probe;
 use scribe::Scribe;
@@ -73,8 +73,11 @@ pub struct MachineConfig {
 
 /// Frames that the hypervisor takes of a machine of `frames` pages with `pcpus` pcpus.
 pub const fn frames_needed(frames: u64, pcpus: u32) -> u64 {
-    Area::new(frames, pcpus as u64).frames_needed()
+    Area::new(frames, pcpus as u64, DoorbellAddresses::HIGHEST).frames_needed()
 }
+
+/// Pages that a machine can have, on a host whose processors do not limit it further.
+pub const MOST_FRAMES: u64 = DoorbellAddresses::HIGHEST.most_frames();
 
 /// A machine, its pcpus not yet running.
 #[derive(Debug)]
@@ -105,7 +108,11 @@ impl KvmMachine {
     pub fn new(config: MachineConfig) -> Result<Self, HostError> {
         let vm = Vm::new(config.leaves)?;
         shootdown::install_kick_handler()?;
-        let area = Area::new(config.frames, u64::from(config.pcpus));
+        let doorbells = vm.doorbells();
+        if config.frames > doorbells.most_frames() {
+            return Err(HostError::TooLarge { frames: config.frames, most: doorbells.most_frames() });
+        }
+        let area = Area::new(config.frames, u64::from(config.pcpus), doorbells);
         let memory = Arc::new(MachineMemory::new(config.frames)?);
         let vcpus = u64::from(config.pcpus) + 1;
         vm::write_area(&memory, &area, vcpus)?;
@@ -116,7 +123,7 @@ impl KvmMachine {
             let pages = area.pcpu(number);
             let (run, sregs) = vm.create_vcpu(number, area.scribe_root(), &pages)?;
             let shared = Arc::new(Shared::new(Arc::clone(run.mapping())));
-            pcpus.push(KvmPcpu::new(run, Arc::clone(&memory), shared, pages, sregs)?);
+            pcpus.push(KvmPcpu::new(run, Arc::clone(&memory), shared, pages, doorbells, sregs)?);
         }
         let (scribe, _) = vm.create_vcpu(vcpus - 1, area.scribe_root(), &area.scribe())?;
         let scribe = Scribe::new(scribe, Arc::clone(&memory), &area);
@@ -135,7 +142,7 @@ impl KvmMachine {
             memory,
             layout: Arc::new(layout),
             translations,
-            doorbells: Arc::new(KvmDoorbells::new(vm.descriptor())),
+            doorbells: Arc::new(KvmDoorbells::new(vm.descriptor(), doorbells)),
             pcpus: pcpus.into_iter().zip(kicks).collect(),
             cpuid: vm.cpuid().clone(),
             report,

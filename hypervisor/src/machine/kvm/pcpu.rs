@@ -12,7 +12,7 @@
 
 use super::super::context::{Exit, Pcpu, Registers};
 use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
-use super::area::{DOORBELL_MACHINE_ADDRESS, PcpuPages, STUB, is_doorbell};
+use super::area::{DoorbellAddresses, PcpuPages, STUB};
 use super::descriptors;
 use super::entry::{EFER_SCE, Syscall};
 use super::exception::{self, Frame, Origin};
@@ -37,6 +37,7 @@ pub struct KvmPcpu {
     memory: Arc<MachineMemory>,
     shared: Arc<Shared>,
     pages: PcpuPages,
+    doorbells: DoorbellAddresses,
     offsets: stub::Offsets,
     /// Guest TSC minus host TSC.
     tsc_offset: u64,
@@ -82,6 +83,7 @@ impl KvmPcpu {
         memory: Arc<MachineMemory>,
         shared: Arc<Shared>,
         pages: PcpuPages,
+        doorbells: DoorbellAddresses,
         live: kvm_sregs,
     ) -> Result<Self, MachineError> {
         let fpu = Fpu::new(&run)?;
@@ -95,6 +97,7 @@ impl KvmPcpu {
             memory,
             shared,
             pages,
+            doorbells,
             offsets,
             tsc_offset: 0,
             loaded: None,
@@ -249,9 +252,11 @@ impl KvmPcpu {
                     };
                 }
                 Reason::Mmio { address, length: 4, is_write: true }
-                    if in_guest && (address == DOORBELL_MACHINE_ADDRESS || is_doorbell(address)) =>
+                    if in_guest
+                        && (address == self.doorbells.hypercalls() || self.doorbells.is_page(address)) =>
                 {
-                    return Ok(if is_doorbell(address) { Stop::Unanswered } else { Stop::Doorbell });
+                    let is_page = self.doorbells.is_page(address);
+                    return Ok(if is_page { Stop::Unanswered } else { Stop::Doorbell });
                 }
                 Reason::Mmio { .. } if in_guest => {
                     let before = self.run.regs();

@@ -1,7 +1,7 @@
 //! The KVM VM and its vCPUs, before anything runs on them.
 
 use super::super::{MachineError, MachineMemory};
-use super::area::{AREA, Area, LSTAR, PcpuPages};
+use super::area::{AREA, Area, DoorbellAddresses, LSTAR, PcpuPages};
 use super::cpuid::CpuidPolicy;
 use super::descriptors;
 use super::entry;
@@ -49,6 +49,17 @@ pub enum HostError {
     /// Something that this machine needs.
     #[error("this host's KVM lacks {0}; a Linux kernel of 5.17 or later has it")]
     Lacks(&'static str),
+    /// More memory than this host's processors can address below the doorbells.
+    #[error(
+        "a machine of {}M is more than this host's processors can address: it can have at most {}M",
+        .frames.div_ceil(256), .most / 256
+    )]
+    TooLarge {
+        /// Pages that it was to have.
+        frames: u64,
+        /// Pages that it can have.
+        most: u64,
+    },
     /// A probe failed.
     #[error(
         "start-up probe `{probe}` failed: {why}; guests cannot be isolated on this host, so none is started"
@@ -118,6 +129,11 @@ impl Vm {
     /// The CPUID policy.
     pub fn cpuid(&self) -> &CpuidPolicy {
         &self.cpuid
+    }
+
+    /// Where the doorbells of a machine on this host are.
+    pub fn doorbells(&self) -> DoorbellAddresses {
+        DoorbellAddresses::on_host(self.cpuid.physical_address_bits())
     }
 
     /// The VM's descriptor, for what is done to a VM that runs.
