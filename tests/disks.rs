@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         needs_kvm("a_back_end_is_notified_by_its_doorbell", doorbell),
         needs_kvm("a_guest_looks_for_answers_that_are_due_and_sleeps_otherwise", idling),
         needs_kvm("files_outlive_the_guest_that_wrote_them", files),
+        needs_kvm("a_disk_of_any_size_is_formatted", sizes),
+        needs_kvm("a_mounted_disk_is_written_through_its_files_only", mounted),
+        needs_kvm("forty_disks_have_their_names", names),
         needs_kvm("a_read_only_disk_stays_as_it_is", read_only),
         needs_kvm("a_direct_disk_is_read_and_written_past_the_cache", direct),
         needs_kvm("a_load_is_checked", measured),
@@ -172,6 +175,65 @@ fn files() {
     let said = ended(guest(&[text(&image)], "mount xvda; ls /xvda; cat /xvda/note.txt; cat /xvda/note2"), 0);
     for line in ["/xvda: FAT", "          15 note.txt", "kept for later", "another"] {
         assert!(said.lines().any(|said| said == line), "{line:?} is not in {said}");
+    }
+}
+
+/// Images without contents: `pv-guest-kernel/src/file_system/tests.rs` tries many more sizes, and `tests/peers/fat` has
+/// somebody else look at them.
+fn sizes() {
+    let images = Images::new();
+    for (mebibytes, first_file) in [(16, 'a'), (32, 'b'), (900, 'c'), (2 << 10, 'd'), (40 << 10, 'e')] {
+        let image = images.add(&format!("{mebibytes}"), &[]);
+        let file = fs::File::options().write(true).open(&image).expect("the image");
+        file.set_len(mebibytes << 20).expect("a sparse file");
+        let commands = format!(
+            "format xvda; mount xvda; write /xvda/{first_file} {mebibytes} MiB; unmount xvda; mount xvda; \
+             cat /xvda/{first_file}"
+        );
+        let said = ended(guest(&[text(&image)], &commands), 0);
+        assert!(said.lines().any(|line| line == format!("{mebibytes} MiB")), "{said}");
+    }
+    let small = images.add("small", &[0; 32 << 10]);
+    let said = ended(guest(&[text(&small)], "format xvda"), FAILED);
+    assert!(
+        said.contains("format: the disk has 32768 bytes, and a FAT file system at least 65536"),
+        "{said}"
+    );
+}
+
+fn mounted() {
+    let images = Images::new();
+    let image = images.add("disk", &vec![0; 4 * MIB]);
+    let prepare = "format xvda; mount xvda; write /xvda/note kept; sync; ";
+    for command in
+        ["dd write xvda 1", "format xvda", "mount xvda", "rounds xvda", "measure write xvda 4 1 1 1"]
+    {
+        let said = ended(guest(&[text(&image)], &format!("{prepare}{command}")), FAILED);
+        assert!(said.contains("xvda is mounted; unmount it first"), "{command}: {said}");
+        let said = ended(guest(&[text(&image)], "mount xvda; dd read xvda 1; cat /xvda/note"), 0);
+        assert!(said.lines().any(|line| line == "kept"), "{command}: {said}");
+    }
+    ended(guest(&[text(&image)], &format!("{prepare}unmount xvda; dd write xvda 1")), 0);
+    let said = ended(guest(&[text(&image)], "unmount xvda"), FAILED);
+    assert!(said.contains("xvda is not mounted"), "{said}");
+}
+
+/// Each disk is known by its size.
+fn names() {
+    const DISKS: usize = 40;
+    let images = Images::new();
+    let image = |number: usize| images.add(&number.to_string(), &vec![0; (number + 1) << 10]);
+    let images: Vec<PathBuf> = (0..DISKS).map(image).collect();
+    let disks: Vec<&str> = images.iter().map(|image| text(image)).collect();
+    let said = ended(guest(&disks, "disks"), 0);
+    let letters = |number: usize| (b'a' + number as u8) as char;
+    for number in 0..DISKS {
+        let name = match number {
+            0..26 => format!("xvd{}", letters(number)),
+            _ => format!("xvda{}", letters(number - 26)),
+        };
+        let line = format!("{name:8} {:>10} KiB", number + 1);
+        assert!(said.lines().any(|said| said.starts_with(&line)), "{line:?} is not in {said}");
     }
 }
 

@@ -179,6 +179,17 @@ pub mod event {
 }
 
 pub mod executor {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    /// For what never waits.
+    pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+        match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
     /// Whoever waits is polled by the test.
     pub fn spawn(_: &str, work: impl Future<Output = ()> + 'static) {
         drop(work);

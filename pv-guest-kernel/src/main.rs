@@ -24,7 +24,8 @@ mod attack;
 mod block;
 #[cfg(guest_image)]
 mod event;
-#[cfg(guest_image)]
+#[cfg(any(guest_image, test))]
+#[cfg_attr(not(guest_image), allow(dead_code))]
 mod file_system;
 #[cfg(guest_image)]
 mod grant;

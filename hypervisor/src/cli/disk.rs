@@ -10,8 +10,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Disks that a domain can have: `xvda` to `xvdz`.
-const MAX_DISKS: usize = 26;
+/// Disks that a domain can have: `xvda` to `xvdz`, then `xvdaa` to `xvdbl`.
+const MAX_DISKS: usize = 64;
 
 /// A disk as its user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]

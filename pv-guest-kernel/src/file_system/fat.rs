@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use hadris_fat::format::{FatFormatOptions, FatVolumeFormatter};
 use hadris_fat::io::{Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use hadris_fat::read::FileReader;
 use hadris_fat::write::FileWriter;
@@ -78,13 +77,6 @@ fn message(error: hadris_fat::Error) -> String {
 
 pub fn mount(disk: Bytes) -> Result<Fat, String> {
     FatVolume::open(Stream { disk, position: 0 }).map(Fat).map_err(message)
-}
-
-/// Makes an empty file system.
-pub fn format(disk: Bytes) -> Result<(), String> {
-    let options = FatFormatOptions::new(disk.length()).volume_label("PARAVANE");
-    let volume = FatVolumeFormatter::format(Stream { disk, position: 0 }, options).map_err(message)?;
-    volume.sync().map_err(message)
 }
 
 impl Fat {

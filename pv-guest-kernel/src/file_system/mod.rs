@@ -5,6 +5,9 @@
 mod bytes;
 mod ext4;
 mod fat;
+mod format;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -50,11 +53,24 @@ pub trait FileSystem {
 static MOUNTED: Local<BTreeMap<String, Rc<dyn FileSystem>>> = Local::new(BTreeMap::new());
 
 fn disk(name: &str) -> Result<Bytes, String> {
-    block::find(name).map(Bytes::new).ok_or_else(|| format!("no disk {name}; see disks"))
+    block::find(name).map(Bytes::new).ok_or_else(|| no_disk(name))
+}
+
+fn no_disk(name: &str) -> String {
+    format!("no disk {name}; see disks")
+}
+
+/// Refuses a disk that is mounted: whoever writes to it destroys its files.
+pub fn refuse_mounted(name: &str) -> Result<(), String> {
+    match MOUNTED.with(|all| all.contains_key(name)) {
+        true => Err(format!("{name} is mounted; unmount it first")),
+        false => Ok(()),
+    }
 }
 
 /// Mounts the file system of a disk, whatever it is.
 pub fn mount(name: &str) -> Result<&'static str, String> {
+    refuse_mounted(name)?;
     let as_ext4 = match ext4::mount(disk(name)?) {
         Ok(mounted) => return Ok(keep(name, Rc::new(mounted))),
         Err(error) => error,
@@ -71,15 +87,17 @@ fn keep(name: &str, mounted: Rc<dyn FileSystem>) -> &'static str {
     kind
 }
 
-/// Forgets the file system of a disk. What was not made durable may be lost.
-pub fn unmount(name: &str) {
-    MOUNTED.with(|all| all.remove(name));
+/// Makes durable what was written to the file system of a disk, and forgets it.
+pub fn unmount(name: &str) -> Result<(), String> {
+    let mounted = MOUNTED.with(|all| all.remove(name));
+    mounted.ok_or_else(|| format!("{name} is not mounted"))?.sync()
 }
 
-/// Makes an empty FAT file system on a disk. What was there is lost.
-pub fn format(name: &str) -> Result<(), String> {
-    unmount(name);
-    fat::format(disk(name)?)
+/// Makes an empty FAT file system on a disk. What was there is lost. `volume_id` tells it from others.
+pub async fn format(name: &str, volume_id: u32) -> Result<(), String> {
+    refuse_mounted(name)?;
+    let disk = block::find(name).ok_or_else(|| no_disk(name))?;
+    format::format(&*disk, volume_id).await
 }
 
 /// Names of disks that are mounted, and what as.

@@ -18,7 +18,7 @@ use crate::user::program::{self, PROGRAMS};
 use crate::{attack, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 30] = [
+const COMMANDS: [(&str, &str); 31] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -42,6 +42,7 @@ const COMMANDS: [(&str, &str); 30] = [
     ("sha256 FILE | DISK [MIB]", "a hash"),
     ("format DISK", "makes an empty FAT file system"),
     ("mount [DISK]", "makes the files of a disk known as /DISK/..., or tells what is mounted"),
+    ("unmount DISK", "makes durable what was written to its files, and forgets them"),
     ("ls DIRECTORY", "names in a directory"),
     ("cat FILE", "prints a file"),
     ("write FILE WORD...", "makes a file of one line"),
@@ -98,6 +99,7 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["format", disk] => files::format(disk).await?,
         ["mount"] => files::mount(None).await?,
         ["mount", disk] => files::mount(Some(disk)).await?,
+        ["unmount", disk] => file_system::unmount(disk)?,
         ["ls", path] => files::list(path)?,
         ["cat", path] => files::print(path).await?,
         ["write", path, words @ ..] => files::write(path, words)?,

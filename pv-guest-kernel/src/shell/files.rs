@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::String;
 
 use super::storage::disk;
-use crate::file_system;
 use crate::sched::future::yield_now;
+use crate::{file_system, time};
 
 /// Bytes of a file that are read at a time.
 const PART: usize = 64 << 10;
@@ -25,7 +25,7 @@ pub async fn mount(name: Option<&str>) -> Result<(), String> {
 /// Makes an empty file system.
 pub async fn format(name: &str) -> Result<(), String> {
     disk(name).await?;
-    file_system::format(name)
+    file_system::format(name, time::wall_clock() as u32).await
 }
 
 /// Prints names and lengths.

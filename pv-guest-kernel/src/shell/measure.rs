@@ -98,7 +98,10 @@ impl Drop for StopOnDrop {
 
 /// Runs a load, and tells its nanoseconds, and how many notifications this domain sent meanwhile.
 pub async fn run(disk: &str, load: Load) -> Result<(), String> {
-    let disk = storage::disk(disk).await?;
+    let disk = match load.action {
+        Action::Read => storage::disk(disk).await?,
+        Action::Write | Action::Flush => storage::unmounted_disk(disk).await?,
+    };
     if disk.properties().sectors / 2 < (load.chunk / SECTOR) as u64 {
         return Err("the disk is smaller than two chunks".into());
     }

@@ -59,6 +59,12 @@ pub async fn disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
     block::find(name).ok_or_else(|| format!("no disk {name}; see disks"))
 }
 
+/// The same, for who writes to it past its file system: so it must not be mounted.
+pub async fn unmounted_disk(name: &str) -> Result<Rc<dyn BlockDevice>, String> {
+    file_system::refuse_mounted(name)?;
+    disk(name).await
+}
+
 /// Where on a disk bytes are, in sectors.
 struct Range {
     first: u64,
@@ -96,27 +102,27 @@ async fn in_chunks<F: Future<Output = Result<(), block::Error>>>(
 
 /// Reads a disk, or writes a pattern to it and makes that durable, and tells how fast.
 pub async fn dd(action: &str, name: &str, mebibytes: Option<u64>, stride: Stride) -> Result<(), String> {
-    let disk = disk(name).await?;
+    let disk = match action {
+        "read" => disk(name).await?,
+        "write" => unmounted_disk(name).await?,
+        _ => return Err(format!("{action} is neither read nor write")),
+    };
     let range = range(&*disk, mebibytes)?;
     let bytes = range.count * SECTOR as u64;
     let start = time::now();
-    match action {
-        "read" => {
-            in_chunks(range, stride, |sector, count| {
-                let disk = &disk;
-                async move { disk.read(sector, &mut alloc::vec![0; count as usize * SECTOR]).await }
-            })
-            .await?
-        }
-        "write" => {
-            in_chunks(range, stride, |sector, count| {
-                let disk = &disk;
-                async move { disk.write(sector, &pattern(0, sector, count as usize)).await }
-            })
-            .await?;
-            disk.flush().await.map_err(|error| format!("flush: {error}"))?;
-        }
-        _ => return Err(format!("{action} is neither read nor write")),
+    if action == "read" {
+        in_chunks(range, stride, |sector, count| {
+            let disk = &disk;
+            async move { disk.read(sector, &mut alloc::vec![0; count as usize * SECTOR]).await }
+        })
+        .await?;
+    } else {
+        in_chunks(range, stride, |sector, count| {
+            let disk = &disk;
+            async move { disk.write(sector, &pattern(0, sector, count as usize)).await }
+        })
+        .await?;
+        disk.flush().await.map_err(|error| format!("flush: {error}"))?;
     }
     let microseconds = ((time::now() - start) / time::MICROSECOND).max(1);
     let chunks = bytes.div_ceil(stride.chunk as u64).max(1);
@@ -146,7 +152,7 @@ const ROUND: u64 = 512;
 /// from then on, whatever becomes of this domain. Round `n` is written to place `n` of the disk, counted on from its
 /// start when its end is reached; the number of places is even, so that the two never write the same one.
 pub async fn rounds(name: &str, first: u32) -> Result<(), String> {
-    let disk = disk(name).await?;
+    let disk = unmounted_disk(name).await?;
     let places = (disk.properties().sectors / ROUND) & !1;
     if places == 0 {
         return Err(format!("a disk of fewer than {} sectors has no two places for rounds", 2 * ROUND));

@@ -43,14 +43,28 @@ impl Driver for BlockDriver {
     }
 }
 
-/// A disk's customary name: numbers of virtual disks stand for them (`docs/man/xen-vbd-interface`).
+/// A disk's customary name: numbers of virtual disks stand for them (`docs/man/xen-vbd-interface`), in an older form for
+/// sixteen disks, and in an extended one.
 fn name_of(number: u32) -> String {
     const MAJOR: u32 = 202;
-    let letter = |index: u32| char::from(b'a' + index as u8);
-    match (number >> 8, number >> 4 & 15, number & 15) {
-        (MAJOR, disk, 0) => format!("xvd{}", letter(disk)),
-        (MAJOR, disk, partition) => format!("xvd{}{partition}", letter(disk)),
-        _ => format!("vbd{number}"),
+    const EXTENDED: u32 = 1 << 28;
+    let (disk, partition) = match number {
+        _ if number >> 8 == MAJOR => (number >> 4 & 15, number & 15),
+        EXTENDED..0x2000_0000 => (number >> 8 & 0xf_ffff, number & 0xff),
+        _ => return format!("vbd{number}"),
+    };
+    match partition {
+        0 => format!("xvd{}", letters(disk)),
+        _ => format!("xvd{}{partition}", letters(disk)),
+    }
+}
+
+/// a to z, then aa to zz, and so on.
+fn letters(index: u32) -> String {
+    let last = char::from(b'a' + (index % 26) as u8);
+    match index / 26 {
+        0 => last.into(),
+        more => letters(more - 1) + last.encode_utf8(&mut [0; 4]),
     }
 }
 

@@ -18,6 +18,26 @@ use zerocopy::{FromBytes, IntoBytes};
 const SLOT: usize = size_of::<Request>();
 const SLOTS: u32 = 32;
 
+#[test]
+fn disks_and_partitions_have_their_customary_names() {
+    for (number, name) in [
+        (202 << 8, "xvda"),
+        (202 << 8 | 15 << 4, "xvdp"),
+        (202 << 8 | 1 << 4 | 3, "xvdb3"),
+        (1 << 28 | 16 << 8, "xvdq"),
+        (1 << 28 | 25 << 8, "xvdz"),
+        (1 << 28 | 26 << 8, "xvdaa"),
+        (1 << 28 | 27 << 8 | 200, "xvdab200"),
+        (1 << 28 | 701 << 8, "xvdzz"),
+        (1 << 28 | 702 << 8, "xvdaaa"),
+        (0xfffff << 8 | 1 << 28, "xvdbgqcv"),
+        (768, "vbd768"),
+        (2 << 28, "vbd536870912"),
+    ] {
+        assert_eq!(name_of(number), name, "{number:#x}");
+    }
+}
+
 /// The list of disks is the kernel's one, so one test at a time has it.
 static ALONE: Mutex<()> = Mutex::new(());
 
