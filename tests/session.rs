@@ -30,12 +30,15 @@ fn trials() -> Vec<Trial> {
         needs_kvm("a_full_device_as_stdout_is_an_error_of_the_host", full_device),
         needs_kvm("an_empty_stdin_runs_selftest", empty_stdin),
         needs_kvm("a_pipe_is_typed_to_its_end", typed),
+        needs_kvm("the_last_line_of_a_pipe_gives_the_status", status_of_lines),
+        needs_kvm("a_number_that_a_program_cannot_take_is_refused", program_numbers),
         needs_kvm("exec_leaves_stdin_alone", exec_leaves_stdin),
         needs_kvm("the_screen_and_the_last_line_are_on_stderr", screens),
         needs_kvm("statistics_name_every_hypercall", statistics),
         needs_kvm("a_signal_ends_the_run_with_128_plus_its_number", signals),
         needs_kvm("a_reader_who_has_seen_enough_ends_the_run_cleanly", broken_pipe),
         needs_kvm("ctrl_bracket_leaves_and_the_terminal_is_as_before", leave),
+        needs_kvm("a_line_is_edited_on_a_terminal", edited),
         needs_kvm("a_signal_restores_the_terminal", signal_restores),
         needs_kvm("a_stdin_that_is_a_terminal_is_left_alone_by_exec", exec_on_terminal),
     ]
@@ -109,6 +112,43 @@ fn typed() {
     let outcome = run_typing(&[], b"version\nmemory\n");
     assert_ended(&outcome, 0);
     assert!(!outcome.stdout.contains("selftest: "), "{outcome:?}");
+}
+
+fn status_of_lines() {
+    let long = format!("version {}\n", "x".repeat(2000));
+    for (lines, status, versions) in [
+        ("frobnicate\nversion\n", 0, 1),
+        ("version\nfrobnicate\n", FAILED, 1),
+        ("version; frobnicate; version\n", FAILED, 1),
+        ("frobnicate\n\n", FAILED, 0),
+        ("frobnicate\nexit\nversion\n", FAILED, 0),
+        ("frobnicate\nversion; exit; version\n", 0, 1),
+        ("exit 7\nversion\n", FAILED, 0),
+        ("frobnicate\nexit 0\n", 0, 0),
+        (&long, FAILED, 0),
+    ] {
+        let outcome = run_typing(&[], lines.as_bytes());
+        assert_eq!(outcome.status, Some(status), "{lines:?}: {outcome:?}");
+        assert_eq!(outcome.stdout.matches("interface:").count(), versions, "{lines:?}: {outcome:?}");
+    }
+}
+
+fn program_numbers() {
+    for (command, refusal) in [
+        ("spawn count 99", "spawn: count takes a number from 0 to 9"),
+        ("spawn count -1", "spawn: -1 is not a number in range"),
+        ("spawn count 10 &", "spawn: count takes a number from 0 to 9"),
+        ("spawn hello 1", "spawn: hello takes no number"),
+        ("spawn spin 18446744073709551615", "spawn: spin takes a number from 0 to"),
+    ] {
+        let outcome = run(&["--exec", command]);
+        assert_ended(&outcome, FAILED);
+        assert!(outcome.stdout.contains(refusal), "{command}: {outcome:?}");
+    }
+    let outcome = run(&["--exec", "spawn count 9"]);
+    assert_ended(&outcome, 0);
+    let counted: String = (1..=9).map(|number| format!("{number}\n")).collect();
+    assert!(outcome.stdout.ends_with(&counted), "{outcome:?}");
 }
 
 fn exec_leaves_stdin() {
@@ -206,6 +246,26 @@ fn leave() {
     let child = terminal.session(&[]);
     terminal.keyboard.write_all(b"version\r\x1d").expect("a key");
     assert_ended(&finish(child), 0);
+    terminal.assert_restored();
+}
+
+/// Cursor keys, Tab, the history, characters of several bytes, and Ctrl-D at the end.
+fn edited() {
+    let mut terminal = Terminal::open();
+    let child = terminal.session(&[]);
+    let keys = [
+        "vrsion\x1b[D\x1b[D\x1b[D\x1b[D\x1b[De\r",
+        "spa\thel\t\r",
+        "\x1b[A\x1b[A\r",
+        "grüße\x7f\x7f\x7f\x7f\x7fsle\t0\r",
+        "\x04",
+    ];
+    terminal.keyboard.write_all(keys.concat().as_bytes()).expect("keys");
+    let outcome = finish(child);
+    assert_ended(&outcome, 0);
+    assert_eq!(outcome.stdout.matches("interface:").count(), 2, "typed, and from the history: {outcome:?}");
+    assert!(outcome.stdout.contains("\nhello from user mode"), "{outcome:?}");
+    assert!(!outcome.stdout.contains("unknown command"), "{outcome:?}");
     terminal.assert_restored();
 }
 

@@ -83,11 +83,23 @@ mod xenstore {
     mod tests;
 }
 #[cfg(all(test, not(guest_image)))]
+#[path = "shell/complete.rs"]
+#[allow(dead_code, reason = "its user is in the image")]
+mod complete;
+#[cfg(all(test, not(guest_image)))]
+#[path = "shell/editor.rs"]
+#[allow(dead_code, reason = "its user is in the image")]
+mod editor;
+#[cfg(all(test, not(guest_image)))]
 #[path = "sched/patience.rs"]
 mod patience;
 #[cfg(all(test, not(guest_image)))]
 #[path = "xenbus/states.rs"]
 mod states;
+#[cfg(all(test, not(guest_image)))]
+#[path = "shell/text.rs"]
+#[allow(dead_code, reason = "its user is in the image")]
+mod text;
 
 #[cfg(not(guest_image))]
 fn main() {

@@ -3,22 +3,23 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use pv_abi::version::{ExtraVersion, VersionOp};
 use pv_abi::{DomId, Errno, EventPort, GrantRef};
 
 use super::measure::{self, Load};
 use super::storage::{self, Stride};
-use super::{files, lending, power};
+use super::{complete, files, lending, power};
 use crate::arch::{hypercall, processor};
 use crate::sched::executor;
 use crate::sched::idle::{self, Counts};
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
-use crate::{attack, event, file_system, memory, selftest, time, xenstore};
+use crate::{attack, block, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 31] = [
+const COMMANDS: [(&str, &str); 32] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory", "memory and its use"),
@@ -39,7 +40,7 @@ const COMMANDS: [(&str, &str); 31] = [
         "measure read|write|flush DISK KIB DEPTH COUNT SEED",
         "moves chunks at random places, checked, and tells how long",
     ),
-    ("sha256 FILE | DISK [MIB]", "a hash"),
+    ("sha256 FILE|DISK [MIB]", "a hash"),
     ("format DISK", "makes an empty FAT file system"),
     ("mount [DISK]", "makes the files of a disk known as /DISK/..., or tells what is mounted"),
     ("unmount DISK", "makes durable what was written to its files, and forgets them"),
@@ -53,11 +54,22 @@ const COMMANDS: [(&str, &str); 31] = [
     ("crash", "panics"),
     ("reboot", "asks to be started again"),
     ("poweroff [STATUS]", "ends the domain"),
+    ("exit [STATUS]", "the same, by default with the status of the last line, as Ctrl-D does"),
 ];
+
+/// What can stand at the end of a line.
+pub fn completions(line: &str) -> Vec<String> {
+    complete::candidates(line, &COMMANDS.map(|(usage, _)| usage), &|kind, typed| match kind {
+        "PROGRAM" => PROGRAMS.iter().map(|program| program.name.into()).collect(),
+        "DISK" => block::all().into_iter().map(|(name, _)| name).collect(),
+        "FILE" | "DIRECTORY" => files::paths(typed),
+        _ => Vec::new(),
+    })
+}
 
 /// Runs one command. The error is a message.
 pub async fn run(command: &str) -> Result<(), String> {
-    let words: alloc::vec::Vec<&str> = command.split_whitespace().collect();
+    let words: Vec<&str> = command.split_whitespace().collect();
     match words.as_slice() {
         ["help"] => help(),
         ["version"] => version(),
@@ -112,7 +124,7 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["crash"] => panic!("crash was asked for"),
         ["reboot"] => power::reboot(),
         ["poweroff"] => power::off(0),
-        ["poweroff", status] => power::off(parse(status)?),
+        ["poweroff" | "exit", status] => power::off(parse(status)?),
         [name, ..] if COMMANDS.iter().any(|(usage, _)| usage.split(' ').next() == Some(name)) => {
             return Err("wrong arguments; see help".into());
         }
@@ -138,13 +150,13 @@ fn version() {
     println!("guest kernel: Paravane {}", env!("CARGO_PKG_VERSION"));
     println!("interface:    Xen {}.{}{}", version >> 16, version & 0xffff, String::from_utf8_lossy(extra));
     let [_, signature @ ..] = processor::cpuid(pv_abi::cpuid::FIRST_LEAF);
-    let signature: alloc::vec::Vec<u8> = signature.into_iter().flat_map(u32::to_le_bytes).collect();
+    let signature: Vec<u8> = signature.into_iter().flat_map(u32::to_le_bytes).collect();
     println!("hypervisor:   {}, extensions: {}", String::from_utf8_lossy(&signature), extensions());
 }
 
 /// The names of what the hypervisor offers beyond Xen's ABI.
 fn extensions() -> String {
-    let names: alloc::vec::Vec<&str> = processor::extensions().iter_names().map(|(name, _)| name).collect();
+    let names: Vec<&str> = processor::extensions().iter_names().map(|(name, _)| name).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
@@ -193,6 +205,13 @@ async fn attach(domain: &str, entry: &str, port: &str, seconds: u32) -> Result<(
 
 fn start(name: &str, argument: u64) -> Result<Arc<Process>, String> {
     let program = program::find(name).ok_or_else(|| format!("no program {name}; see programs"))?;
+    let (least, most) = (program.numbers.start(), program.numbers.end());
+    if !program.numbers.contains(&argument) {
+        return Err(match most {
+            0 => format!("{name} takes no number"),
+            _ => format!("{name} takes a number from {least} to {most}"),
+        });
+    }
     process::start(program, argument, false).map_err(|error| format!("{name} cannot start: {error}"))
 }
 

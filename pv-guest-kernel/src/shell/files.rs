@@ -2,10 +2,13 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::storage::disk;
+use super::text::{MOST_CHARACTER_BYTES, whole_characters};
+use crate::file_system::{self, Entry};
 use crate::sched::future::yield_now;
-use crate::{file_system, time};
+use crate::time;
 
 /// Bytes of a file that are read at a time.
 const PART: usize = 64 << 10;
@@ -41,14 +44,32 @@ pub fn list(path: &str) -> Result<(), String> {
 pub async fn print(path: &str) -> Result<(), String> {
     let (mounted, within) = file_system::find(path)?;
     let mut file = mounted.open(&within).map_err(|error| format!("{path}: {error}"))?;
-    let mut buffer = alloc::vec![0; PART.min(file.bytes() as usize)];
+    let mut buffer = alloc::vec![0; PART.min(file.bytes() as usize + MOST_CHARACTER_BYTES)];
+    let mut filled = 0;
     loop {
-        match file.read(&mut buffer).map_err(|error| format!("{path}: {error}"))? {
-            0 => return Ok(()),
-            count => print!("{}", String::from_utf8_lossy(&buffer[..count])),
+        let count = file.read(&mut buffer[filled..]).map_err(|error| format!("{path}: {error}"))?;
+        filled += count;
+        let whole = if count == 0 { filled } else { whole_characters(&buffer[..filled]) };
+        print!("{}", String::from_utf8_lossy(&buffer[..whole]));
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+        if count == 0 {
+            return Ok(());
         }
         yield_now().await;
     }
+}
+
+/// Names in the directory of a path that is being typed, each as a path of its own.
+pub fn paths(typed: &str) -> Vec<String> {
+    let Some((directory, _)) = typed.rsplit_once('/').filter(|(directory, _)| !directory.is_empty()) else {
+        return file_system::mounted().iter().map(|(name, _)| format!("/{name}/")).collect();
+    };
+    let entries = file_system::find(directory).and_then(|(mounted, within)| mounted.list(&within));
+    let path =
+        |entry: Entry| format!("{directory}/{}{}", entry.name, if entry.is_directory { "/" } else { "" });
+    // Where there is no such directory, nothing can be completed.
+    entries.unwrap_or_default().into_iter().map(path).collect()
 }
 
 /// Makes a file of one line.

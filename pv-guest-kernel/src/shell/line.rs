@@ -3,52 +3,26 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::command;
+use super::editor::{Editor, Entered, LIMIT};
 use crate::driver::console;
 
-const CONTROL_C: u8 = 0x03;
 const END_OF_TRANSMISSION: u8 = 0x04;
-const BACKSPACE: u8 = 0x08;
-const CONTROL_U: u8 = 0x15;
-const ESCAPE: u8 = 0x1b;
-const DELETE: u8 = 0x7f;
 
-/// Longer lines are cut off.
-const LIMIT: usize = 1024;
-
-/// Prompts for a line and lets the user edit it. Ctrl-C starts over, Ctrl-U clears the line.
-pub async fn edit(prompt: &str) -> String {
-    let mut line: Vec<u8> = Vec::new();
-    print!("{prompt}");
+/// Lets the user edit a line, to its end or that of all input.
+pub async fn edit(editor: &mut Editor) -> Entered {
+    editor.begin();
     loop {
-        match console::next_byte().await {
-            b'\r' | b'\n' => {
-                println!();
-                return String::from_utf8_lossy(&line).into_owned();
-            }
-            CONTROL_C => {
-                line.clear();
-                print!("^C\n{prompt}");
-            }
-            CONTROL_U => {
-                line.drain(..).for_each(|_| print!("\x08 \x08"));
-            }
-            BACKSPACE | DELETE if line.pop().is_some() => print!("\x08 \x08"),
-            ESCAPE => skip_escape_sequence().await,
-            byte @ b' '..=b'~' if line.len() < LIMIT => {
-                line.push(byte);
-                print!("{}", char::from(byte));
-            }
-            _ => {}
+        print!("{}", editor.take_screen());
+        if let Some(entered) = editor.type_byte(console::next_byte().await, &command::completions) {
+            print!("{}", editor.take_screen());
+            return entered;
         }
     }
 }
 
-/// Swallows what a cursor or function key sends after its escape: `[`, then up to a letter or `~`.
-async fn skip_escape_sequence() {
-    if console::next_byte().await == b'[' {
-        while !matches!(console::next_byte().await, b'A'..=b'Z' | b'a'..=b'z' | b'~') {}
-    }
-}
+/// A line has more than [`LIMIT`] bytes.
+pub struct TooLong;
 
 /// Lines of a pipe, up to an end-of-transmission byte.
 #[derive(Default)]
@@ -63,9 +37,10 @@ impl Piped {
         self.received
     }
 
-    /// The next line, without its end; none at the end of the input.
-    pub async fn next(&mut self) -> Option<String> {
+    /// The next line, without its end; none at the end of the input. One that is too long is an error.
+    pub async fn next(&mut self) -> Option<Result<String, TooLong>> {
         let mut line: Vec<u8> = Vec::new();
+        let mut length = 0;
         while !self.ended {
             let byte = console::next_byte().await;
             self.ended = byte == END_OF_TRANSMISSION;
@@ -73,10 +48,15 @@ impl Piped {
             match byte {
                 END_OF_TRANSMISSION if line.is_empty() => break,
                 b'\r' | b'\n' | END_OF_TRANSMISSION => {
-                    return Some(String::from_utf8_lossy(&line).into_owned());
+                    let text = || String::from_utf8_lossy(&line).into_owned();
+                    return Some(if length > LIMIT { Err(TooLong) } else { Ok(text()) });
                 }
-                byte if line.len() < LIMIT => line.push(byte),
-                _ => {}
+                byte => {
+                    length += 1;
+                    if length <= LIMIT {
+                        line.push(byte);
+                    }
+                }
             }
         }
         None

@@ -1,6 +1,8 @@
 //! The shell: a line at a time from the console, or the commands of the kernel's command line.
 
 mod command;
+mod complete;
+mod editor;
 mod files;
 mod lending;
 mod line;
@@ -8,12 +10,14 @@ mod measure;
 mod options;
 pub mod power;
 mod storage;
+mod text;
 
 use alloc::string::String;
 
 use crate::driver::console;
 use crate::sched::executor;
 use crate::sched::future::{Either, race};
+use editor::{Editor, Entered};
 use options::Options;
 
 /// Starts the shell.
@@ -30,7 +34,7 @@ pub fn start() {
 
 /// Runs the commands of the kernel's command line; the first that fails is the last.
 async fn batch(commands: &str) {
-    power::off(if run_line(commands).await { 0 } else { 1 })
+    power::off(status(run_line(commands, true).await))
 }
 
 /// Runs what arrives on a console that is not a terminal. Without any input, tests the kernel.
@@ -38,25 +42,42 @@ async fn piped() {
     let mut input = line::Piped::default();
     let mut ok = true;
     while let Some(line) = input.next().await {
-        ok = run_line(&line).await;
+        ok = match line {
+            Ok(line) => run_line(&line, ok).await,
+            Err(line::TooLong) => {
+                println!("a line of more than {} bytes is not run", editor::LIMIT);
+                false
+            }
+        };
     }
     if !input.anything_received() {
-        ok = run_line("selftest").await;
+        ok = run_line("selftest", ok).await;
     }
-    power::off(if ok { 0 } else { 1 })
+    power::off(status(ok))
 }
 
 async fn interactive() {
     println!("Type help for a list of commands.");
-    loop {
-        let line = line::edit("paravane> ").await;
-        run_line(&line).await;
+    let mut editor = Editor::new("paravane> ");
+    let mut ok = true;
+    while let Entered::Line(line) = line::edit(&mut editor).await {
+        ok = run_line(&line, ok).await;
     }
+    power::off(status(ok))
 }
 
-/// Runs commands separated by semicolons up to the first that fails. Tells whether all went well.
-async fn run_line(line: &str) -> bool {
+/// What the domain ends with.
+fn status(ok: bool) -> u8 {
+    if ok { 0 } else { 1 }
+}
+
+/// Runs commands separated by semicolons up to the first that fails. Tells whether all went well; without a command, what
+/// came before is what counts.
+async fn run_line(line: &str, mut ok: bool) -> bool {
     for command in line.split(';').map(str::trim).filter(|command| !command.is_empty()) {
+        if command == "exit" {
+            power::off(status(ok));
+        }
         let result = match race(command::run(command), console::interrupted()).await {
             Either::First(result) => result,
             Either::Second(()) => Err(String::from("interrupted")),
@@ -66,6 +87,7 @@ async fn run_line(line: &str) -> bool {
             println!("{name}: {message}");
             return false;
         }
+        ok = true;
     }
-    true
+    ok
 }

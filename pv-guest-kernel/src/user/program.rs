@@ -4,6 +4,7 @@
 //! So the instructions that some of them try, and that the kernel must not contain, are not the kernel's.
 
 use core::arch::global_asm;
+use core::ops::RangeInclusive;
 
 use super::system_call::number;
 
@@ -12,6 +13,8 @@ pub struct Program {
     pub name: &'static str,
     /// What it does, with N for its argument.
     pub about: &'static str,
+    /// What N can be.
+    pub numbers: RangeInclusive<u64>,
     start: *const u8,
     end: *const u8,
 }
@@ -27,6 +30,12 @@ impl Program {
     }
 }
 
+/// For programs that take no number.
+const NONE: RangeInclusive<u64> = 0..=0;
+const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+/// As many as can be counted in nanoseconds, and added to a time.
+const MOST_MILLISECONDS: u64 = 1 << 42;
+
 /// Finds a program by its name.
 pub fn find(name: &str) -> Option<&'static Program> {
     PROGRAMS.iter().find(|program| program.name == name)
@@ -34,7 +43,7 @@ pub fn find(name: &str) -> Option<&'static Program> {
 
 /// Defines the table of programs. RDI is a program's argument at its start.
 macro_rules! programs {
-    ($($label:ident $name:literal, $about:literal: $($line:literal)*;)*) => {
+    ($($label:ident $name:literal, $about:literal, $numbers:expr => $($line:literal)*;)*) => {
         $(global_asm!(
             ".pushsection .user_programs, \"a\"",
             concat!("program_", stringify!($label), ":"),
@@ -65,6 +74,7 @@ macro_rules! programs {
             $(Program {
                 name: $name,
                 about: $about,
+                numbers: $numbers,
                 start: &raw const label::$label,
                 end: &raw const label::end::$label,
             },)*
@@ -97,7 +107,7 @@ global_asm!(
 );
 
 programs! {
-    hello "hello", "says hello":
+    hello "hello", "says hello", NONE =>
         "lea rdi, [rip + 2f]"
         "lea rsi, [rip + 3f]"
         "sub rsi, rdi"
@@ -106,7 +116,7 @@ programs! {
         "2: .ascii \"hello from user mode\\n\""
         "3:";
 
-    count "count", "counts to N (at most 9), 50 ms apart":
+    count "count", "counts to N, at most 9, 50 ms apart", 0..=9 =>
         "mov r12, rdi"
         "mov r13d, 1"
         "4: cmp r13, r12"
@@ -126,7 +136,7 @@ programs! {
         "jmp 4b"
         "5: EXIT 0";
 
-    spin "spin", "burns processor time for N ms":
+    spin "spin", "burns processor time for N ms", 0..=MOST_MILLISECONDS =>
         "imul r12, rdi, 1000000"
         "SYSTEM_CALL CLOCK"
         "add r12, rax"
@@ -138,7 +148,7 @@ programs! {
         "jb 6b"
         "EXIT 0";
 
-    vectors "vectors", "keeps N in vector registers across preemption for 50 ms":
+    vectors "vectors", "keeps N in vector registers across preemption for 50 ms", ANY =>
         "movq xmm0, rdi"
         "movq xmm15, rdi"
         "mov r13, rdi"
@@ -159,7 +169,7 @@ programs! {
         "EXIT 0"
         "18: EXIT 1";
 
-    harmonic "harmonic", "sums 1/k from N on, in x87 and in vector registers, for 200 ms; fails if a sum differs":
+    harmonic "harmonic", "sums 1/k from N on, in x87 and in vector registers, for 200 ms; fails if a sum differs", ANY =>
         "mov r14, rdi"
         "xor r13d, r13d"
         "SYSTEM_CALL CLOCK"
@@ -204,12 +214,12 @@ programs! {
         "EXIT 0"
         "23: EXIT 1";
 
-    flags "flags", "exits with its flags register":
+    flags "flags", "exits with its flags register", NONE =>
         "pushfq"
         "pop rdi"
         "SYSTEM_CALL EXIT_NUMBER";
 
-    eat_memory "eat-memory", "takes all memory that it can get":
+    eat_memory "eat-memory", "takes all memory that it can get", NONE =>
         "12: mov edi, 64"
         "SYSTEM_CALL ALLOCATE"
         "test rax, rax"
@@ -218,7 +228,7 @@ programs! {
         "jmp 12b"
         "13: EXIT 0";
 
-    int80 "int80", "makes its system calls by int 0x80":
+    int80 "int80", "makes its system calls by int 0x80", NONE =>
         "lea rdi, [rip + 14f]"
         "lea rsi, [rip + 15f]"
         "sub rsi, rdi"
@@ -231,7 +241,7 @@ programs! {
         "14: .ascii \"hello by int 0x80\\n\""
         "15:";
 
-    bad_pointer "bad-pointer", "passes kernel addresses to system calls; fails if one is taken":
+    bad_pointer "bad-pointer", "passes kernel addresses to system calls; fails if one is taken", NONE =>
         "mov rdi, -0x80000000"
         "mov esi, 16"
         "SYSTEM_CALL WRITE"
@@ -245,73 +255,73 @@ programs! {
         "EXIT 0"
         "16: EXIT 1";
 
-    fault_null "fault-null", "reads address 0":
+    fault_null "fault-null", "reads address 0", NONE =>
         "xor eax, eax"
         "mov eax, [rax]"
         "EXIT 0";
 
-    fault_read_kernel "fault-read-kernel", "reads the kernel's memory":
+    fault_read_kernel "fault-read-kernel", "reads the kernel's memory", NONE =>
         "mov rax, -0x7ff00000"
         "mov eax, [rax]"
         "EXIT 0";
 
-    fault_write_kernel "fault-write-kernel", "writes the kernel's memory":
+    fault_write_kernel "fault-write-kernel", "writes the kernel's memory", NONE =>
         "mov rax, -0x7ff00000"
         "mov [rax], eax"
         "EXIT 0";
 
-    fault_write_code "fault-write-code", "writes its own code":
+    fault_write_code "fault-write-code", "writes its own code", NONE =>
         "lea rax, [rip]"
         "mov [rax], eax"
         "EXIT 0";
 
-    fault_execute_data "fault-execute-data", "jumps to its stack":
+    fault_execute_data "fault-execute-data", "jumps to its stack", NONE =>
         "lea rax, [rsp - 8]"
         "jmp rax";
 
-    fault_stack "fault-stack", "overflows its stack":
+    fault_stack "fault-stack", "overflows its stack", NONE =>
         "17: push rax"
         "jmp 17b";
 
-    fault_privileged "fault-privileged", "executes hlt":
+    fault_privileged "fault-privileged", "executes hlt", NONE =>
         "hlt"
         "EXIT 0";
 
-    fault_port "fault-port", "writes an I/O port":
+    fault_port "fault-port", "writes an I/O port", NONE =>
         "mov edx, 0x80"
         "out dx, al"
         "EXIT 0";
 
-    fault_msr "fault-msr", "writes a model-specific register":
+    fault_msr "fault-msr", "writes a model-specific register", NONE =>
         "mov ecx, 0xc0000080"
         "xor eax, eax"
         "xor edx, edx"
         "wrmsr"
         "EXIT 0";
 
-    fault_control_register "fault-control-register", "loads a root page table":
+    fault_control_register "fault-control-register", "loads a root page table", NONE =>
         "xor eax, eax"
         "mov cr3, rax"
         "EXIT 0";
 
-    fault_jump_noncanonical "fault-jump-noncanonical", "jumps to an address that cannot exist":
+    fault_jump_noncanonical "fault-jump-noncanonical", "jumps to an address that cannot exist", NONE =>
         "mov rax, 0x8000000000000000"
         "jmp rax";
 
-    fault_divide "fault-divide", "divides by zero":
+    fault_divide "fault-divide", "divides by zero", NONE =>
         "xor edx, edx"
         "xor ecx, ecx"
         "div ecx"
         "EXIT 0";
 
-    fault_undefined "fault-undefined", "executes an undefined instruction":
+    fault_undefined "fault-undefined", "executes an undefined instruction", NONE =>
         "ud2";
 
-    fault_breakpoint "fault-breakpoint", "executes a breakpoint":
+    fault_breakpoint "fault-breakpoint", "executes a breakpoint", NONE =>
         "int3"
         "EXIT 0";
 
-    fault_int21 "fault-int21", "raises a vector that is the kernel's alone":
+    fault_int21 "fault-int21", "raises a vector that is the kernel's alone", NONE =>
         "int 0x21"
         "EXIT 0";
 }
