@@ -2,7 +2,7 @@
 
 use super::bytes::Bytes;
 use super::format::{Kind, LEAST_BYTES, Layout, MOST_BYTES, format};
-use super::{FileSystem, fat};
+use super::{FileSystem, ext4, fat};
 use crate::block::{BlockDevice, Error, Properties, SECTOR, Work};
 use crate::sched::executor::block_on;
 use std::cell::{Cell, RefCell};
@@ -181,4 +181,54 @@ fn the_parts_of_fat32_say_the_same() {
     drop(sectors);
     assert_eq!(disk.word(1, 488), layout.clusters - 1, "the root directory is a cluster");
     assert_eq!(disk.word(32, 8), 0x0fff_ffff, "which ends there");
+}
+
+/// The disk that a file of `tests/fixtures` describes.
+fn fixture(text: &str) -> Rc<Sparse> {
+    let mut image = vec![0; 256 << 10];
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (offset, bytes) = line.split_once(' ').unwrap();
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        for (index, digits) in bytes.as_bytes().chunks(2).enumerate() {
+            image[offset + index] = u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap();
+        }
+    }
+    let disk = Sparse::new(image.len() as u64, 512, 0);
+    block_on(disk.write(0, &image)).unwrap();
+    disk
+}
+
+fn read(mounted: &dyn FileSystem, path: &str) -> Result<Vec<u8>, String> {
+    let mut file = mounted.open(path)?;
+    let mut bytes = vec![0; file.bytes() as usize + 1];
+    let mut length = 0;
+    while let count @ 1.. = file.read(&mut bytes[length..])? {
+        length += count;
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+#[test]
+fn ext4_with_small_inodes_is_read() {
+    let disk = fixture(include_str!("../../../tests/fixtures/ext4-small-inodes.hex"));
+    let mounted = ext4::mount(Bytes::new(disk)).unwrap();
+    let names: Vec<_> = mounted.list("/").unwrap().into_iter().map(|entry| entry.name).collect();
+    assert!(["hello", "hole"].iter().all(|name| names.iter().any(|it| it == name)), "{names:?}");
+    assert_eq!(read(&mounted, "/hello").unwrap(), b"hello\n");
+    let hole = read(&mounted, "/hole").unwrap();
+    assert!(hole[..300 << 10].iter().all(|byte| *byte == 0) && hole[300 << 10..] == *b"end");
+}
+
+/// What the crate cannot read is told as that, and the rest is there.
+#[test]
+fn a_large_hole_of_ext2_is_told_in_plain_words() {
+    let disk = fixture(include_str!("../../../tests/fixtures/ext2-hole.hex"));
+    let mounted = ext4::mount(Bytes::new(disk)).unwrap();
+    assert_eq!(read(&mounted, "/hello").unwrap(), b"hello\n");
+    let error = read(&mounted, "/hole").unwrap_err();
+    assert!(
+        error.starts_with("it has a hole that cannot be read here") && !error.contains("corrupt"),
+        "{error}"
+    );
 }
