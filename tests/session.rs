@@ -32,6 +32,7 @@ fn trials() -> Vec<Trial> {
         needs_kvm("a_pipe_is_typed_to_its_end", typed),
         needs_kvm("the_last_line_of_a_pipe_gives_the_status", status_of_lines),
         needs_kvm("a_number_that_a_program_cannot_take_is_refused", program_numbers),
+        needs_kvm("all_memory_is_used", memory),
         needs_kvm("exec_leaves_stdin_alone", exec_leaves_stdin),
         needs_kvm("the_screen_and_the_last_line_are_on_stderr", screens),
         needs_kvm("statistics_name_every_hypercall", statistics),
@@ -149,6 +150,22 @@ fn program_numbers() {
     assert_ended(&outcome, 0);
     let counted: String = (1..=9).map(|number| format!("{number}\n")).collect();
     assert!(outcome.stdout.ends_with(&counted), "{outcome:?}");
+}
+
+/// Of a domain with more than a GiB, which the kernel maps elsewhere, all is free but what the kernel needs to say so.
+fn memory() {
+    let free = |memory: &str, commands: &str| {
+        let outcome = run(&["--memory", memory, "--exec", commands]);
+        assert_ended(&outcome, 0);
+        let line = outcome.stdout.lines().last().expect("a line");
+        let words = line.split([' ', ',']).collect::<Vec<_>>();
+        let mib = words.windows(2).find(|words| words[0].parse::<u64>().is_ok() && words[1] == "MiB");
+        let number = if line.starts_with("memory:") { words.get(4) } else { mib.map(|words| &words[0]) };
+        number.and_then(|number| number.parse::<u64>().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    assert!(free("6G", "memory") > 5900, "a hundredth is tables");
+    assert!(free("1200M", "memory check") > 1100);
+    assert_ended(&run(&["--memory", "1500M", "--exec", "selftest"]), 0);
 }
 
 fn exec_leaves_stdin() {

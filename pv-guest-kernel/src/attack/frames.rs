@@ -59,7 +59,7 @@ pub fn targets() -> BTreeSet<Mfn> {
         .map(|slot| linear::read(linear::root(), slot))
         .filter(|entry| entry.is_present())
         .map(Pte::mfn);
-    let own = || (0..translation::all_frames()).map(|pfn| translation::mfn(Pfn(pfn)).0);
+    let own = || (0..translation::frames()).map(|pfn| translation::mfn(Pfn(pfn)).0);
     let below = own().min().and_then(|mfn| mfn.checked_sub(1)).map(Mfn);
     let above = own().max().map(|mfn| Mfn(mfn + 1)).filter(|mfn| mfn.0 <= translation::m2p().max_mfn);
     // A control domain may have given the frames next to it a use; it may also map devices.

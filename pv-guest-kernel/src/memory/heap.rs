@@ -12,7 +12,7 @@ use super::{frames, linear, translation};
 
 /// The heap's share of memory, and its limits, in frames.
 const SHARE: u64 = 16;
-const LIMITS: (u64, u64) = (256, 4096);
+const LIMITS: (u64, u64) = (256, 16384);
 
 struct Heap(TalcCell<Manual>);
 
@@ -43,7 +43,7 @@ static HEAP: Heap = Heap(TalcCell::new(Manual));
 /// Takes the frames.
 pub fn init() {
     let count = (translation::frames() / SHARE).clamp(LIMITS.0, LIMITS.1);
-    let first = frames::allocate_run(count).expect("frames for the heap");
+    let first = frames::allocate_run(count, 1).expect("frames for the heap");
     let bytes = count as usize * PAGE_SIZE;
     // SAFETY: the frames adjoin in the linear map, and were given to nobody else.
     unsafe { HEAP.0.claim(linear::address(first) as *mut u8, bytes) }.expect("a heap");

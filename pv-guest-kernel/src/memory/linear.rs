@@ -4,17 +4,19 @@ use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
 use pv_abi::{Errno, PAGE_SIZE, Pfn};
 
 use super::update::{self, Batch};
-use super::{KERNEL_DATA, KERNEL_READ_ONLY, TABLE, VIRT_BASE, frames, translation};
+use super::{HIGH_BASE, KERNEL_DATA, KERNEL_READ_ONLY, LOW_FRAMES, TABLE, VIRT_BASE, frames, translation};
 use crate::start_info;
 
 /// Where a frame is mapped.
 pub const fn address(pfn: Pfn) -> u64 {
-    VIRT_BASE + pfn.0 * PAGE_SIZE as u64
+    let base = if pfn.0 < LOW_FRAMES { VIRT_BASE } else { HIGH_BASE };
+    base + pfn.0 * PAGE_SIZE as u64
 }
 
 /// The frame of an address in the linear map.
 pub const fn pfn_of(address: u64) -> Pfn {
-    Pfn((address - VIRT_BASE) / PAGE_SIZE as u64)
+    let base = if address >= VIRT_BASE { VIRT_BASE } else { HIGH_BASE };
+    Pfn((address - base) / PAGE_SIZE as u64)
 }
 
 /// The root that the domain builder made: the kernel's own, without any user part.
@@ -45,9 +47,23 @@ pub fn clear(pfn: Pfn) {
 
 /// Copies bytes into a frame taken from the allocator.
 pub fn store(pfn: Pfn, bytes: &[u8]) {
-    assert!(bytes.len() <= PAGE_SIZE && pfn.0 < translation::frames());
+    store_at(pfn, 0, bytes);
+}
+
+/// The same from a place in the frame on.
+pub fn store_at(pfn: Pfn, offset: usize, bytes: &[u8]) {
+    assert!(offset + bytes.len() <= PAGE_SIZE && pfn.0 < translation::frames());
+    let place = address(pfn) + offset as u64;
     // SAFETY: inside the frame, which nothing else uses.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), address(pfn) as *mut u8, bytes.len()) }
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place as *mut u8, bytes.len()) }
+}
+
+/// Copies bytes out of a frame taken from the allocator.
+pub fn load(pfn: Pfn, offset: usize, bytes: &mut [u8]) {
+    assert!(offset + bytes.len() <= PAGE_SIZE && pfn.0 < translation::frames());
+    let place = address(pfn) + offset as u64;
+    // SAFETY: inside the frame, which nothing else uses.
+    unsafe { core::ptr::copy_nonoverlapping(place as *const u8, bytes.as_mut_ptr(), bytes.len()) }
 }
 
 /// The table of `level` that is responsible for `virtual_address` under `root`.
@@ -89,11 +105,9 @@ pub fn make_writable(batch: &mut Batch, pfn: Pfn) -> Result<(), Errno> {
 /// Tables that are handed over together.
 const ROUND: usize = 32;
 
-/// Maps what the domain builder left unmapped, some L1 tables (2 MiB each) at a time: each round
-/// releases the frames that the next takes its tables from.
-pub fn extend() {
-    let mut next = frames::first_unplaced();
-    let last = translation::frames();
+/// Maps the frames from `next` up to, not including, `last`, which the domain builder left unmapped, some L1 tables (2 MiB
+/// each) at a time: each round releases the frames that the next takes its tables from.
+pub fn extend(mut next: u64, last: u64) {
     while next < last {
         let start = next;
         let mut batch = Batch::new();
@@ -112,6 +126,10 @@ pub fn extend() {
         batch.flush().expect("extending the linear map");
         frames::release(start, next);
     }
+}
+
+/// Makes the processor see what was mapped.
+pub fn flush() {
     update::flush_translations().expect("flush");
 }
 
@@ -135,9 +153,31 @@ fn add_table(batch: &mut Batch, first: u64, behind: u64) -> Result<(), Errno> {
         write(new, Level::L1.index(address(pfn)), Pte::new(translation::mfn(pfn), KERNEL_DATA));
     }
     let first = address(Pfn(first));
-    let above = table(root(), Level::L2, first).ok_or(Errno::ENOENT)?;
+    let above = second_level(first)?;
     make_read_only(batch, new)?;
     let entry = Pte::new(translation::mfn(new), TABLE);
     // SAFETY: nothing is mapped there yet.
     unsafe { batch.set(entry_address(above, Level::L2, first), entry) }
+}
+
+/// The second-level table for an address, made if need be, and the one above it.
+fn second_level(address: u64) -> Result<Pfn, Errno> {
+    let mut above = root();
+    for (level_above, level) in [(Level::L4, Level::L3), (Level::L3, Level::L2)] {
+        above = match table(root(), level, address) {
+            Some(table) => table,
+            None => {
+                let new = frames::allocate().ok_or(Errno::ENOMEM)?;
+                clear(new);
+                let mut batch = Batch::new();
+                make_read_only(&mut batch, new)?;
+                let entry = Pte::new(translation::mfn(new), TABLE);
+                // SAFETY: nothing is mapped there yet.
+                unsafe { batch.set(entry_address(above, level_above, address), entry)? };
+                batch.flush()?;
+                new
+            }
+        };
+    }
+    Ok(above)
 }

@@ -1,9 +1,10 @@
 //! Direct paging: page tables hold machine frames, and every change of one is a request.
 //!
-//! The kernel has one mapping of each of its frames, the linear map: pfn n at `VIRT_BASE` + n pages. So
-//! a frame is read-only everywhere (as a page table must be) when its linear mapping is, and no user
-//! mapping of it exists.
+//! The kernel has one mapping of each of its frames, the linear map: pfn n at `VIRT_BASE` + n pages for the first GiB,
+//! which holds the image, and at `HIGH_BASE` + n pages for the others. So a frame is read-only everywhere (as a page table
+//! must be) when its linear mapping is, and no user mapping of it exists.
 
+mod check;
 mod frames;
 #[allow(unsafe_code, reason = "the global allocator")]
 mod heap;
@@ -27,6 +28,7 @@ use alloc::string::String;
 
 use pv_abi::page_table::PteFlags;
 
+pub use check::check;
 pub use frames::{allocate, free, free_frames};
 pub use page::Page;
 pub use shared::SharedPage;
@@ -35,8 +37,10 @@ pub use window::Window;
 
 /// Where pfn 0 is mapped: the note VIRT_BASE.
 pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
-/// The linear map's slot of the third level reaches no further; memory above stays unused.
-pub const LINEAR_FRAMES: u64 = 1 << 18;
+/// Frames that are mapped there: one slot of the third level.
+pub const LOW_FRAMES: u64 = 1 << 18;
+/// Where pfn 0 would be mapped for the frames behind: the first slot of a root behind the hypervisor's.
+pub const HIGH_BASE: u64 = 0xffff_8800_0000_0000;
 
 /// Flags of tables above the first level.
 pub const TABLE: PteFlags = PteFlags::PRESENT
@@ -55,22 +59,21 @@ pub const KERNEL_DATA: PteFlags = KERNEL_READ_ONLY.union(PteFlags::WRITABLE).uni
 pub fn init() {
     protect::image();
     frames::init();
-    linear::extend();
+    linear::extend(frames::first_unplaced(), translation::frames().min(LOW_FRAMES));
     heap::init();
     window::init();
+    frames::make_room();
+    linear::extend(LOW_FRAMES, translation::frames());
+    linear::flush();
 }
 
 /// One line about memory.
 pub fn summary() -> String {
-    let given = translation::all_frames();
-    let used = translation::frames();
     let mib = |frames: u64| frames / 256;
     let (heap_used, heap_bytes) = heap::used_of();
-    let unused =
-        if used < given { format!(", {} MiB beyond reach", mib(given - used)) } else { String::new() };
     format!(
-        "memory: {} MiB, {} MiB free, heap {} KiB of {} KiB in use{unused}",
-        mib(used),
+        "memory: {} MiB, {} MiB free, heap {} KiB of {} KiB in use",
+        mib(translation::frames()),
         mib(free_frames()),
         heap_used / 1024,
         heap_bytes / 1024,

@@ -6,7 +6,6 @@
 use pv_abi::memory::MachphysMapping;
 use pv_abi::{Mfn, Pfn};
 
-use super::LINEAR_FRAMES;
 use crate::arch::{guard, hypercall};
 use crate::start_info;
 use crate::sync::Local;
@@ -31,13 +30,8 @@ fn with_tables<R>(f: impl FnOnce(&Tables) -> R) -> R {
     TABLES.with(|tables| f(tables.as_ref().expect("translation is set up first")))
 }
 
-/// Frames that the domain has and the linear map reaches.
-pub fn frames() -> u64 {
-    all_frames().min(LINEAR_FRAMES)
-}
-
 /// Frames that the domain has.
-pub fn all_frames() -> u64 {
+pub fn frames() -> u64 {
     with_tables(|tables| tables.p2m.len() as u64)
 }
 

@@ -1,6 +1,6 @@
 //! Windows: addresses outside the linear map, for frames that are not the domain's own.
 //!
-//! They lie in the GiB above the linear map, in a first-level table that all address spaces share. A free window maps
+//! They lie in the GiB above the linear map's lower part, in a first-level table that all address spaces share. A free window maps
 //! nothing.
 
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ use crate::arch::hypercall;
 use crate::sync::Local;
 
 /// The first window.
-const BASE: u64 = super::VIRT_BASE + super::LINEAR_FRAMES * PAGE_SIZE as u64;
+const BASE: u64 = super::VIRT_BASE + super::LOW_FRAMES * PAGE_SIZE as u64;
 
 static FREE: Local<Vec<u64>> = Local::new(Vec::new());
 

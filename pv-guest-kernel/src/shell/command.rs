@@ -22,7 +22,7 @@ use crate::{attack, block, event, file_system, memory, selftest, time, xenstore}
 const COMMANDS: [(&str, &str); 32] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
-    ("memory", "memory and its use"),
+    ("memory [check]", "memory and its use; or writes to all that is free, and reads it back"),
     ("uptime", "time since the machine started, and the date"),
     ("sleep SECONDS", "waits"),
     ("ps", "tasks"),
@@ -74,6 +74,7 @@ pub async fn run(command: &str) -> Result<(), String> {
         ["help"] => help(),
         ["version"] => version(),
         ["memory"] => println!("{}", memory::summary()),
+        ["memory", "check"] => check_memory().await?,
         ["uptime"] => uptime(),
         ["sleep", seconds] => {
             let seconds: u32 = parse(seconds)?;
@@ -158,6 +159,12 @@ fn version() {
 fn extensions() -> String {
     let names: Vec<&str> = processor::extensions().iter_names().map(|(name, _)| name).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+async fn check_memory() -> Result<(), String> {
+    let frames = memory::check().await.map_err(|pfn| format!("{pfn:?} does not hold what was written"))?;
+    println!("{} MiB written and read back", frames / 256);
+    Ok(())
 }
 
 fn uptime() {
