@@ -4,12 +4,18 @@
 //! nested cargo builds it, with a target directory of its own (this cargo holds the lock of the other)
 //! and `--target` (so that the flags stay away from build scripts). `PARAVANE_KERNEL_IMAGE` in the
 //! environment names an image to embed instead.
+//!
+//! Only what is not written here is watched: a file that is newer than this script's last run has it run again. And the
+//! name of the variable that gives the path is another than that of the override: cargo hands the former to the
+//! programs that it runs, and a cargo among them must not take it for the latter.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
 const OVERRIDE: &str = "PARAVANE_KERNEL_IMAGE";
+/// What tells the path to `src/kernel_image.rs`.
+const PATH: &str = "KERNEL_IMAGE_PATH";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Everything that the image is made of, seen from the workspace.
 const SOURCES: [&str; 4] = ["pv-guest-kernel", "pv-abi", "Cargo.toml", "Cargo.lock"];
@@ -32,11 +38,14 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     let image = match env::var_os(OVERRIDE) {
-        Some(image) => std::path::absolute(image).expect("the image's path"),
+        Some(image) => {
+            let image = std::path::absolute(image).expect("the image's path");
+            println!("cargo::rerun-if-changed={}", image.display());
+            image
+        }
         None => build(),
     };
-    println!("cargo::rerun-if-changed={}", image.display());
-    println!("cargo::rustc-env={OVERRIDE}={}", image.display());
+    println!("cargo::rustc-env={PATH}={}", image.display());
 }
 
 /// Builds the image and gives its path.
