@@ -18,6 +18,7 @@ use pv_abi::{DomId, Errno, Mfn};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -35,15 +36,36 @@ pub const MARKS: u64 = (GrantEntry::READING | GrantEntry::WRITING) as u64;
 pub const STACK: u64 = BASE + 16 * 4096;
 
 /// Keeps what a guest writes, and has something for it to read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TestConsole {
     pub written: Mutex<Vec<u8>>,
     pub input: Mutex<Vec<u8>>,
+    /// Bytes that `written` has room for.
+    pub room: AtomicUsize,
+    /// Room that comes directly after a write has found too little.
+    pub late_room: AtomicUsize,
+}
+
+impl Default for TestConsole {
+    fn default() -> Self {
+        let (room, late_room) = (AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
+        Self { written: Mutex::default(), input: Mutex::default(), room, late_room }
+    }
 }
 
 impl Console for TestConsole {
-    fn write(&self, bytes: &[u8]) {
-        self.written.lock().unwrap().extend_from_slice(bytes);
+    fn write(&self, bytes: &[u8]) -> usize {
+        let mut written = self.written.lock().unwrap();
+        let taken = bytes.len().min(self.room.load(Ordering::SeqCst).saturating_sub(written.len()));
+        written.extend_from_slice(&bytes[..taken]);
+        if taken < bytes.len() {
+            self.room.fetch_add(self.late_room.swap(0, Ordering::SeqCst), Ordering::SeqCst);
+        }
+        taken
+    }
+
+    fn has_room(&self) -> bool {
+        self.written.lock().unwrap().len() < self.room.load(Ordering::SeqCst)
     }
 
     fn read(&self, into: &mut [u8]) -> usize {

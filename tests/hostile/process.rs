@@ -1,11 +1,12 @@
 //! What the process makes of guests that do harm: they are stopped or refused, and its exit status says what
 //! happened.
 
+use crate::support::terminal::Terminal;
 use crate::support::{Outcome, finish, needs_kvm, paravane, run};
 use crate::tiny_guest::{CODE, Random, TinyGuest};
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         needs_kvm("process/a console ring that lies is disconnected", lying_console),
         needs_kvm("process/a loop with events masked ends by a signal", endless_loop),
         needs_kvm("process/a flood of output that nobody reads ends by a signal", floods),
+        needs_kvm("process/a flood that nobody reads does not stop a neighbour", flood_beside_a_neighbour),
         needs_kvm("process/a kernel that reboots for ever ends by a signal", endless_reboots),
     ]
 }
@@ -154,15 +156,19 @@ fn end_unread(code: &[u8]) {
     assert_ended(&finish(child), 128 + 15, &[]);
 }
 
-/// By the emergency console, and by the console's ring.
-fn floods() {
+/// Writes to the emergency console for ever.
+fn flood_by_hypercall() -> Vec<u8> {
     // mov rdx, CODE; xor edi, edi; mov esi, 4096; mov eax, 18; syscall; jmp to the start
     let mut code = vec![0x48, 0xba];
     code.extend(CODE.to_le_bytes());
     code.extend([0x31, 0xff, 0xbe, 0, 16, 0, 0, 0xb8, 18, 0, 0, 0, 0x0f, 0x05, 0xeb, 0]);
     let end = code.len();
     code[end - 1] = (256 - end) as u8;
-    end_unread(&code);
+    code
+}
+
+/// Fills the console's ring for ever.
+fn flood_by_ring() -> Vec<u8> {
     // mov rbp, rsi: start_info; and then, for ever: mov eax, [rbp + out_cons]; add eax, 2048; mov [rbp + out_prod], eax
     let mut code = vec![0x48, 0x89, 0xf5];
     let start = code.len();
@@ -177,7 +183,43 @@ fn floods() {
     code.extend([0xeb, 0]);
     let end = code.len();
     code[end - 1] = (256 - (end - start)) as u8;
-    end_unread(&code);
+    code
+}
+
+fn floods() {
+    end_unread(&flood_by_hypercall());
+    end_unread(&flood_by_ring());
+}
+
+/// Nobody reads what a guest floods stdout with. On the same pcpu another one powers off, which is told, and then the key
+/// that leaves ends the flooder.
+fn flood_beside_a_neighbour() {
+    for code in [flood_by_hypercall(), flood_by_ring()] {
+        let guest = TinyGuest::new(&code);
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name).with_extension("toml");
+            std::fs::write(&path, format!("memory = '32M'\n{text}\n")).expect("a file");
+            path.to_str().expect("a path in UTF-8").to_owned()
+        };
+        let flood = file("flood", &format!("kernel = '{}'", guest.name()));
+        let neighbour = file("neighbour", "exec = 'version; poweroff'");
+        let mut terminal = Terminal::open();
+        let mut child = terminal.session(&["run", &flood, &neighbour]);
+        // Held, and never read.
+        let _stdout = child.stdout.take();
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut lines = stderr.lines().map_while(Result::ok);
+        let ended = lines.find(|line| line.starts_with("neighbour: powered off"));
+        assert!(ended.is_some(), "the neighbour has not ended");
+        terminal.keyboard.write_all(b"\x1d").expect("a key");
+        let rest: Vec<_> = lines.collect();
+        let status = child.wait().expect("a child");
+        assert_eq!(status.code(), Some(FINE), "{rest:?}");
+        assert!(rest.iter().any(|line| line.starts_with("flood: left after")), "{rest:?}");
+        assert!(rest.iter().any(|line| line.contains("bytes of output were not read")), "{rest:?}");
+        terminal.assert_restored();
+    }
 }
 
 fn endless_reboots() {

@@ -36,7 +36,7 @@ struct Ear {
 }
 
 impl Console for Ear {
-    fn write(&self, bytes: &[u8]) {
+    fn write(&self, bytes: &[u8]) -> usize {
         let word = |at: usize| {
             bytes.get(at..at + 8).and_then(|word| Some(u64::from_le_bytes(word.try_into().ok()?)))
         };
@@ -45,6 +45,7 @@ impl Console for Ear {
             // Whoever does not listen any more needs no answer.
             let _ = self.said.send(Said::Result([first, second]));
         }
+        bytes.len()
     }
 
     /// Nothing, and so the guest's end, once nobody can send a command any more.

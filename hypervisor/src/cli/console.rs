@@ -3,8 +3,10 @@
 use super::command_line::Commands;
 use super::desk::Desk;
 use super::exit::Exit;
+use super::files::reason;
 use super::guest::Guest;
 use super::keyboard::{self, Hearer, Stdin};
+use super::say;
 use super::screen;
 use super::session::Session;
 use super::status::Failure;
@@ -42,7 +44,7 @@ impl Console {
         let of_terminal = |error: io::Error| Failure::about("the terminal", error);
         terminal::end_on_signals(finish).map_err(of_terminal)?;
         let raw = (stdin == Stdin::Terminal).then(Raw::enter).transpose().map_err(of_terminal)?;
-        let (voices, exit) = (voices(&names), Arc::new(Exit::new(hypervisor)));
+        let (voices, exit) = speech(&names, hypervisor).map_err(of_terminal)?;
         let user = User { voices: voices.clone(), exit: Arc::clone(&exit) };
         keyboard::start(stdin, Arc::clone(&desk), user).map_err(of_terminal)?;
         Ok(Self { voices, desk, exit, stdin, _raw: raw })
@@ -69,6 +71,14 @@ impl Console {
         guests.into_iter().zip(&self.voices).enumerate().map(session).collect()
     }
 
+    /// Waits until all that was said is written, or nobody wants to read it.
+    pub fn finish(&self) {
+        match self.exit.finish_output() {
+            0 => {}
+            lost => say(&format!("{lost} bytes of output were not read in time, and are lost")),
+        }
+    }
+
     /// The voices of those that somebody at a terminal can turn to.
     pub fn typed_to(&self) -> &[Voice] {
         match self.stdin {
@@ -76,6 +86,19 @@ impl Console {
             Stdin::Pipe | Stdin::Unread => &[],
         }
     }
+}
+
+/// A voice for each domain, and a way out: that no voice is heard any more is one.
+fn speech(names: &[String], hypervisor: &Arc<Hypervisor>) -> io::Result<(Vec<Voice>, Arc<Exit>)> {
+    let exit = Arc::new(Exit::new(hypervisor));
+    let leaving = Arc::clone(&exit);
+    let (voices, printer) = voices(names, move |error| match error.kind() {
+        // Whoever read the output has seen enough.
+        io::ErrorKind::BrokenPipe => leaving.leave(),
+        _ => leaving.fail(Failure::about("the guest's output", reason(error))),
+    })?;
+    exit.set_printer(printer);
+    Ok((voices, exit))
 }
 
 fn stdin(guests: &[Guest<'_>]) -> Stdin {

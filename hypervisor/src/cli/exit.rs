@@ -1,10 +1,11 @@
 //! The ways out of a run that are not the guests'.
 
+use super::printer::Printer;
 use super::status::Failure;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::Domain;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Ends whatever domains there are, and the next before they start.
 ///
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 pub struct Exit {
     hypervisor: Weak<Hypervisor>,
     state: Mutex<State>,
+    printer: OnceLock<Arc<Printer>>,
 }
 
 #[derive(Default)]
@@ -25,7 +27,17 @@ struct State {
 impl Exit {
     /// For the domains of a hypervisor.
     pub fn new(hypervisor: &Arc<Hypervisor>) -> Self {
-        Self { hypervisor: Arc::downgrade(hypervisor), state: Mutex::default() }
+        Self { hypervisor: Arc::downgrade(hypervisor), state: Mutex::default(), printer: OnceLock::new() }
+    }
+
+    /// What writes what domains say: whoever leaves waits no longer for that than a moment.
+    pub fn set_printer(&self, printer: Arc<Printer>) {
+        let _ = self.printer.set(printer);
+    }
+
+    /// Waits until all that was said is written, or the user has left; how many bytes were dropped.
+    pub fn finish_output(&self) -> u64 {
+        self.printer.get().map_or(0, |printer| printer.finish())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -36,6 +48,7 @@ impl Exit {
     pub fn leave(&self) {
         let mut state = self.state();
         state.left = true;
+        self.printer.get().into_iter().for_each(|printer| printer.leave());
         state.domains.values().for_each(|domain| self.destroy(domain));
     }
 

@@ -12,6 +12,7 @@ mod demo_disk;
 mod desk;
 mod disk;
 mod domain_file;
+mod escape;
 mod exit;
 mod files;
 mod fit;
@@ -23,6 +24,7 @@ mod keys;
 mod life;
 mod marked;
 mod output;
+mod printer;
 mod run;
 mod screen;
 mod served;
@@ -31,6 +33,7 @@ mod size;
 mod sockets;
 mod spec;
 mod status;
+mod stderr;
 mod terminal;
 mod trace;
 mod voice;
@@ -40,8 +43,9 @@ use args::{Args, Command};
 use clap::Parser;
 use hypervisor::contain::is_contained;
 use status::{Failure, Status};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// Does what the command line asks for.
@@ -52,14 +56,16 @@ pub fn main() -> ExitCode {
         Ok(args) => dispatch(args.into_command()),
         Err(error) => return usage(&error),
     };
-    match outcome {
-        Ok(status) => status.into(),
-        Err(Failure { status, message }) => {
-            say(&message);
-            status.into()
-        }
-    }
+    let status = outcome.unwrap_or_else(|Failure { status, message }| {
+        say(&message);
+        status
+    });
+    stderr::settle(LAST_MESSAGES);
+    status.into()
 }
+
+/// How long the process waits for somebody to read its last messages.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
 
 fn dispatch(command: Command) -> Result<Status, Failure> {
     match command {
@@ -73,7 +79,7 @@ fn dispatch(command: Command) -> Result<Status, Failure> {
 
 /// Writes one line to stderr. One that cannot be written is nobody's loss.
 pub fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "paravane: {message}");
+    stderr::write(format!("paravane: {message}\n").as_bytes());
 }
 
 /// Prints help and version as they are, and an error as one line.
@@ -99,6 +105,7 @@ fn install_panic_hook() {
         }
         say(&format!("internal error, please report it: {panic}"));
         if !is_contained() {
+            stderr::settle(LAST_MESSAGES);
             std::process::exit(Status::Configuration as i32);
         }
     }));
@@ -110,7 +117,7 @@ fn start_log() {
     match EnvFilter::try_new(filter) {
         Ok(filter) => tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(io::stderr)
+            .with_writer(|| stderr::Log)
             .with_ansi(io::stderr().is_terminal())
             .log_internal_errors(false)
             .init(),

@@ -10,6 +10,7 @@ use super::say;
 use super::screen::{self, Validation};
 use super::sockets;
 use super::status::{Failure, Status};
+use super::stderr;
 use super::trace::Tracing;
 use backends::xenstore::StoreHandle;
 use hypervisor::assemble::{self, assemble};
@@ -29,6 +30,7 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     let plans = guests.iter().map(|guest| guest.plan(guest.commands)).collect::<Result<Vec<_>, _>>()?;
 
     let tracing = Tracing::start(options.trace.as_deref())?;
+    stderr::start().map_err(|error| Failure::about("a thread cannot be started", error))?;
     let hypervisor = hypervisor(frames, options.pcpus)?;
     if let Some(tracing) = &tracing {
         tracing.trace(&hypervisor);
@@ -40,7 +42,9 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
         .inspect_err(|failure| say(&format!("xenstore cannot be looked into: {}", failure.message)));
     let sessions = console.sessions(guests, &hypervisor, &store, options.statistics);
     let born = Instant::now();
-    let status = live_together(&sessions, &plans, console.typed_to())?;
+    let status = live_together(&sessions, &plans, console.typed_to());
+    console.finish();
+    let status = status?;
     if sessions.len() > 1 {
         screen::all_ended(sessions.len(), born.elapsed(), Validation::of(&hypervisor));
     }

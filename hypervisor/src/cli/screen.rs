@@ -2,6 +2,7 @@
 
 use super::check::kind;
 use super::demo_disk::MIB;
+use super::stderr;
 use super::voice::Voice;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::StatisticsSnapshot;
@@ -9,13 +10,12 @@ use hypervisor::hypercall::find;
 use hypervisor::machine::kvm::ProbeReport;
 use pv_abi::hypercall::HypercallNumber;
 use std::cmp::Reverse;
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 /// Writes lines to stderr as they are. What cannot be written is nobody's loss.
 pub fn show(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    stderr::write(text.as_bytes());
 }
 
 /// Before the guest starts: what this is, and on what.

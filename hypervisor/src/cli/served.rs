@@ -1,9 +1,9 @@
 //! What the host domain serves a guest with, for one of its lives.
 
-use super::files::reason;
 use super::output::Output;
 use super::session::Session;
 use super::status::Failure;
+use super::stderr::RateLimit;
 use backends::block::Disk;
 use backends::{Disconnect, console, xenstore};
 use hypervisor::control::FilledDomain;
@@ -12,7 +12,6 @@ use hypervisor::host_domain::{
     DeviceEnd, Home, HostDomain, Service, move_in, start_console, start_disk, start_store,
 };
 use pv_abi::DomId;
-use std::io;
 use std::sync::Arc;
 
 /// Threads of the host domain, and the guest's home in xenstore.
@@ -85,7 +84,12 @@ fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Serv
     let serve = |(index, disk): (u8, &Arc<Disk>)| {
         let (disk, voice) = (Arc::clone(disk), session.voice.clone());
         let name = disk.name().to_owned();
-        let failed = move |reason: &Disconnect| voice.warn(&format!("disk {name} is disconnected: {reason}"));
+        let limit = RateLimit::default();
+        let failed = move |reason: &Disconnect| {
+            if let Some(more) = limit.happened() {
+                voice.warn(&format!("disk {name} is disconnected: {reason}{more}"));
+            }
+        };
         start_disk(Arc::clone(host), &session.store, index, disk, failed).map_err(Failure::new)
     };
     (0..).zip(&session.guest.disks).map(serve).collect()
@@ -97,15 +101,11 @@ fn serve_console(
     filled: &FilledDomain,
     output: Output,
 ) -> Result<Service<console::End>, Failure> {
-    let (exit, voice) = (Arc::clone(&session.exit), session.voice.clone());
-    let ended = move |end: &console::End| match end {
-        // Whoever read the output has seen enough.
-        console::End::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe => exit.leave(),
-        console::End::Sink(error) => exit.fail(Failure::about("the guest's output", reason(error))),
-        console::End::Disconnected(reason) => {
+    let voice = session.voice.clone();
+    let ended = move |end: &console::End| {
+        if let console::End::Disconnected(reason) = end {
             voice.warn(&format!("the guest's console is disconnected: {reason}"));
         }
-        console::End::Stopped => {}
     };
     let input = session.desk.input(session.index);
     start_console(host, filled.console_port, input, output, ended).map_err(Failure::new)

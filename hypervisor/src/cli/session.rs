@@ -9,15 +9,18 @@ use super::output::Output;
 use super::screen;
 use super::served::Served;
 use super::status::Failure;
+use super::stderr;
 use super::voice::Voice;
 use backends::xenstore::StoreHandle;
 use hypervisor::builder::{Plan, functions};
 use hypervisor::control::{DomainConfig, Hypervisor, fill};
-use hypervisor::domain::{Console, Domain, DomainEnd};
+use hypervisor::domain::{Domain, DomainEnd};
 use hypervisor::report::Symbol;
-use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the guest's first words wait for somebody to read the first screen.
+const FIRST_SCREEN: Duration = Duration::from_millis(500);
 
 /// What all lives of a guest have in common: a reboot begins another.
 pub struct Session<'a> {
@@ -52,14 +55,15 @@ impl Session<'_> {
     /// Begins a life: builds a domain, and lets it run.
     pub fn begin(&self, plan: &Plan) -> Result<Life, Failure> {
         let born = Instant::now();
-        let output = self.output(born);
+        let output = Output(self.voice.clone());
         let config = DomainConfig {
             name: self.guest.spec.name.clone(),
             vcpus: self.guest.spec.vcpus,
             maximum_pages: plan.pages,
-            console: Arc::new(EmergencyConsole(Mutex::new(output.clone()))),
+            console: Arc::new(output.clone()),
         };
         let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
+        self.begin_to_speak(born, &domain);
         self.exit.set_domain(self.index, &domain);
         let served = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
             self.hypervisor.destroy(&domain);
@@ -90,29 +94,21 @@ impl Session<'_> {
         Ok(served)
     }
 
-    /// The guest's output; its first words bring the rest of the first screen.
-    fn output(&self, born: Instant) -> Output {
+    /// The guest's first words bring the rest of the first screen; that there is room for more lets its vCPUs go on.
+    fn begin_to_speak(&self, born: Instant, domain: &Arc<Domain>) {
         let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.guest.images.name().to_owned());
         let typed = self.guest.commands == Commands::Typed;
         let has_demo_disk = self.guest.disks.iter().any(|disk| disk.name() == demo_disk::NAME);
-        let voice = self.voice.clone();
-        Output::new(self.voice.clone(), move || {
+        let (voice, domain) = (self.voice.clone(), Arc::downgrade(domain));
+        let first = move || {
             let validated = mmu.counters().entries_validated;
             screen::booted(&voice, &name, born.elapsed(), validated, typed);
             if typed && has_demo_disk {
                 screen::demo_disk();
             }
-        })
-    }
-}
-
-/// What a guest writes before it has a console.
-#[derive(Debug)]
-struct EmergencyConsole(Mutex<Output>);
-
-impl Console for EmergencyConsole {
-    fn write(&self, bytes: &[u8]) {
-        // Where nobody reads, the console's thread will notice.
-        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes);
+            stderr::settle(FIRST_SCREEN);
+        };
+        let room = move || domain.upgrade().into_iter().for_each(|domain| domain.room_again());
+        self.voice.begin(Box::new(first), Box::new(room));
     }
 }

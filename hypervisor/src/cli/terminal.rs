@@ -1,6 +1,6 @@
 //! The user's terminal: raw while a guest has it, and as it was before after that, however the process ends.
 
-use super::say;
+use super::{LAST_MESSAGES, say, stderr};
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
 use std::io;
 use std::sync::OnceLock;
@@ -76,6 +76,7 @@ pub fn end_on_signals(before: impl FnOnce() + Send + 'static) -> io::Result<()> 
         before();
         let signal = SIGNAL.load(Ordering::SeqCst);
         say(&format!("ended by signal {signal}"));
+        stderr::settle(LAST_MESSAGES);
         std::process::exit(signal.saturating_add(128));
     };
     std::thread::Builder::new().name("signals".into()).spawn(end).map(drop)

@@ -2,111 +2,142 @@
 //!
 //! `name| text` is the domain's own, on stdout; `name: text` is the hypervisor's about it, on stderr.
 
+use super::escape::escape_lines;
 use super::marked::MarkedLines;
+use super::printer::{Hook, Paper, Printer, Stdout};
 use super::say;
 use super::screen::show;
-use std::io::{self, IsTerminal, Stdout, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use super::stderr;
+use std::io::{self, BufWriter, IsTerminal};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the end of a domain is not told, so that its last words come before.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long an open line waits for a message on the same terminal.
+const MESSAGE: Duration = Duration::from_secs(1);
 
 /// A domain's voice. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Voice {
     name: String,
     index: usize,
-    /// The others; none where there are none.
-    company: Option<Arc<Company>>,
-}
-
-/// Several domains on one screen.
-pub struct Company(Mutex<MarkedLines<Stdout>>);
-
-impl Company {
-    fn lines(&self) -> MutexGuard<'_, MarkedLines<Stdout>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes to stderr, such that both can be read.
-    fn show(&self, text: &str) {
-        // Where stdout cannot be written, a console's thread will notice.
-        let _ = self.lines().interrupted_by(|| show(text));
-    }
+    has_company: bool,
+    /// Messages share the screen with open lines.
+    is_terminal: bool,
+    printer: Arc<Printer>,
 }
 
 /// The colours of names, in turns: all that there are but black and white.
 const COLOURS: [u8; 6] = [36, 35, 34, 33, 32, 31];
 
-/// A voice for each of these domains.
-pub fn voices(names: &[String]) -> Vec<Voice> {
-    let company = (names.len() > 1).then(|| {
-        let stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
-        let coloured = is_terminal && std::env::var_os("NO_COLOR").is_none();
-        let mark = |(name, colour): (&String, u8)| match coloured {
-            true => format!("\x1b[{colour}m{name}|\x1b[0m "),
-            false => format!("{name}| "),
-        };
-        let marks: Vec<_> = names.iter().zip(COLOURS.into_iter().cycle()).map(mark).collect();
-        Arc::new(Company(Mutex::new(MarkedLines::new(stdout, is_terminal, marks))))
-    });
-    let voice =
-        |(index, name): (usize, &String)| Voice { name: name.clone(), index, company: company.clone() };
-    names.iter().enumerate().map(voice).collect()
+/// A voice for each of these domains, and what writes all that they say. `failed` is called where that cannot be
+/// written any more.
+pub fn voices(
+    names: &[String],
+    failed: impl FnOnce(&io::Error) + Send + 'static,
+) -> io::Result<(Vec<Voice>, Arc<Printer>)> {
+    let printer = Arc::new(Printer::new(names.len()));
+    let is_terminal = io::stdout().is_terminal();
+    let (printing, paper) = (Arc::clone(&printer), paper(names, is_terminal)?);
+    std::thread::Builder::new().name("stdout".into()).spawn(move || printing.print(paper, failed))?;
+    let has_company = names.len() > 1;
+    let voice = |(index, name): (usize, &String)| Voice {
+        name: name.clone(),
+        index,
+        has_company,
+        is_terminal,
+        printer: Arc::clone(&printer),
+    };
+    Ok((names.iter().enumerate().map(voice).collect(), printer))
+}
+
+fn paper(names: &[String], is_terminal: bool) -> io::Result<Paper<BufWriter<Stdout>>> {
+    // What is written at a time is flushed.
+    let stdout = BufWriter::new(Stdout::new()?);
+    if names.len() < 2 {
+        return Ok(Paper::Plain(stdout));
+    }
+    let coloured = is_terminal && std::env::var_os("NO_COLOR").is_none();
+    let mark = |(name, colour): (&String, u8)| match coloured {
+        true => format!("\x1b[{colour}m{name}|\x1b[0m "),
+        false => format!("{name}| "),
+    };
+    let marks: Vec<_> = names.iter().zip(COLOURS.into_iter().cycle()).map(mark).collect();
+    Ok(Paper::Marked(MarkedLines::new(stdout, is_terminal, marks)))
 }
 
 impl Voice {
     /// Whether it is marked.
     pub fn has_company(&self) -> bool {
-        self.company.is_some()
+        self.has_company
     }
 
-    /// The domain says something.
-    pub fn speak(&self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(company) = &self.company {
-            return company.lines().say(self.index, bytes);
-        }
-        // Unbuffered in effect: a guest's prompt has no newline.
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes)?;
-        stdout.flush()
+    /// The domain begins a life. `first` is called before its first words, `room` when it has room for more words where
+    /// it had none.
+    pub fn begin(&self, first: Hook, room: Hook) {
+        self.printer.begin(self.index, first, room);
+    }
+
+    /// The domain says something. Waits until there is room for it.
+    pub fn speak(&self, bytes: &[u8]) {
+        self.printer.say(self.index, bytes);
+    }
+
+    /// The domain says something. Returns how many bytes there was room for.
+    pub fn offer(&self, bytes: &[u8]) -> usize {
+        self.printer.offer(self.index, bytes)
+    }
+
+    /// Whether there is room for more words.
+    pub fn has_room(&self) -> bool {
+        self.printer.has_room(self.index)
     }
 
     /// The domain waits for something.
-    pub fn pause(&self) -> io::Result<()> {
-        self.company.as_ref().map_or(Ok(()), |company| company.lines().pause(self.index))
+    pub fn pause(&self) {
+        self.printer.pause(self.index);
     }
 
-    /// The domain has said its last.
+    /// The domain has said its last, which is now heard, if somebody listens.
     pub fn end(&self) {
-        if let Some(company) = &self.company {
-            // It is written or not: the domain is gone.
-            let _ = company.lines().end(self.index);
+        self.printer.end(self.index);
+        self.printer.wait_for(self.index, LAST_WORDS);
+    }
+
+    /// Writes to stderr, such that both can be read.
+    fn show(&self, text: String) {
+        match self.is_terminal && self.has_company {
+            true => self.printer.interrupt(move || {
+                show(&text);
+                stderr::settle(MESSAGE);
+            }),
+            false => show(&text),
         }
     }
 
-    /// Tells lines about the domain.
+    /// Tells lines about the domain. What the domain itself has written into them does nothing to a terminal.
     pub fn tell(&self, text: &str) {
-        match &self.company {
-            None => show(text),
-            Some(company) => {
-                let marked = |line| format!("{}: {line}\n", self.name);
-                company.show(&text.lines().map(marked).collect::<String>());
-            }
+        let text = escape_lines(text);
+        match self.has_company {
+            false => show(&text),
+            true => self.show(text.lines().map(|line| format!("{}: {line}\n", self.name)).collect()),
         }
     }
 
     /// Tells that something is wrong with the domain.
     pub fn warn(&self, message: &str) {
-        match &self.company {
-            None => say(message),
-            Some(_) => self.tell(message),
+        match self.has_company {
+            false => say(&escape_lines(message)),
+            true => self.tell(message),
         }
     }
 
     /// Tells that keys go to this domain, and shows what it waits with.
     pub fn attend(&self) {
-        if let Some(company) = &self.company {
-            company.show(&format!("keys go to {}\n", self.name));
-            let _ = company.lines().pause(self.index);
+        if self.has_company {
+            self.show(format!("keys go to {}\n", self.name));
+            self.printer.pause(self.index);
         }
     }
 }

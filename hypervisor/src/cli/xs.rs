@@ -1,11 +1,12 @@
 //! `paravane xs`: the store of a running Paravane.
 
 use super::args::{XsArgs, XsCommand};
+use super::escape::escape_value;
 use super::files::reason;
 use super::sockets;
 use super::status::{Failure, Status};
 use backends::xenstore::client::{Client, ClientError};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Does what is asked for, as the host domain.
 pub fn xs(args: &XsArgs) -> Result<Status, Failure> {
@@ -50,6 +51,9 @@ fn carry_out(store: &mut Client, command: &XsCommand) -> Result<(), Stop> {
 /// Prints a line at once: others may be waiting for it.
 fn print(line: &[u8]) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
+    // A guest may have written it: on a terminal it does nothing but stand there.
+    let escaped = out.is_terminal().then(|| escape_value(line));
+    let line = escaped.as_deref().map_or(line, str::as_bytes);
     let written = out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
     written.map_err(Stop::Output)
 }

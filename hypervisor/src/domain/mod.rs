@@ -137,6 +137,13 @@ impl Domain {
         }
     }
 
+    /// Wakes those of its vCPUs that wait for room in its emergency console. To be called once there is room.
+    pub fn room_again(&self) {
+        for vcpu in self.vcpus().iter().filter(|vcpu| vcpu.awaits_room()) {
+            self.wake(vcpu.key().vcpu);
+        }
+    }
+
     /// How far its life has come.
     pub fn life(&self) -> &Life {
         &self.life

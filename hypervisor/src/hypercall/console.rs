@@ -23,6 +23,7 @@ pub fn console_io(call: &mut Call<'_>, [op, count, buffer, ..]: Arguments) -> Re
 
 fn write(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {
     let mut bytes = [0; CHUNK];
+    call.handle.set_awaits_room(false);
     while call.progress.elements < count {
         if call.must_pause() {
             return Ok(Outcome::Preempted);
@@ -32,8 +33,12 @@ fn write(call: &mut Call<'_>, count: u64, buffer: u64) -> Reply {
         let Some(chunk) = bytes.get_mut(..length as usize) else { break };
         let address = buffer.wrapping_add(call.progress.elements);
         call.space().read_bytes(address, chunk)?;
-        call.domain.console().write(chunk);
-        call.progress.elements = call.progress.elements.saturating_add(length);
+        let taken = (call.domain.console().write(chunk) as u64).min(length);
+        call.progress.elements = call.progress.elements.saturating_add(taken);
+        if taken < length {
+            call.handle.set_awaits_room(true);
+            return Ok(Outcome::AwaitingRoom);
+        }
     }
     done()
 }

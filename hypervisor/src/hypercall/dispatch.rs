@@ -64,7 +64,7 @@ fn run(
     match &outcome {
         Outcome::Done(value) => vcpu.context.registers.rax = *value,
         Outcome::Yielded | Outcome::Blocked => vcpu.context.registers.rax = 0,
-        Outcome::Preempted | Outcome::Polling(_) => {
+        Outcome::Preempted | Outcome::Polling(_) | Outcome::AwaitingRoom => {
             vcpu.continuation = Some(Continuation { number, arguments, progress });
         }
         Outcome::Resumed | Outcome::Ended => {}
@@ -101,6 +101,7 @@ fn called(reply: &Reply) -> Called {
         Ok(Outcome::Yielded) => Called::Became("yielded"),
         Ok(Outcome::Blocked) => Called::Became("blocked"),
         Ok(Outcome::Polling(_)) => Called::Became("polling"),
+        Ok(Outcome::AwaitingRoom) => Called::Became("waiting for the console"),
         Ok(Outcome::Preempted) => Called::Became("interrupted"),
         Ok(Outcome::Ended) => Called::Became("the domain ended"),
         Err(_) => Called::Became("the domain crashed"),

@@ -104,6 +104,8 @@ pub enum Outcome {
     Blocked,
     /// It is made again when one of these ports may be pending, or its time is over (`SCHEDOP_poll`).
     Polling(Vec<EventPort>),
+    /// It goes on once the domain's emergency console has room.
+    AwaitingRoom,
     /// Its budget is used up: it goes on after a look at events and at the time.
     Preempted,
     /// The domain has ended.

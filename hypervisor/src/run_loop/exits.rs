@@ -70,6 +70,7 @@ pub(super) fn after(reply: Reply) -> Result<Option<TurnEnd>, Failure> {
         Outcome::Done(_) | Outcome::Resumed | Outcome::Preempted => None,
         Outcome::Yielded => Some(TurnEnd::Over),
         Outcome::Blocked => Some(TurnEnd::Blocked),
+        Outcome::AwaitingRoom => Some(TurnEnd::AwaitingRoom),
         Outcome::Polling(ports) => Some(TurnEnd::Polling(ports)),
         Outcome::Ended => Some(TurnEnd::Ended),
     })

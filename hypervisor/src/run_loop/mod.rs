@@ -44,6 +44,8 @@ enum TurnEnd {
     Blocked,
     /// It sleeps until one of these ports is pending.
     Polling(Vec<EventPort>),
+    /// It sleeps until its domain's emergency console has room.
+    AwaitingRoom,
     /// Its domain has ended.
     Ended,
 }
@@ -140,6 +142,9 @@ impl PcpuLoop {
                 let is_pending = domain.shared().any_pending(&ports);
                 is_pending || handle.info().wants_upcall() || domain.life().has_ended()
             })),
+            TurnEnd::AwaitingRoom => {
+                leave(&Leave::Blocked(&|| domain.console().has_room() || domain.life().has_ended()));
+            }
             TurnEnd::Ended => {
                 vcpu.release(&self.services.mmu);
                 self.loaded = None;

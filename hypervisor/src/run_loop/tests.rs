@@ -192,6 +192,50 @@ fn a_wake_up_between_look_and_sleep_is_not_lost() {
     world.check_end(vec![guest]);
 }
 
+/// Nobody reads what a guest writes. It sleeps, others run, and it goes on where it was once there is room.
+#[test]
+fn a_guest_that_floods_its_console_sleeps_alone() {
+    let mut world = World::new();
+    let (flooder, other) = (world.guest(), world.guest());
+    let (seen, others) = (Seen::default(), Seen::default());
+    flooder.console.room.store(100, Ordering::SeqCst);
+    world.poke(&flooder, page(1), [7_u8; 300].as_slice());
+    world.script(&flooder, |context| syscall(context, 18, &[0, 300, page(1)]));
+    note(&world, &flooder, &seen, Exit::Kicked);
+    note(&world, &other, &others, Exit::Kicked);
+    world.turns(0, 4);
+    assert_eq!(flooder.console.written.lock().unwrap().len(), 100);
+    assert_eq!((seen.lock().unwrap().len(), others.lock().unwrap().len()), (0, 1));
+    // An event finds that there is no room yet.
+    flooder.domain.wake(VcpuId(0));
+    world.turns(0, 2);
+    assert_eq!(seen.lock().unwrap().len(), 0);
+    for room in [101, 1000] {
+        flooder.console.room.store(room, Ordering::SeqCst);
+        flooder.domain.room_again();
+        world.turns(0, 2);
+    }
+    assert_eq!(*flooder.console.written.lock().unwrap(), [7; 300]);
+    assert_eq!(seen.lock().unwrap().len(), 1, "the call has returned");
+    assert!(!flooder.domain.vcpus()[0].awaits_room());
+    world.check_end(vec![flooder, other]);
+}
+
+/// Room that comes between the write and the sleep, before anybody could be woken.
+#[test]
+fn room_in_the_console_is_not_slept_through() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let seen = Seen::default();
+    guest.console.room.store(1, Ordering::SeqCst);
+    guest.console.late_room.store(1, Ordering::SeqCst);
+    world.script(&guest, |context| syscall(context, 18, &[0, 2, page(1)]));
+    note(&world, &guest, &seen, Exit::Kicked);
+    world.turns(0, 2);
+    assert_eq!(seen.lock().unwrap().len(), 1);
+    world.check_end(vec![guest]);
+}
+
 #[test]
 fn a_poll_ends_with_its_port_or_its_time() {
     let mut world = World::new();

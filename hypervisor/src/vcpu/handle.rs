@@ -70,6 +70,7 @@ pub struct VcpuHandle {
     info_frame: Mutex<Option<Reference>>,
     stage: AtomicU8,
     polls: AtomicBool,
+    awaits_room: AtomicBool,
     descriptors_stale: AtomicBool,
     state: Ranked<Vcpu>,
 }
@@ -80,9 +81,9 @@ impl VcpuHandle {
     pub fn new(key: VcpuKey, info: InfoPage, assists: Arc<AtomicU64>) -> Self {
         info.set_masked(true);
         let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu, assists));
-        let (polls, descriptors_stale) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [polls, awaits_room, descriptors_stale] = [(); 3].map(|()| AtomicBool::new(false));
         let (info_frame, stage) = (Mutex::new(None), AtomicU8::new(FRESH));
-        Self { key, info, info_frame, stage, polls, descriptors_stale, state }
+        Self { key, info, info_frame, stage, polls, awaits_room, descriptors_stale, state }
     }
 
     /// Its name.
@@ -152,6 +153,16 @@ impl VcpuHandle {
     /// Sets that.
     pub fn set_polls(&self, polls: bool) {
         self.polls.store(polls, Ordering::SeqCst);
+    }
+
+    /// Whether it waits for room in its domain's emergency console.
+    pub fn awaits_room(&self) -> bool {
+        self.awaits_room.load(Ordering::SeqCst)
+    }
+
+    /// Sets that.
+    pub fn set_awaits_room(&self, awaits: bool) {
+        self.awaits_room.store(awaits, Ordering::SeqCst);
     }
 
     /// A descriptor in a frame of its domain has changed.

@@ -43,11 +43,12 @@ pub(super) fn failed(error: impl std::fmt::Display) -> Failed {
 struct Said(Mutex<Vec<u8>>);
 
 impl Console for Said {
-    fn write(&self, bytes: &[u8]) {
+    fn write(&self, bytes: &[u8]) -> usize {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if said.len() < 1 << 20 {
             said.extend_from_slice(bytes);
         }
+        bytes.len()
     }
 }
 
