@@ -1,9 +1,9 @@
 //! Several domains on one screen: each line is marked with the name of the domain that it is of.
 //!
-//! A line is written once it is whole, so that lines of several domains never mix. One that is not whole (a prompt)
-//! is shown once its domain pauses, and stays *open*: what its domain adds is shown at once. Where another line comes
-//! in between, a terminal's open line is wiped out and drawn again below; elsewhere it is ended as it stands. Either
-//! way a line that becomes whole is written as a whole.
+//! A line is written once it is whole, so that lines of several domains never mix. On a terminal, one that is not whole
+//! (a prompt) is shown once its domain pauses, and stays *open*: what its domain adds is shown at once. Where another
+//! line comes in between, the open line is wiped out and drawn again below. Elsewhere nothing can be wiped out, so lines
+//! are written when they are whole only: each stands there once.
 
 use std::io::{self, Write};
 
@@ -55,9 +55,12 @@ impl<W: Write> MarkedLines<W> {
         self.out.flush()
     }
 
-    /// A domain pauses: what it said last is shown, whole or not.
+    /// A domain pauses: a terminal shows what it said last, whole or not.
     pub fn pause(&mut self, who: usize) -> io::Result<()> {
-        if self.open == Some(who) || self.speakers.get(who).is_none_or(|speaker| speaker.rest.is_empty()) {
+        if !self.is_terminal
+            || self.open == Some(who)
+            || self.speakers.get(who).is_none_or(|speaker| speaker.rest.is_empty())
+        {
             return Ok(());
         }
         if self.close().is_some() {
@@ -78,10 +81,6 @@ impl<W: Write> MarkedLines<W> {
 
     /// Lets somebody else write to the same terminal.
     pub fn interrupted_by(&mut self, write: impl FnOnce()) -> io::Result<()> {
-        if !self.is_terminal {
-            write();
-            return Ok(());
-        }
         let open = self.make_way()?;
         self.out.flush()?;
         write();
@@ -131,11 +130,11 @@ impl<W: Write> MarkedLines<W> {
         Some(who)
     }
 
-    /// Wipes out the open line, or ends it; whose it was.
+    /// Wipes out the open line; whose it was.
     fn make_way(&mut self) -> io::Result<Option<usize>> {
         let open = self.close();
         if open.is_some() {
-            self.out.write_all(if self.is_terminal { WIPE } else { b"\n" })?;
+            self.out.write_all(WIPE)?;
         }
         Ok(open)
     }
@@ -143,11 +142,11 @@ impl<W: Write> MarkedLines<W> {
     /// Shows a line again that was wiped out.
     fn draw_again(&mut self, who: Option<usize>) -> io::Result<()> {
         match who {
-            Some(who) if self.is_terminal => {
+            Some(who) => {
                 self.open = Some(who);
                 self.show(who)
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }
@@ -200,13 +199,14 @@ mod tests {
     #[test]
     fn a_prompt_is_shown_at_a_pause_and_goes_on_from_there() {
         let said = [(0, "$ "), (0, "."), (0, "ls"), (0, "."), (0, "\nfile\n$ "), (0, ".")];
-        assert_eq!(written(false, &said), "a| $ ls\na| file\na| $ ");
+        assert_eq!(written(true, &said), "a| $ ls\na| file\na| $ ");
+        assert_eq!(written(false, &said), "a| $ ls\na| file\n");
     }
 
     #[test]
     fn a_line_that_interrupts_a_prompt_leaves_it_readable() {
         let said = [(0, "$ l"), (0, "."), (1, "tick\n"), (0, "s\n")];
-        assert_eq!(written(false, &said), "a| $ l\nb| tick\na| $ ls\n");
+        assert_eq!(written(false, &said), "b| tick\na| $ ls\n");
         assert_eq!(written(true, &said), "a| $ l\r\x1b[Kb| tick\na| $ ls\n");
     }
 
@@ -216,6 +216,26 @@ mod tests {
         assert_eq!(written(true, &said), "a| $ \nb| # ");
         let more = [&said[..], &[(0, ".")]].concat();
         assert_eq!(written(true, &more), "a| $ \nb| # \na| $ x");
+    }
+
+    /// Whatever is said in how many pieces, and whoever interrupts and pauses.
+    #[test]
+    fn elsewhere_each_line_stands_once() {
+        const DOMAINS: usize = 60;
+        let marks = (0..DOMAINS).map(|who| format!("d{who}| "));
+        let mut lines = MarkedLines::new(Vec::new(), false, marks);
+        for piece in ["one ", "two", "\nthree", " four\n"] {
+            for who in 0..DOMAINS {
+                lines.say(who, piece.as_bytes()).and_then(|()| lines.pause(who)).expect("written");
+                lines.interrupted_by(|| ()).expect("written");
+            }
+        }
+        let mut written: Vec<_> = std::str::from_utf8(&lines.out).expect("text").lines().collect();
+        written.sort_unstable();
+        let both = |who| [format!("d{who}| one two"), format!("d{who}| three four")];
+        let mut expected: Vec<_> = (0..DOMAINS).flat_map(both).collect();
+        expected.sort_unstable();
+        assert_eq!(written, expected);
     }
 
     #[test]
@@ -242,7 +262,7 @@ mod tests {
 
     #[test]
     fn messages_interrupt_a_terminal_only() {
-        for (is_terminal, expected) in [(true, "a| $ \r\x1b[Ka| $ "), (false, "a| $ ")] {
+        for (is_terminal, expected) in [(true, "a| $ \r\x1b[Ka| $ "), (false, "")] {
             let mut lines = lines(is_terminal);
             lines.say(0, b"$ ").and_then(|()| lines.pause(0)).expect("written");
             let mut told = false;
