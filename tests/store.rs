@@ -2,6 +2,9 @@
 
 mod support;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,6 +21,8 @@ fn main() -> std::process::ExitCode {
         needs_kvm("the_store_is_read_written_and_watched", read_write_watch),
         needs_kvm("a_guest_shuts_down_when_the_store_asks_it_to", shut_down),
         needs_kvm("several_that_run_must_be_told_apart", several),
+        needs_kvm("a_start_that_lacks_descriptors_removes_nobody", few_descriptors),
+        needs_kvm("one_that_is_stopped_holds_nobody_up", stopped),
         test("nobody_who_runs_is_an_error_that_says_where_it_looked", nobody),
         needs_kvm("a_directory_that_others_can_enter_is_not_used", others_can_enter),
     ])
@@ -64,6 +69,12 @@ fn read_write_watch() {
     let (guest, runtime) = (guest(runtime.path()), runtime.path());
     assert_eq!(said(runtime, &["read", "/local/domain/1/name"]), "guest\n");
     assert!(said(runtime, &["ls", "/local/domain/1"]).lines().any(|name| name == "console"));
+    for arguments in [["xs", "ls", "/"], ["xs", "read", "/local/domain/1/name"], ["xs", "watch", "/tool"]] {
+        let full = File::options().write(true).open("/dev/full").expect("a full device");
+        let outcome = finish(command(runtime, &arguments).stdout(full).spawn().expect("paravane starts"));
+        assert_eq!(outcome.status, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.starts_with("paravane: stdout: No space left"), "{outcome:?}");
+    }
     let watching = command(runtime, &["xs", "watch", "/tool"]).stdout(Stdio::piped()).spawn();
     let mut watching = watching.expect("paravane starts");
     let mut events = BufReader::new(watching.stdout.take().expect("a pipe")).lines();
@@ -102,6 +113,45 @@ fn several() {
     // What it left behind is nobody's.
     assert!(said(runtime.path(), &["ls", "/local/domain"]).contains('1'));
     end(second);
+}
+
+/// Whatever a start cannot do, it does not take that for the death of others.
+fn few_descriptors() {
+    let runtime = TempDir::new().expect("a directory");
+    let guest = guest(runtime.path());
+    let socket = runtime.path().join(format!("paravane/{}.xenstore", guest.id()));
+    for descriptors in 4..32 {
+        let mut start = Command::new("sh");
+        start.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &descriptors.to_string()]);
+        start.args([env!("CARGO_BIN_EXE_paravane"), "run", "--exec", "poweroff"]);
+        start.env("XDG_RUNTIME_DIR", runtime.path()).stdin(Stdio::null());
+        finish(start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a shell"));
+        assert!(socket.exists(), "gone after a start with {descriptors} descriptors");
+    }
+    end(guest);
+}
+
+fn stopped() {
+    let runtime = TempDir::new().expect("a directory");
+    let guest = guest(runtime.path());
+    let socket = runtime.path().join(format!("paravane/{}.xenstore", guest.id()));
+    let signal = |signal| kill_process(Pid::from_child(&guest), signal).expect("it is there");
+    signal(Signal::STOP);
+    let address = SocketAddrUnix::new(&socket).expect("a path");
+    let connection = || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None);
+    let connections = std::iter::repeat_with(connection).map(|socket| socket.expect("a socket"));
+    let backlog: Vec<_> = connections.take_while(|client| connect(client, &address).is_ok()).collect();
+    let other = command(runtime.path(), &["run", "--exec", "poweroff"]).spawn().expect("paravane starts");
+    let other = finish(other);
+    assert_eq!(other.status, Some(0), "{other:?}");
+    assert!(socket.exists());
+    let asked = xs(runtime.path(), &["ls", "/"]);
+    assert_eq!(asked.status, Some(1));
+    assert!(asked.stderr.contains("may be stopped"), "{}", asked.stderr);
+    drop(backlog);
+    signal(Signal::CONT);
+    assert!(said(runtime.path(), &["ls", "/local/domain"]).contains('1'));
+    end(guest);
 }
 
 fn nobody() {

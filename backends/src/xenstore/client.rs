@@ -1,12 +1,18 @@
-//! A client of a store's socket, for tools: one request at a time, blocking.
+//! A client of a store's socket, for tools: one request at a time, which waits for its answer, but not for ever.
+//! Events are waited for as long as it takes.
 
+use super::liveness::connect_patiently;
 use pv_abi::Errno;
 use pv_abi::io::xenstore::{Header, MessageType, PAYLOAD_MAX, error_named};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 use zerocopy::IntoBytes;
+
+/// How long a request waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// What went wrong with a request.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +46,12 @@ impl Client {
     /// # Errors
     /// Where none is.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|error| {
+        let stream = connect_patiently(path).map(UnixStream::from).and_then(|stream| {
+            stream.set_nonblocking(false)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        });
+        let stream = stream.map_err(|error| {
             io::Error::new(error.kind(), format!("can't reach xenstore at {}: {error}", path.display()))
         })?;
         Ok(Self { stream, last_request: 0, events: VecDeque::new() })
@@ -122,6 +133,8 @@ impl Client {
             if let Some(path) = self.events.pop_front() {
                 return Ok(path);
             }
+            // It comes when it comes.
+            self.stream.set_read_timeout(None)?;
             let (header, payload) = self.receive()?;
             self.note_event(header, &payload);
         }
@@ -142,9 +155,10 @@ impl Client {
         self.last_request = self.last_request.wrapping_add(1);
         let req_id = self.last_request;
         let header = Header { message_type, req_id, tx_id: 0, len: payload.len() as u32 };
-        self.stream.write_all(&[header.as_bytes(), payload].concat())?;
+        self.stream.write_all(&[header.as_bytes(), payload].concat()).map_err(unanswered)?;
+        self.stream.set_read_timeout(Some(PATIENCE))?;
         loop {
-            let (header, payload) = self.receive()?;
+            let (header, payload) = self.receive().map_err(unanswered)?;
             match header.message_type {
                 MessageType::ERROR => return Err(refused(error_named(&payload).unwrap_or(Errno::EIO))),
                 it if it == message_type && header.req_id == req_id => return Ok(payload),
@@ -169,6 +183,17 @@ impl Client {
             let path = payload.split(|byte| *byte == 0).next().unwrap_or_default();
             self.events.push_back(String::from_utf8_lossy(path).into_owned());
         }
+    }
+}
+
+/// What the host calls a time that is up, in words.
+fn unanswered(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
+            io::ErrorKind::TimedOut,
+            "xenstore does not answer; whoever serves it may be stopped",
+        ),
+        _ => error,
     }
 }
 

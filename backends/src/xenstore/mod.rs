@@ -2,7 +2,7 @@
 //!
 //! | where | what | knows of |
 //! |---|---|---|
-//! | `guest` (with `ring`), `socket`, `handle` | a guest's page, a Unix socket, callers of this process | locks, threads, bells |
+//! | `guest` (with `ring`), `socket` (with `liveness`), `handle` | a guest's page, a Unix socket, callers of this process | locks, threads, bells |
 //! | `wire` | streams of bytes to requests | nothing but the store |
 //! | `request` | requests to operations and watches | |
 //! | `store` (with `domains`, `watching`) | connections, domains, watches, and transactions | |
@@ -20,6 +20,7 @@ mod domains;
 mod events;
 mod guest;
 mod handle;
+mod liveness;
 mod operation;
 mod path;
 mod permissions;
@@ -36,6 +37,7 @@ pub mod wire;
 pub use events::Event;
 pub use guest::{End, GuestServer};
 pub use handle::{Connection, StoreError, StoreHandle, Wake, Watcher};
+pub use liveness::{is_dead, remove_dead};
 pub use operation::{Children, Operation};
 pub use path::Path;
 pub use permissions::{Access, Permissions};

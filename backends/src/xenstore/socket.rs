@@ -6,13 +6,14 @@
 
 use super::Caller;
 use super::handle::{Connection, StoreHandle};
+use super::liveness::remove_dead;
 use super::wire::Wire;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,24 +26,27 @@ const BACKLOG: i32 = 16;
 /// A served socket. Dropping it disconnects all clients and removes the file.
 pub struct SocketServer {
     path: PathBuf,
+    /// Device and inode of its file.
+    identity: (u64, u64),
     signal: Arc<Signal>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SocketServer {
-    /// Serves `store` at `path`. A socket that is there and that nobody serves any more is replaced.
+    /// Serves `store` at `path`. A socket that is there and that is proven to be served by nobody is
+    /// replaced.
     ///
     /// # Errors
     /// What the host refuses, with the path.
     pub fn start(path: &Path, store: StoreHandle) -> io::Result<Self> {
-        let listener = open(path).map_err(|error| {
+        let (listener, identity) = open(path).map_err(|error| {
             io::Error::new(error.kind(), format!("can't serve xenstore at {}: {error}", path.display()))
         })?;
         let signal = Arc::new(Signal::new()?);
         let heard = Arc::clone(&signal);
         let thread = std::thread::Builder::new().name("xenstore socket".into());
         let thread = thread.spawn(move || admit(&listener, &store, &heard))?;
-        Ok(Self { path: path.to_owned(), signal, thread: Some(thread) })
+        Ok(Self { path: path.to_owned(), identity, signal, thread: Some(thread) })
     }
 }
 
@@ -51,31 +55,48 @@ impl Drop for SocketServer {
         self.signal.stop();
         // A client's thread that panicked has ended, and that is all that is wanted here.
         let _ = self.thread.take().map(JoinHandle::join);
-        let _ = std::fs::remove_file(&self.path);
+        // What stands there now may be another's.
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
-/// Opens a socket that nobody but this user can connect to, at any time: it takes clients only when its mode is set.
-fn open(path: &Path) -> io::Result<UnixListener> {
-    let address = SocketAddrUnix::new(path)?;
+/// Opens a socket that nobody but this user can connect to, at any time: it gets its name when its mode is set and it
+/// takes clients, so that nobody finds it who would think it dead.
+fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let unnamed =
+        tempfile::Builder::new().prefix(".").make_in(directory.unwrap_or(Path::new(".")), listen_at);
+    let unnamed = unnamed?;
+    let identity = identity(unnamed.path())?;
+    let named = match unnamed.persist_noclobber(path) {
+        Err(taken) if taken.error.kind() == ErrorKind::AlreadyExists && remove_dead(path)? => {
+            taken.file.persist_noclobber(path)
+        }
+        done => done,
+    };
+    let listener = named.map_err(|error| match error.error.kind() {
+        ErrorKind::AlreadyExists => ErrorKind::AddrInUse.into(),
+        _ => error.error,
+    })?;
+    Ok((listener, identity))
+}
+
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match bind(&socket, &address) {
-        Err(rustix::io::Errno::ADDRINUSE) if nobody_serves(path) => {
-            std::fs::remove_file(path)?;
-            bind(&socket, &address)?;
-        }
-        done => done?,
-    }
-    chmod(path, Mode::RUSR | Mode::WUSR)?;
-    listen(&socket, BACKLOG)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let listening = chmod(path, Mode::RUSR | Mode::WUSR).and_then(|()| listen(&socket, BACKLOG));
+    listening.inspect_err(|_| {
+        // It is this process's own, and of no use.
+        let _ = std::fs::remove_file(path);
+    })?;
     Ok(socket.into())
 }
 
-fn nobody_serves(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-    is_socket
-        && matches!(UnixStream::connect(path), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|data| (data.dev(), data.ino()))
 }
 
 /// How other threads reach one that waits for a file.

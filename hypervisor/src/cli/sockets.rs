@@ -3,13 +3,12 @@
 //! It is `paravane` below `$XDG_RUNTIME_DIR`, or else `/tmp/paravane-UID`; nobody but its owner may enter it.
 
 use super::status::Failure;
-use backends::xenstore::{SocketServer, StoreHandle};
+use backends::xenstore::{SocketServer, StoreHandle, is_dead, remove_dead};
 use rustix::fs::{Mode, mkdir};
 use rustix::process::getuid;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const ENDING: &str = "xenstore";
@@ -26,7 +25,7 @@ pub fn serve(store: StoreHandle) -> Result<SocketServer, Failure> {
 /// The socket of the one process that is running.
 pub fn only_one() -> Result<PathBuf, Failure> {
     let directory = directory();
-    let mut running = sockets(&directory).filter(|path| is_served(path));
+    let mut running = sockets(&directory).filter(|path| !is_dead(path));
     let first = running.next().ok_or_else(|| {
         Failure::new(format_args!("no paravane of this user is running (none is in {})", directory.display()))
     })?;
@@ -63,17 +62,14 @@ fn make(directory: &Path) -> io::Result<()> {
 
 fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
-}
-
-fn is_served(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
+    let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+    sockets.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
 }
 
 /// Removes what processes have left behind that were killed.
 fn sweep(directory: &Path) {
-    for path in sockets(directory).filter(|path| !is_served(path)) {
+    for path in sockets(directory) {
         // Another process may be sweeping, too.
-        let _ = fs::remove_file(path);
+        let _ = remove_dead(&path);
     }
 }

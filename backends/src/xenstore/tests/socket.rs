@@ -121,6 +121,84 @@ fn a_socket_that_nobody_serves_is_replaced_and_a_file_is_not() {
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 
+/// It takes no clients, and its backlog is full: nobody waits for it for ever, and its file stays.
+#[test]
+fn one_that_is_stopped_is_no_dead_one_and_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+    let socket = || {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap()
+    };
+    let stopped = socket();
+    rustix::net::bind(&stopped, &address).unwrap();
+    assert!(is_dead(&path), "it does not listen");
+    rustix::net::listen(&stopped, 1).unwrap();
+    let error = Client::connect(&path).unwrap().read("/a").unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+    let clients = std::iter::repeat_with(socket);
+    let waiting: Vec<_> =
+        clients.take_while(|client| rustix::net::connect(client, &address).is_ok()).collect();
+    assert!(!is_dead(&path) && !remove_dead(&path).unwrap() && path.exists());
+    let second = SocketServer::start(&path, StoreHandle::default()).map(drop).unwrap_err();
+    assert_eq!(second.kind(), std::io::ErrorKind::AddrInUse);
+    let error = Client::connect(&path).unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+    drop((stopped, waiting));
+    assert!(remove_dead(&path).unwrap() && !path.exists());
+}
+
+/// Whoever looks for dead ones finds none in one that starts.
+#[test]
+fn one_that_starts_is_never_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let _ = remove_dead(&path);
+            }
+        });
+        for round in 0..300 {
+            let server = SocketServer::start(&path, StoreHandle::default()).unwrap();
+            let there = path.exists() && Client::connect(&path).is_ok();
+            drop(server);
+            done.store(round == 299 || !there, std::sync::atomic::Ordering::SeqCst);
+            assert!(there, "removed in round {round}");
+        }
+    });
+}
+
+#[test]
+fn a_server_removes_its_own_file_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let first = SocketServer::start(&path, StoreHandle::default()).unwrap();
+    std::fs::rename(&path, directory.path().join("elsewhere")).unwrap();
+    let second = SocketServer::start(&path, StoreHandle::default()).unwrap();
+    drop(first);
+    assert!(Client::connect(&path).is_ok());
+    drop(second);
+    assert!(!path.exists());
+}
+
+#[test]
+fn nothing_but_a_dead_socket_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(!remove_dead(&path).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let busy = std::fs::File::open(&directory).unwrap();
+    rustix::fs::flock(&busy, rustix::fs::FlockOperation::LockShared).unwrap();
+    assert!(!remove_dead(&path).unwrap(), "somebody else looks");
+    drop(busy);
+    assert!(remove_dead(&path).unwrap());
+}
+
 #[test]
 fn this_process_has_the_store_at_hand() {
     let store = StoreHandle::default();
