@@ -33,6 +33,7 @@ fn trials() -> Vec<Trial> {
         needs_kvm("the_last_line_of_a_pipe_gives_the_status", status_of_lines),
         needs_kvm("a_number_that_a_program_cannot_take_is_refused", program_numbers),
         needs_kvm("all_memory_is_used", memory),
+        needs_kvm("what_is_pasted_while_the_guest_sleeps_arrives", paste),
         needs_kvm("exec_leaves_stdin_alone", exec_leaves_stdin),
         needs_kvm("the_screen_and_the_last_line_are_on_stderr", screens),
         needs_kvm("statistics_name_every_hypercall", statistics),
@@ -166,6 +167,21 @@ fn memory() {
     assert!(free("6G", "memory") > 5900, "a hundredth is tables");
     assert!(free("1200M", "memory check") > 1100);
     assert_ended(&run(&["--memory", "1500M", "--exec", "selftest"]), 0);
+}
+
+/// Somebody pastes while the guest sleeps: each line arrives, and whole.
+fn paste() {
+    const LINES: usize = 700;
+    let mut terminal = Terminal::open();
+    let child = terminal.session(&[]);
+    let mut text = "sleep 2\r".to_owned();
+    (0..LINES).for_each(|line| text += &format!("no-such-command-{line} with a few words more\r"));
+    terminal.keyboard.write_all((text + "poweroff\r").as_bytes()).expect("keys");
+    let outcome = finish(child);
+    assert_ended(&outcome, 0);
+    let typed =
+        |line: &usize| outcome.stdout.contains(&format!("no-such-command-{line} with a few words more"));
+    assert_eq!((0..LINES).filter(|line| !typed(line)).collect::<Vec<_>>(), Vec::<usize>::new());
 }
 
 fn exec_leaves_stdin() {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 const FINE: i32 = 0;
 const CRASHED: i32 = 3;
+const FAILED: i32 = 4;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -25,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         needs_kvm("process/a flood of output that nobody reads ends by a signal", floods),
         needs_kvm("process/a flood that nobody reads does not stop a neighbour", flood_beside_a_neighbour),
         needs_kvm("process/a kernel that reboots for ever ends by a signal", endless_reboots),
+        needs_kvm("process/a kernel that reboots for ever is given up", reboots_given_up),
     ]
 }
 
@@ -36,6 +38,7 @@ fn shutdown(reason: u8) -> Vec<u8> {
 }
 
 const POWEROFF: u8 = 0;
+const REBOOT: u8 = 1;
 
 fn boot(code: &[u8]) -> Outcome {
     let guest = TinyGuest::new(code);
@@ -223,5 +226,12 @@ fn flood_beside_a_neighbour() {
 }
 
 fn endless_reboots() {
-    end_unread(&shutdown(1));
+    end_unread(&shutdown(REBOOT));
+}
+
+/// It is started again later and later, and then no more.
+fn reboots_given_up() {
+    let outcome = boot(&shutdown(REBOOT));
+    assert_ended(&outcome, FAILED, &["rebooted 9 times in a row", "it is not started again"]);
+    assert_eq!(outcome.stderr.matches("it is started again in").count(), 7, "{}", outcome.stderr);
 }

@@ -5,7 +5,7 @@ mod input;
 mod ring;
 
 pub use backend::{Console, End};
-pub use input::Input;
+pub use input::{CAPACITY, Input};
 
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,9 @@
 use backends::console::Input;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// Ctrl-D: what the shell gets at the end of a stdin that is no terminal.
 const END: u8 = 0x04;
-
-/// How long keys wait for a guest that has no room for them. Then they are lost: the key that leaves may be next.
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A domain, as it is typed to.
 #[derive(Debug)]
@@ -17,8 +13,6 @@ struct Seat {
     input: Arc<Input>,
     /// It takes input: nobody gave it its commands.
     listens: bool,
-    /// Its input has come to its end.
-    at_end: AtomicBool,
     /// The domain has ended.
     gone: AtomicBool,
 }
@@ -33,12 +27,7 @@ pub struct Desk {
 impl Desk {
     /// A desk for domains that listen, or do not. The first that does is typed to first.
     pub fn new(listen: impl IntoIterator<Item = bool>) -> Self {
-        let seat = |listens| Seat {
-            input: Arc::default(),
-            listens,
-            at_end: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-        };
+        let seat = |listens| Seat { input: Arc::default(), listens, gone: AtomicBool::new(false) };
         let seats: Vec<_> = listen.into_iter().map(seat).collect();
         let first = seats.iter().position(|seat| seat.listens).unwrap_or(0);
         Self { seats, current: Mutex::new(first) }
@@ -59,10 +48,11 @@ impl Desk {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Types to the current domain.
+    /// Types to the current domain. Where it is so slow that it has a whole [`CAPACITY`](backends::console::CAPACITY) to
+    /// take, this waits, and with it whoever types: nothing is lost.
     pub fn type_keys(&self, keys: &[u8]) {
         if let Some(seat) = self.seats.get(self.current()) {
-            seat.input.offer(keys, PATIENCE);
+            seat.input.push(keys);
         }
     }
 
@@ -86,6 +76,7 @@ impl Desk {
     pub fn gone(&self, index: usize) -> Option<usize> {
         if let Some(seat) = self.seats.get(index) {
             seat.gone.store(true, Ordering::SeqCst);
+            seat.input.close();
         }
         if self.current() == index { self.turn_to_next() } else { None }
     }
@@ -107,8 +98,8 @@ impl Desk {
 
     /// A new guest has not heard that its input is at its end.
     pub fn guest_restarts(&self, index: usize) {
-        if let Some(seat) = self.seats.get(index).filter(|seat| seat.at_end.load(Ordering::SeqCst)) {
-            seat.input.push(&[END]);
+        if let Some(seat) = self.seats.get(index) {
+            seat.input.restart();
         }
     }
 }
@@ -116,8 +107,7 @@ impl Desk {
 impl Seat {
     fn end(&self) {
         if self.listens {
-            self.at_end.store(true, Ordering::SeqCst);
-            self.input.push(&[END]);
+            self.input.end(END);
         }
     }
 }
@@ -125,6 +115,7 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backends::console::CAPACITY;
 
     fn taken(desk: &Desk, index: usize) -> Vec<u8> {
         let mut bytes = [0; 64];
@@ -156,10 +147,47 @@ mod tests {
     fn an_end_of_input_is_told_to_each_life() {
         let desk = Desk::new([true, false, true]);
         desk.end_others();
-        desk.guest_restarts(2);
-        desk.guest_restarts(0);
-        assert_eq!([taken(&desk, 0), taken(&desk, 1), taken(&desk, 2)], [&b""[..], b"", b"\x04\x04"]);
+        for _ in 0..2 {
+            assert_eq!([taken(&desk, 0), taken(&desk, 1), taken(&desk, 2)], [&b""[..], b"", b"\x04"]);
+            assert_eq!(taken(&desk, 2), b"", "once");
+            desk.guest_restarts(2);
+            desk.guest_restarts(0);
+        }
         desk.end(0);
         assert_eq!(taken(&desk, 0), b"\x04");
+    }
+
+    /// A guest restarts while its input is full to the last byte: whoever starts it again does not wait for it.
+    #[test]
+    fn a_guest_restarts_with_whatever_waits_for_it() {
+        let desk = Desk::new([true]);
+        desk.type_keys(&vec![b'x'; CAPACITY]);
+        desk.end(0);
+        desk.guest_restarts(0);
+        let mut all = vec![0; CAPACITY];
+        assert_eq!(desk.input(0).take(&mut all), CAPACITY);
+        assert_eq!(taken(&desk, 0), b"\x04");
+    }
+
+    /// Whoever types to a guest that sleeps waits once it has too much to take, and loses nothing.
+    #[test]
+    fn a_guest_that_sleeps_loses_no_key() {
+        let desk = Desk::new([true]);
+        let keys: Vec<u8> = (0..CAPACITY + 5000).map(|at| (at % 251) as u8).collect();
+        let mut got: Vec<u8> = Vec::new();
+        std::thread::scope(|scope| {
+            let typing = scope.spawn(|| keys.chunks(256).for_each(|keys| desk.type_keys(keys)));
+            loop {
+                let (is_over, more) = (typing.is_finished(), taken(&desk, 0));
+                got.extend(&more);
+                if is_over && more.is_empty() {
+                    break;
+                }
+            }
+        });
+        assert!(got == keys, "in the order in which they were typed");
+        desk.type_keys(&vec![b'x'; CAPACITY]);
+        desk.gone(0);
+        desk.type_keys(b"nobody waits for one that is gone");
     }
 }

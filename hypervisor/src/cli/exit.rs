@@ -5,7 +5,8 @@ use super::status::Failure;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::Domain;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 /// Ends whatever domains there are, and the next before they start.
 ///
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 pub struct Exit {
     hypervisor: Weak<Hypervisor>,
     state: Mutex<State>,
+    /// The state has changed.
+    changed: Condvar,
     printer: OnceLock<Arc<Printer>>,
 }
 
@@ -27,7 +30,12 @@ struct State {
 impl Exit {
     /// For the domains of a hypervisor.
     pub fn new(hypervisor: &Arc<Hypervisor>) -> Self {
-        Self { hypervisor: Arc::downgrade(hypervisor), state: Mutex::default(), printer: OnceLock::new() }
+        Self {
+            hypervisor: Arc::downgrade(hypervisor),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            printer: OnceLock::new(),
+        }
     }
 
     /// What writes what domains say: whoever leaves waits no longer for that than a moment.
@@ -48,6 +56,7 @@ impl Exit {
     pub fn leave(&self) {
         let mut state = self.state();
         state.left = true;
+        self.changed.notify_all();
         self.printer.get().into_iter().for_each(|printer| printer.leave());
         state.domains.values().for_each(|domain| self.destroy(domain));
     }
@@ -61,6 +70,12 @@ impl Exit {
     /// Whether the run was left by one of the two.
     pub fn has_left(&self) -> bool {
         self.state().left
+    }
+
+    /// Waits so long, unless the run is left: whether it is.
+    pub fn left_within(&self, time: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.state(), time, |state| !state.left);
+        waited.unwrap_or_else(PoisonError::into_inner).0.left
     }
 
     /// What the host did.

@@ -5,20 +5,38 @@ use super::session::{Life, Session};
 use super::status::{Failure, Status};
 use hypervisor::domain::{DomainEnd, End};
 use pv_abi::sched::ShutdownReason;
+use std::fmt;
 use std::time::Duration;
 
 /// Lives a guest's lives: one that reboots is built anew, without the commands that it was given.
 pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
     let mut life = first;
+    let mut reboots = Reboots::default();
     loop {
         let born = life.born;
         let end = session.outlast(life);
         if let Some(failure) = session.exit.take_failure() {
             return Err(failure);
         }
-        let left = session.exit.has_left();
-        if left || end.reason() != ShutdownReason::REBOOT {
-            return Ok(tell(session, &end, born.elapsed(), left));
+        let time = born.elapsed();
+        if session.exit.has_left() || end.reason() != ShutdownReason::REBOOT {
+            return Ok(tell(session, &end, time));
+        }
+        match reboots.wait(time) {
+            Some(wait) => {
+                if !wait.is_zero() {
+                    session
+                        .voice
+                        .warn(&format!("{reboots}: it is started again in {:.1} s", wait.as_secs_f64()));
+                }
+                if session.exit.left_within(wait) {
+                    return Ok(tell(session, &end, time));
+                }
+            }
+            None => {
+                session.voice.warn(&format!("{reboots}: it is not started again"));
+                return Ok(tell(session, &end, time));
+            }
         }
         session.desk.guest_restarts(session.index);
         let plan = session.guest.plan(session.guest.commands.after_a_reboot())?;
@@ -26,14 +44,51 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
     }
 }
 
+/// A life that a reboot ends before this is a short one.
+const SHORT: Duration = Duration::from_secs(10);
+/// The wait after the second short life in a row; each further one waits twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Short lives in a row that are followed by another.
+const MOST: u32 = 8;
+
+/// How often a guest has rebooted soon after its start, without a longer life in between. Each start costs the host time
+/// that no guest pays for.
+#[derive(Debug, Default)]
+struct Reboots(u32);
+
+impl Reboots {
+    /// How long the next start is to wait after a life of this length; none where there is to be no other.
+    fn wait(&mut self, life: Duration) -> Option<Duration> {
+        self.0 = if life < SHORT { self.0.saturating_add(1) } else { 0 };
+        match self.0 {
+            0 | 1 => Some(Duration::ZERO),
+            short if short > MOST => None,
+            short => {
+                let factor = 1_u32.checked_shl(short.saturating_sub(2)).unwrap_or(u32::MAX);
+                Some(FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reboots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = SHORT.as_secs();
+        write!(f, "the guest has rebooted {} times in a row, each within {within} s of its start", self.0)
+    }
+}
+
 /// Tells how it ended, and what that means to whoever started it.
-fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, left: bool) -> Status {
+fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration) -> Status {
     session.voice.end();
     if let Some(report) = end.report() {
         session.voice.tell(&report.to_string());
     }
     let (status, how) = match &end.end {
-        End::Destroyed if left => (Status::Fine, "left".to_owned()),
+        End::Destroyed | End::Shutdown(ShutdownReason::REBOOT) if session.exit.has_left() => {
+            (Status::Fine, "left".to_owned())
+        }
         End::Shutdown(ShutdownReason::POWEROFF) if end.status == 0 => {
             (Status::Fine, "powered off".to_owned())
         }
@@ -57,4 +112,21 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, left: bool) -> S
         screen::statistics(&session.voice, statistics);
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_reboots_for_ever_waits_longer_and_longer_and_is_given_up() {
+        let (mut reboots, brief) = (Reboots::default(), Duration::from_millis(3));
+        let waits: Vec<_> =
+            std::iter::from_fn(|| reboots.wait(brief)).take(99).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 5000]);
+        let text = "the guest has rebooted 9 times in a row, each within 10 s of its start";
+        assert_eq!(reboots.to_string(), text);
+        assert_eq!(reboots.wait(SHORT), Some(Duration::ZERO), "a longer life makes up for them");
+        assert_eq!([reboots.wait(brief), reboots.wait(brief)], [Some(Duration::ZERO), Some(FIRST_WAIT)]);
+    }
 }
