@@ -1,17 +1,22 @@
-//! Two busy domains share a pcpu evenly, whatever they are busy with.
+//! Two busy domains share a pcpu evenly, whatever they are busy with, and on however many vCPUs.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Host, Reg};
+use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, STACK, TABLE, VCPUS};
 use libtest_mimic::{Failed, Trial};
+use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::hypercall::{HypercallNumber as N, MulticallEntry};
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::vcpu::VcpuOp;
 use std::time::Duration;
+use zerocopy::FromZeros;
 
 pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("share/with one that computes", || even(&spinning(), Duration::from_secs(2))),
         kvm_test("share/with one that traps", || even(&trapping(), Duration::from_secs(1))),
         kvm_test("share/with one that makes hypercalls", || even(&calling(), Duration::from_secs(1))),
+        kvm_test("share/with one of four vCPUs", with_one_of_four_vcpus),
         kvm_test("share/with one that flushes in long batches", || even(&flushing(), Duration::from_secs(1))),
     ]
 }
@@ -48,15 +53,44 @@ fn flushing() -> Code {
     code
 }
 
+/// All of its vCPUs compute: that makes it no more than one domain.
+fn with_one_of_four_vcpus() -> Result<(), Failed> {
+    const CONTEXTS: u64 = TABLE + 0x4_0000;
+    let mut code = Code::default();
+    for vcpu in 1..u64::from(VCPUS) {
+        code.hypercall(N::VCPU_OP, &[VcpuOp::INITIALISE.0, vcpu, CONTEXTS]).say();
+        code.hypercall(N::VCPU_OP, &[VcpuOp::UP.0, vcpu]).say();
+    }
+    let compute = code.here();
+    code.stay();
+    let host = Host::bare()?;
+    let guest = host.build(&code)?;
+    let mut first = GuestContext::new_box_zeroed().expect("memory");
+    first.flags = GuestContextFlags::IN_KERNEL.bits();
+    (first.user_regs.rip, first.user_regs.rsp) = (compute, STACK);
+    (first.user_regs.cs, first.user_regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
+    first.ctrlreg[3] = guest.built.root.0 << 12;
+    guest.poke(CONTEXTS, &*first);
+    let guests = [guest, host.build(&spinning())?];
+    share(&guests, Duration::from_secs(2))?;
+    let said = guests[0].said();
+    check(said == [0; 6], || format!("its vCPUs did not start: {said:x?}"))?;
+    host.finish()
+}
+
 /// Runs a domain beside one that computes. Each gets about half of the time.
 fn even(code: &Code, time: Duration) -> Result<(), Failed> {
     let host = Host::bare()?;
-    let guests = [host.build(code)?, host.build(&spinning())?];
+    share(&[host.build(code)?, host.build(&spinning())?], time)?;
+    host.finish()
+}
+
+/// Runs two domains, of which each gets about half of the time.
+fn share(guests: &[Guest; 2], time: Duration) -> Result<(), Failed> {
     guests.iter().try_for_each(|guest| guest.start())?;
     std::thread::sleep(time);
     let times = guests.each_ref().map(|guest| guest.domain.statistics().snapshot().time);
     guests.iter().try_for_each(|guest| guest.destroy().map(drop))?;
     let percent = times[0] * 100 / (times[0] + times[1]);
-    check((35..=65).contains(&percent), || format!("it got {percent} %: {times:?} ns"))?;
-    host.finish()
+    check((35..=65).contains(&percent), || format!("it got {percent} %: {times:?} ns"))
 }

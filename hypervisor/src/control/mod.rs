@@ -22,7 +22,7 @@ use crate::hypercall::Services;
 use crate::machine::{Doorbells, Kick, MachineError, Pcpu};
 use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
-use crate::sched::{RoundRobin, Scheduler};
+use crate::sched::{FairShare, Scheduler};
 use crate::trace::Trace;
 use crate::vcpu::StartState;
 use backends::bell::Bell;
@@ -51,7 +51,7 @@ impl Services {
         clock: Arc<dyn Clock>,
         cpuid: Arc<dyn CpuidPolicy>,
     ) -> Self {
-        let policy = Box::new(RoundRobin::default());
+        let policy = Box::new(FairShare::default());
         let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
         Self {
             mmu,

@@ -24,8 +24,10 @@
 //!   (`a_turn_ends_with_its_slice_only_where_somebody_waits`);
 //! - a vCPU that was stopped runs nowhere once it has left its pcpu, and misses no wake-up
 //!   (`a_vcpu_that_was_stopped_gets_no_pcpu`); the last of a domain is not stopped (`the_last_vcpu_is_not_stopped`);
+//! - domains share the pcpus evenly, whatever vCPUs they have (`domains_share_evenly_whatever_vcpus_they_have`);
 //! - a pcpu that the machine failed runs nothing any more, and takes only those with it whose state it holds
-//!   (`a_failed_pcpu_takes_only_its_own_with_it`).
+//!   (`a_failed_pcpu_takes_only_its_own_with_it`); of who is gone nothing is left for who has the number next
+//!   (`a_vcpu_that_is_gone_leaves_no_turn_to_its_number`).
 
 mod alarm;
 mod policy;
@@ -35,7 +37,7 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Policy, RoundRobin, SLICE, Turn};
+pub use policy::{FairShare, Policy, SLICE, Turn};
 pub use timers::TimerKind;
 
 use crate::clock::{Clock, SECOND};
@@ -187,10 +189,7 @@ impl Scheduler {
             let pcpu = state.set_online(key, true);
             self.wake_pcpu(pcpu);
             match state.activity(key) {
-                _ if nobody_runs => {
-                    state.vcpus.remove(&key);
-                    state.timers.forget(key);
-                }
+                _ if nobody_runs => state.forget(key),
                 Some(Activity::Running(pcpu)) => self.kick(pcpu),
                 // A pcpu picks it up, finds its domain ended, and takes it off.
                 Some(Activity::Blocked) => self.make_ready(&mut state, key),
@@ -250,10 +249,7 @@ impl Scheduler {
             seat.turn = None;
         }
         match leave {
-            Leave::Ended => {
-                state.vcpus.remove(&vcpu);
-                state.timers.forget(vcpu);
-            }
+            Leave::Ended => state.forget(vcpu),
             Leave::Blocked(is_there) if !is_there() => {
                 if let Some(entry) = state.vcpus.get_mut(&vcpu) {
                     entry.activity = Activity::Blocked;
@@ -300,15 +296,14 @@ impl Scheduler {
             seat.failed = true;
         }
         let was_last = state.seats.iter().all(|seat| seat.failed);
-        let mut lost = Vec::new();
-        state.vcpus.retain(|&key, entry| {
-            let goes_on = !was_last && entry.loaded != Some(pcpu);
-            if !goes_on {
-                lost.push((entry.domain.clone(), key));
-            }
-            goes_on
-        });
-        lost.iter().for_each(|&(_, key)| state.timers.forget(key));
+        let goes = |entry: &Entry| was_last || entry.loaded == Some(pcpu);
+        let lost: Vec<_> = state
+            .vcpus
+            .iter()
+            .filter(|(_, entry)| goes(entry))
+            .map(|(&key, entry)| (entry.domain.clone(), key))
+            .collect();
+        lost.iter().for_each(|&(_, key)| state.forget(key));
         state.count_ready();
         lost
     }

@@ -2,7 +2,8 @@
 
 use crate::clock::MILLISECOND;
 use crate::vcpu::VcpuKey;
-use std::collections::VecDeque;
+use pv_abi::DomId;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 
 /// A vCPU's turn on a pcpu.
@@ -19,26 +20,59 @@ pub trait Policy: Debug + Send {
     /// `vcpu` can run, and is not on a pcpu: it has woken, yielded, or its turn is over.
     fn ready(&mut self, vcpu: VcpuKey, now: u64);
 
+    /// `vcpu` never runs again: were it still among the ready, its number could be another's by its turn.
+    fn forget(&mut self, vcpu: VcpuKey);
+
     /// The next turn among those that are ready and that this pcpu may run. Whoever gets it is not ready any more.
     fn next(&mut self, now: u64, may_run: &dyn Fn(VcpuKey) -> bool) -> Option<Turn>;
 }
 
-/// Everybody in turn, for equal slices.
+/// Domains share the pcpus evenly, whatever vCPUs they have: who had the fewest slices is next. A domain's vCPUs run in
+/// turn. (Start-time fair queueing with equal weights.)
 #[derive(Debug, Default)]
-pub struct RoundRobin(VecDeque<VcpuKey>);
+pub struct FairShare {
+    domains: BTreeMap<DomId, Share>,
+    /// What the domain had whose turn began last: who sleeps saves up no more than that.
+    level: u64,
+}
+
+/// What a domain had, and has ready.
+#[derive(Debug, Default)]
+struct Share {
+    /// Slices, counted from whatever [`FairShare::level`] was when it came.
+    had: u64,
+    /// The one that waits longest first.
+    ready: VecDeque<VcpuKey>,
+}
 
 /// Length of a slice.
 pub const SLICE: u64 = 5 * MILLISECOND;
 
-impl Policy for RoundRobin {
+impl Policy for FairShare {
     fn ready(&mut self, vcpu: VcpuKey, _now: u64) {
-        self.0.push_back(vcpu);
+        let share = self.domains.entry(vcpu.domain).or_default();
+        if share.ready.is_empty() {
+            share.had = share.had.max(self.level);
+        }
+        share.ready.push_back(vcpu);
+    }
+
+    fn forget(&mut self, vcpu: VcpuKey) {
+        if let Some(share) = self.domains.get_mut(&vcpu.domain) {
+            share.ready.retain(|&ready| ready != vcpu);
+            if share.ready.is_empty() {
+                self.domains.remove(&vcpu.domain);
+            }
+        }
     }
 
     fn next(&mut self, now: u64, may_run: &dyn Fn(VcpuKey) -> bool) -> Option<Turn> {
-        let place = self.0.iter().position(|&vcpu| may_run(vcpu))?;
-        let vcpu = self.0.remove(place)?;
-        Some(Turn { vcpu, until: now.saturating_add(SLICE) })
+        let place = |share: &Share| share.ready.iter().position(|&vcpu| may_run(vcpu));
+        let runnable = self.domains.values_mut().filter_map(|share| Some((place(share)?, share)));
+        let (place, share) = runnable.min_by_key(|(_, share)| share.had)?;
+        self.level = share.had;
+        share.had = share.had.saturating_add(1);
+        Some(Turn { vcpu: share.ready.remove(place)?, until: now.saturating_add(SLICE) })
     }
 }
 
@@ -53,7 +87,7 @@ mod tests {
 
     #[test]
     fn everybody_gets_a_turn_in_order() {
-        let mut policy = RoundRobin::default();
+        let mut policy = FairShare::default();
         (1..=3).for_each(|domain| policy.ready(key(domain), 0));
         for round in 0..6u16 {
             let turn = policy.next(100, &|_| true).unwrap();
@@ -63,8 +97,50 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_with_more_vcpus_gets_no_more_turns() {
+        let of_first = |vcpu| VcpuKey { domain: DomId(1), vcpu: VcpuId(vcpu) };
+        let mut policy = FairShare::default();
+        (0..3).for_each(|vcpu| policy.ready(of_first(vcpu), 0));
+        policy.ready(key(2), 0);
+        for round in 0..6u32 {
+            for expected in [of_first(round % 3), key(2)] {
+                assert_eq!(policy.next(0, &|_| true).unwrap().vcpu, expected);
+                policy.ready(expected, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn who_slept_has_saved_up_nothing() {
+        let mut policy = FairShare::default();
+        policy.ready(key(1), 0);
+        for _ in 0..100 {
+            policy.next(0, &|_| true).unwrap();
+            policy.ready(key(1), 0);
+        }
+        policy.ready(key(2), 0);
+        let turns: Vec<_> = (0..6)
+            .map(|_| {
+                let vcpu = policy.next(0, &|_| true).unwrap().vcpu;
+                policy.ready(vcpu, 0);
+                vcpu.domain.0
+            })
+            .collect();
+        assert_eq!(turns, [2, 1, 2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn who_is_forgotten_gets_no_turn() {
+        let mut policy = FairShare::default();
+        (1..=2).for_each(|domain| policy.ready(key(domain), 0));
+        policy.forget(key(1));
+        assert_eq!(policy.next(0, &|_| true).unwrap().vcpu, key(2));
+        assert_eq!(policy.next(0, &|_| true), None);
+    }
+
+    #[test]
     fn who_may_not_run_here_keeps_its_place() {
-        let mut policy = RoundRobin::default();
+        let mut policy = FairShare::default();
         (1..=2).for_each(|domain| policy.ready(key(domain), 0));
         assert_eq!(policy.next(0, &|vcpu| vcpu != key(1)).unwrap().vcpu, key(2));
         assert_eq!(policy.next(0, &|vcpu| vcpu != key(1)), None);

@@ -161,6 +161,13 @@ impl State {
         Some((turn, entry.domain.clone()))
     }
 
+    /// A vCPU never runs again. Its number may be used again, so nothing is left of it.
+    pub fn forget(&mut self, vcpu: VcpuKey) {
+        self.vcpus.remove(&vcpu);
+        self.timers.forget(vcpu);
+        self.policy.forget(vcpu);
+    }
+
     /// Counts those who wait, after vCPUs were taken away, started or stopped.
     pub fn count_ready(&mut self) {
         self.ready = self.vcpus.values().filter(|entry| entry.waits()).count();

@@ -22,7 +22,7 @@ fn scheduler(pcpus: usize) -> (Scheduler, Arc<FakeClock>, Vec<Arc<FakeKick>>) {
     let clock = Arc::new(FakeClock::default());
     let kicks: Vec<Arc<FakeKick>> = (0..pcpus).map(|_| Arc::default()).collect();
     let dyn_kicks = kicks.iter().map(|kick| -> Arc<dyn Kick> { Arc::<FakeKick>::clone(kick) }).collect();
-    (Scheduler::new(clock.clone(), Box::new(RoundRobin::default()), dyn_kicks), clock, kicks)
+    (Scheduler::new(clock.clone(), Box::new(FairShare::default()), dyn_kicks), clock, kicks)
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn the_last_vcpu_is_not_stopped() {
 fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     let world = World::new();
     let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
-    let mut state = State::new(Box::new(RoundRobin::default()), 2);
+    let mut state = State::new(Box::new(FairShare::default()), 2);
     state.seats.iter_mut().for_each(|seat| seat.idle = true);
     let woken = guests.iter().map(|guest| {
         state.vcpus.insert(key_of(guest), Entry::new(guest.domain.clone()));
@@ -210,4 +210,61 @@ fn timers_go_with_their_vcpu_also_where_no_pcpu_is_left() {
         assert!(!scheduler.knows(guest.domain.id()));
         assert_eq!(scheduler.state.lock().timers.next(), None, "evicted: {evicted}");
     }
+}
+
+/// How many slices each domain gets of `rounds` on each pcpu, all of whose vCPUs compute. They have so many.
+fn slices(pcpus: usize, vcpus: &[usize], rounds: usize) -> Vec<usize> {
+    let world = World::new();
+    let guests: Vec<_> = vcpus.iter().map(|_| Guest::build(&world.services)).collect();
+    let (scheduler, clock, _) = scheduler(pcpus);
+    for (guest, &count) in guests.iter().zip(vcpus) {
+        scheduler.start(&guest.domain);
+        guest.domain.vcpus()[1..count].iter().for_each(|vcpu| scheduler.up(&guest.domain, vcpu.key()));
+    }
+    let mut ran = vec![0; guests.len()];
+    let mut on: Vec<Option<VcpuKey>> = vec![None; pcpus];
+    for _ in 0..rounds {
+        for (pcpu, loaded) in on.iter_mut().enumerate() {
+            loaded.iter().for_each(|&vcpu| scheduler.leave(pcpu, vcpu, &Leave::Ready));
+            let next = picked(&scheduler, pcpu);
+            loaded.iter().filter(|&&old| next != Some(old)).for_each(|&old| scheduler.saved(old));
+            *loaded = next;
+            let whose =
+                guests.iter().position(|guest| next.is_some_and(|vcpu| vcpu.domain == guest.domain.id()));
+            ran[whose.expect("somebody is always ready")] += 1;
+        }
+        clock.advance(SLICE);
+    }
+    ran
+}
+
+#[test]
+fn domains_share_evenly_whatever_vcpus_they_have() {
+    assert_eq!(slices(1, &[4, 1], 100), [50, 50]);
+    assert_eq!(slices(1, &[1, 4], 100), [50, 50]);
+    assert_eq!(slices(1, &[2, 4, 1], 99), [33, 33, 33]);
+    for vcpus in [[4, 4, 1], [1, 4, 2]] {
+        let ran = slices(2, &vcpus, 150);
+        assert!(ran.iter().all(|&slices| (90..=110).contains(&slices)), "{vcpus:?}: {ran:?} of 300");
+    }
+    // Who has one vCPU can have one pcpu at most; what it leaves is the other's.
+    let ran = slices(2, &[4, 1], 100);
+    assert!(ran[1] >= 90, "{ran:?} of 200");
+}
+
+#[test]
+fn a_vcpu_that_is_gone_leaves_no_turn_to_its_number() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, ..) = scheduler(2);
+    let key = key_of(&guest);
+    scheduler.start(&guest.domain);
+    picked(&scheduler, 0);
+    scheduler.leave(0, key, &Leave::Ready);
+    assert_eq!(scheduler.fail(0).len(), 1);
+    // The number is another's now.
+    scheduler.start(&guest.domain);
+    assert_eq!(picked(&scheduler, 1), Some(key));
+    scheduler.leave(1, key, &Leave::Blocked(&|| false));
+    assert_eq!(picked(&scheduler, 1), None, "it sleeps");
 }

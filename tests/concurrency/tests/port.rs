@@ -7,7 +7,7 @@ use concurrency_tests::event_channel::{
 };
 use concurrency_tests::every_interleaving;
 use concurrency_tests::machine::{Kick, MachineMemory};
-use concurrency_tests::sched::{Leave, Next, RoundRobin, Scheduler};
+use concurrency_tests::sched::{FairShare, Leave, Next, Scheduler};
 use concurrency_tests::vcpu::{InfoPage, VcpuHandle, VcpuKey};
 use pv_abi::event_channel::PortStatus;
 use pv_abi::shared_info::{SharedInfo, VcpuInfo};
@@ -176,7 +176,7 @@ impl Kick for NoGuest {
 /// A vCPU polls a port, masked as such ports are, and goes to sleep as `poll` says; meanwhile the port becomes pending.
 fn polled(name: &'static str, poll: fn(&Scheduler, &Domain, &[EventPort])) {
     every_interleaving(name, move || {
-        let (clock, policy) = (Arc::new(FakeClock::default()), Box::new(RoundRobin::default()));
+        let (clock, policy) = (Arc::new(FakeClock::default()), Box::new(FairShare::default()));
         let scheduler = Arc::new(Scheduler::new(clock, policy, vec![Arc::new(NoGuest)]));
         let scene = scene(Arc::clone(&scheduler) as Arc<dyn Wake>);
         scene.mask();

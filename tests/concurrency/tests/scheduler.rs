@@ -4,7 +4,7 @@ use concurrency_tests::clock::FakeClock;
 use concurrency_tests::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
 use concurrency_tests::every_interleaving;
 use concurrency_tests::machine::{Kick, MachineMemory};
-use concurrency_tests::sched::{Leave, Next, RoundRobin, Scheduler};
+use concurrency_tests::sched::{FairShare, Leave, Next, Scheduler};
 use concurrency_tests::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use concurrency_tests::vcpu::{VcpuHandle, VcpuKey};
 use pv_abi::{DomId, Mfn, VcpuId};
@@ -49,7 +49,7 @@ struct Scene {
 fn scene() -> Arc<Scene> {
     let kicked = Arc::new(Kicked(AtomicBool::new(false)));
     let kicks = vec![Arc::clone(&kicked) as Arc<dyn Kick>];
-    let scheduler = Scheduler::new(Arc::new(FakeClock::default()), Box::new(RoundRobin::default()), kicks);
+    let scheduler = Scheduler::new(Arc::new(FakeClock::default()), Box::new(FairShare::default()), kicks);
     Arc::new(Scene { scheduler, event: AtomicBool::new(false), kicked })
 }
 

@@ -19,7 +19,7 @@ mod store;
 pub use code::{CODE, Code, Condition, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, handler, trap};
 pub use disk::{DATA_PAGE, DATA_REF, RING, RING_REF, SEGMENT_PAGE, SEGMENT_REF, request, segment};
 pub use file::TinyGuest;
-pub use guest::{CONSOLE_PORT, Ear, FIRST_OWN_PORT, Guest, STORE_PORT, check_crash, check_power_off};
+pub use guest::{CONSOLE_PORT, Ear, FIRST_OWN_PORT, Guest, STORE_PORT, VCPUS, check_crash, check_power_off};
 pub use host::Host;
 pub use image_maker::{Maker, VIRT_BASE};
 pub use random::Random;
