@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use support::{paravane, run};
 
 /// Longer than the start of a guest takes, on a slow host too.
@@ -25,8 +25,11 @@ const LOAD_MS: u64 = 250;
 const KILLS_OF_AN_IMAGE: u32 = 4;
 /// Flushes that are to be seen by strace, of each kind of image.
 const FLUSHES: usize = 200;
-/// The kinds of images, and their sizes in MiB.
-const KINDS: [(&str, u64); 2] = [("raw", 16), ("qcow2", 32)];
+/// The kinds of images, their sizes in MiB, and the sizes of their clusters: with small ones, an L2 table is needed for
+/// each 32 KiB.
+const KINDS: [(&str, u64, u64); 3] = [("raw", 16, 0), ("qcow2", 32, 65536), ("qcow2", 16, 512)];
+/// The ends of runs whose guest has not flushed.
+const ENDS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::HUP];
 
 fn main() -> ExitCode {
     let (mut kills, mut directory) = (200, std::env::temp_dir());
@@ -41,10 +44,10 @@ fn main() -> ExitCode {
         }
     }
     println!("seed {seed}");
-    let (mut lost, mut leaks, mut killed) = (0, 0, 0);
+    let (mut lost, mut leaks, mut killed, mut unflushed) = (0, 0, 0, 0);
     while killed < kills {
-        let (kind, size) = KINDS[(killed / KILLS_OF_AN_IMAGE) as usize % KINDS.len()];
-        let mut image = Image::new(&directory, kind, size);
+        let kind = KINDS[(killed / KILLS_OF_AN_IMAGE) as usize % KINDS.len()];
+        let mut image = Image::new(&directory, kind);
         for _ in 0..KILLS_OF_AN_IMAGE.min(kills - killed) {
             image.kill_guest(next(&mut seed) % (LOAD_MS * 1000));
             lost += image.inspect();
@@ -53,13 +56,23 @@ fn main() -> ExitCode {
         }
         image.read_again();
         image.notice_a_loss();
+        if image.kind != "raw" {
+            let end = ENDS[next(&mut seed) as usize % ENDS.len()];
+            Image::new(&directory, kind).end_unflushed(end, next(&mut seed) % (LOAD_MS * 1000));
+            unflushed += 1;
+        }
     }
+    println!("{unflushed} times, a guest that had not flushed was ended, and the next run wrote on");
     println!("{leaks} times, clusters of a qcow2 image were lost to nobody's use");
     let (mut flushes, mut unsynced) = (0, 0);
-    for (kind, size) in KINDS {
-        let (said, bad) = Image::new(&directory, kind, size).trace(&directory);
+    for kind in KINDS {
+        let (said, bad) = Image::new(&directory, kind).trace(&directory);
         let first = &bad[..bad.len().min(5)];
-        println!("{kind}: {said} flushes seen by strace; {} not behind an fdatasync: {first:?}", bad.len());
+        println!(
+            "{}: {said} flushes seen by strace; {} not behind an fdatasync: {first:?}",
+            kind.0,
+            bad.len()
+        );
         flushes += said;
         unsynced += bad.len();
     }
@@ -93,10 +106,16 @@ fn qemu_img(arguments: &[&str]) -> Option<i32> {
 }
 
 impl Image {
-    fn new(directory: &Path, kind: &'static str, mebibytes: u64) -> Self {
+    fn new(directory: &Path, (kind, mebibytes, cluster_bytes): (&'static str, u64, u64)) -> Self {
         let path = directory.join(format!("disk.{kind}"));
         let _ = fs::remove_file(&path);
-        qemu_img(&["create", "-q", "-f", kind, path.to_str().expect("a path"), &format!("{mebibytes}M")]);
+        let (size, clusters) = (format!("{mebibytes}M"), format!("cluster_size={cluster_bytes}"));
+        let mut create = vec!["create", "-q", "-f", kind];
+        if cluster_bytes != 0 {
+            create.extend(["-o", &clusters]);
+        }
+        create.extend([path.to_str().expect("a path"), &size]);
+        qemu_img(&create);
         Self { path, kind, bytes: mebibytes << 20, durable: Durable::new(), first: 1 }
     }
 
@@ -147,6 +166,34 @@ impl Image {
             let last = self.durable.entry(place).or_default();
             *last = round.max(*last);
         }
+    }
+
+    /// Lets a guest write all over the image, without a flush, and ends paravane meanwhile. The next run writes too. QEMU's
+    /// tools find nothing wrong after either.
+    fn end_unflushed(&self, end: Signal, microseconds: u64) {
+        let new = fs::metadata(&self.path).expect("the image").len();
+        let load = "measure write xvda 16 4 1000000 7";
+        let mut own = paravane(&["run", "--disk", &self.disk(), "--exec", load]);
+        let messages = fs::File::create(self.messages()).expect("a file for messages");
+        let mut child = own.stdout(Stdio::null()).stderr(messages).spawn().expect("it starts");
+        let start = Instant::now();
+        while fs::metadata(&self.path).expect("the image").len() == new {
+            let said = || fs::read_to_string(self.messages()).unwrap_or_default();
+            assert!(start.elapsed() < LIMIT, "no guest that writes to the {} image: {}", self.kind, said());
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_micros(microseconds));
+        kill_process(Pid::from_child(&child), end).expect("it runs");
+        child.wait().expect("it can be waited for");
+        self.check();
+        let outcome = run(&["run", "--disk", &self.disk(), "--exec", "dd write xvda 5; sha256 xvda"]);
+        let hash: String = Sha256::digest(self.contents()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(
+            outcome.stdout.contains(&hash),
+            "ended by {end:?}, {} reads otherwise: {outcome:?}",
+            self.kind
+        );
+        self.check();
     }
 
     /// The disk as QEMU's tools see it.

@@ -13,6 +13,8 @@ pub use error::ImageError;
 pub use memory::MemoryImage;
 pub use open::{Format, open, open_direct};
 pub use qcow2::Qcow2Image;
+#[cfg(test)]
+pub use qcow2::journal;
 pub use raw::RawImage;
 
 use std::fmt;
@@ -42,6 +44,14 @@ pub trait Image: Send + Sync + fmt::Debug {
     /// # Errors
     /// The host's. What was written before may be lost then.
     fn flush(&self) -> io::Result<()>;
+
+    /// Gives the host what is in the memory of this process only, which would be lost when that ends.
+    ///
+    /// # Errors
+    /// The host's.
+    fn write_back(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Lets go of bytes, which read as zero from then on.
     ///

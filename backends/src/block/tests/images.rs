@@ -6,7 +6,7 @@ use crate::block::Disk;
 use crate::block::image::{Format, Image, open, open_direct};
 use crate::fake_host::FakeHost;
 use crate::host::{Access, Page};
-use imago::qcow2::Qcow2;
+use imago::qcow2::{Qcow2, Qcow2CreateBuilder};
 use imago::{DynStorage, FormatCreateBuilder, StorageOpenOptions};
 use pv_abi::PAGE_SIZE;
 use pv_abi::io::block::Status;
@@ -18,57 +18,66 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
 
+type Builder = Qcow2CreateBuilder<Box<dyn DynStorage>>;
+
 /// A directory, and the paths of what is in it.
-struct Directory(TempDir);
+pub(super) struct Directory(TempDir);
 
 impl Directory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // Where flushes cost nothing, if there is such a place.
         let memory = Path::new("/dev/shm");
         Self(if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn raw(&self, name: &str, contents: &[u8]) -> PathBuf {
+    pub fn raw(&self, name: &str, contents: &[u8]) -> PathBuf {
         fs::write(self.path(name), contents).unwrap();
         self.path(name)
     }
 
     /// A new qcow2 image, perhaps on another one of a format.
-    fn qcow2(&self, name: &str, bytes: u64, on: Option<(&str, &str)>) -> PathBuf {
+    pub fn qcow2(&self, name: &str, bytes: u64, on: Option<(&str, &str)>) -> PathBuf {
+        self.qcow2_with(name, |builder| {
+            let builder = builder.size(bytes);
+            match on {
+                Some((backing, format)) => builder.backing(backing.into(), format.into()),
+                None => builder,
+            }
+        })
+    }
+
+    /// A new qcow2 image that is made as `with` says.
+    pub fn qcow2_with(&self, name: &str, with: impl FnOnce(Builder) -> Builder) -> PathBuf {
         let path = self.path(name);
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let file = imago::file::File::from_open_file(file, StorageOpenOptions::new().write(true)).unwrap();
-        let mut builder = Qcow2::<Box<dyn DynStorage>>::create_builder(Box::new(file)).size(bytes);
-        if let Some((backing, format)) = on {
-            builder = builder.backing(backing.into(), format.into());
-        }
-        builder.create().unwrap();
+        with(Qcow2::create_builder(Box::new(file))).create().unwrap();
         path
     }
 }
 
-fn writable(path: &Path) -> Arc<dyn Image> {
+pub(super) fn writable(path: &Path) -> Arc<dyn Image> {
     open(path, None, true, "a test").unwrap()
 }
 
 /// Why it cannot be opened, after its path.
-fn refusal(path: &Path, format: Option<Format>, writable: bool) -> String {
+pub(super) fn refusal(path: &Path, format: Option<Format>, writable: bool) -> String {
     let error = open(path, format, writable, "another test").expect_err("it is refused").to_string();
     error.strip_prefix(&format!("{}: ", path.display())).expect("the path comes first").to_owned()
 }
 
-fn read_at(image: &dyn Image, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_at(image: &dyn Image, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
     let page = FakeHost::default().grant(GUEST, RING);
     let slice = page.slice(Access::ReadWrite).unwrap().subslice(0, length).unwrap();
     image.read(offset, &[slice])?;
     Ok(page.bytes()[..length].to_vec())
 }
 
-fn write_at(image: &dyn Image, offset: u64, bytes: &[u8]) -> std::io::Result<usize> {
+pub(super) fn write_at(image: &dyn Image, offset: u64, bytes: &[u8]) -> std::io::Result<usize> {
     let page = FakeHost::default().grant(GUEST, RING);
     page.write(0, bytes).unwrap();
     image.write(offset, &[page.slice(Access::ReadOnly).unwrap().subslice(0, bytes.len()).unwrap()])
@@ -264,10 +273,10 @@ fn a_qcow2_disk_is_served_like_any_other() {
 }
 
 /// Bytes at an offset.
-type Change<'a> = (u64, &'a [u8]);
+pub(super) type Change<'a> = (u64, &'a [u8]);
 
 /// Changes the header, by big-endian numbers at offsets.
-fn with_header(path: &Path, changes: &[Change]) {
+pub(super) fn with_header(path: &Path, changes: &[Change]) {
     let file = File::options().write(true).open(path).unwrap();
     changes.iter().for_each(|(offset, bytes)| file.write_all_at(bytes, *offset).unwrap());
 }
@@ -289,7 +298,21 @@ fn a_header_that_lies_is_refused_with_the_lie() {
         (&[(56, &[0xff; 4])], "it is cut off: its refcount table"),
         (&[(56, &[0; 4])], "its tables are missing"),
         (&[(8, &[0, 0, 0, 0xff, 0, 0, 0, 0])], "it is cut off: its backing file's name"),
-        (&[(72, &[0, 0, 0, 0, 0, 0, 0, 2])], "it is marked as corrupt"),
+        (
+            &[(72, &[0, 0, 0, 0, 0, 0, 0, 1])],
+            "it is marked as dirty: its reference counts may be wrong; repair",
+        ),
+        (
+            &[(72, &[0, 0, 0, 0, 0, 0, 0, 2])],
+            "it is marked as corrupt; repair it (qemu-img check -r all), or",
+        ),
+        (&[(72, &[0, 0, 0, 0, 0, 0, 0, 8])], "its clusters are compressed by another method than zlib"),
+        (
+            &[(72, &[0, 0, 0, 0, 0, 0, 0, 16])],
+            "its L2 entries are extended, for parts of clusters, which is not",
+        ),
+        (&[(96, &[0, 0, 0, 7])], "its counts are said to have 2^7 bits"),
+        (&[(40, &[0, 0, 0, 0, 0, 0, 2, 0])], "its L1 table is said to be at 512, where no cluster begins"),
         (&[(72, &[0, 0, 0, 0, 0, 0, 0, 4])], "its data lies in another file"),
         (&[(72, &[0x80, 0, 0, 0, 0, 0, 0, 0])], "it has features that nobody knows here"),
     ];

@@ -9,5 +9,6 @@ mod hostile;
 mod images;
 mod model;
 mod order;
+mod qcow2;
 mod random;
 mod threads;

@@ -3,7 +3,8 @@
 //! The names in the files are followed here and not by `imago`: each file is opened read-only, locked, and looked at
 //! whether it was met before; and none whose format is not told is guessed at.
 
-use super::header;
+use super::header::{self, Header};
+use super::references;
 use super::storage::StrictFile;
 use crate::block::image::ImageError;
 use crate::block::image::file::{Identity, ImageFile};
@@ -15,12 +16,12 @@ use std::path::Path;
 /// Images below one another.
 const MAX_DEPTH: usize = 32;
 
-/// Opens the image in `file` and all below it.
+/// Opens the image in `file` and all below it. The header is its own.
 pub(super) fn open(
     file: ImageFile,
     writable: bool,
     user: &str,
-) -> Result<FormatAccess<StrictFile>, ImageError> {
+) -> Result<(FormatAccess<StrictFile>, Header), ImageError> {
     open_above(file, writable, user, &mut Vec::new())
 }
 
@@ -29,13 +30,16 @@ fn open_above(
     writable: bool,
     user: &str,
     met: &mut Vec<Identity>,
-) -> Result<FormatAccess<StrictFile>, ImageError> {
+) -> Result<(FormatAccess<StrictFile>, Header), ImageError> {
     let path = file.path.clone();
     let failed =
         |error: std::io::Error| ImageError::new(&path, format!("it cannot be used as qcow2: {error}"));
     met.push(file.lock.identity);
     let header = header::check(&file.file, writable).map_err(|reason| file.error(reason))?;
-    let file = StrictFile::new(file, header.cluster_bytes);
+    if writable {
+        references::check(&file.file, &header).map_err(|reason| file.error(reason))?;
+    }
+    let file = StrictFile::new(file, &header, writable);
     let mut image: Qcow2<StrictFile> = Qcow2::open_image(file, writable).map_err(failed)?;
     image.set_data_file(None);
     let backing = match image.implicit_backing_file() {
@@ -43,7 +47,7 @@ fn open_above(
         None => None,
     };
     image.set_backing(backing);
-    Ok(FormatAccess::new(image))
+    Ok((FormatAccess::new(image), header))
 }
 
 /// Opens what the image at `above` is based on.
@@ -66,9 +70,9 @@ fn open_below(
     }
     let file = ImageFile::open(&path, false, user).map_err(context)?;
     match format.map(String::as_str) {
-        Some("qcow2") => open_above(file, false, user, met).map_err(context),
+        Some("qcow2") => open_above(file, false, user, met).map(|(below, _)| below).map_err(context),
         Some("raw" | "file") => {
-            let raw = Raw::open_image(StrictFile::new(file, 512), false);
+            let raw = Raw::open_image(StrictFile::raw(file), false);
             let raw = raw.map_err(|error| ImageError::new(&path, error.to_string())).map_err(context)?;
             Ok(FormatAccess::new(raw))
         }

@@ -4,14 +4,22 @@
 //! that a guest can write.
 
 mod chain;
+mod counts;
 mod header;
+mod order;
+mod references;
 mod storage;
 
 pub(super) use header::MAGIC;
+#[cfg(test)]
+pub use storage::journal;
 
 use super::file::ImageFile;
 use super::{Image, ImageError};
+use counts::{OFFSET, OWN, read_u64};
+use header::Header;
 use imago::FormatAccess;
+use std::fs::File;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use storage::StrictFile;
@@ -22,26 +30,49 @@ use vm_memory::VolatileSlice;
 pub struct Qcow2Image {
     access: Mutex<FormatAccess<StrictFile>>,
     bytes: u64,
+    header: Header,
+    writable: bool,
+    /// The same file, to be looked at.
+    file: File,
 }
 
 impl Qcow2Image {
     /// Opens the image in `file`, and read-only for `user` whatever it is based on.
     pub(super) fn open(file: ImageFile, writable: bool, user: &str) -> Result<Self, ImageError> {
-        let access = chain::open(file, writable, user)?;
+        let again =
+            file.file.try_clone().map_err(|error| file.error(format!("it cannot be opened: {error}")))?;
+        let (access, header) = chain::open(file, writable, user)?;
         let bytes = access.size();
-        Ok(Self { access: Mutex::new(access), bytes })
+        Ok(Self { access: Mutex::new(access), bytes, header, writable, file: again })
     }
 
     fn access(&self) -> MutexGuard<'_, FormatAccess<StrictFile>> {
         self.access.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How much of `slices` lies before the end of the disk, and a buffer for it.
-    fn buffer(&self, offset: u64, slices: &[VolatileSlice<'_>]) -> Vec<u8> {
-        let wanted: usize = slices.iter().map(VolatileSlice::len).sum();
-        let there = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-        vec![0; wanted.min(there)]
+    /// Bytes from `offset` to the end of the disk, or of what one L2 table stands for.
+    fn bytes_of_table(&self, offset: u64) -> u64 {
+        let bits = self.header.table_bits();
+        let next = (offset >> bits).saturating_add(1).saturating_mul(1 << bits);
+        next.min(self.bytes).saturating_sub(offset)
     }
+
+    /// Gets ready to change what is at `offset`, no further than its L2 table goes. Where `imago` will make that table, it
+    /// may take a cluster for it that was freed. So nothing in the file may refer to that any more.
+    fn prepare(&self, access: &FormatAccess<StrictFile>, offset: u64) -> io::Result<()> {
+        let entry = (offset >> self.header.table_bits()).saturating_mul(8);
+        let entry = read_u64(&self.file, self.header.l1.saturating_add(entry))?;
+        match entry & OFFSET != 0 && entry & OWN != 0 {
+            true => Ok(()),
+            false => access.flush(),
+        }
+    }
+}
+
+/// A buffer for as much of `slices` as there is.
+fn buffer(there: u64, slices: &[VolatileSlice<'_>]) -> Vec<u8> {
+    let wanted: usize = slices.iter().map(VolatileSlice::len).sum();
+    vec![0; wanted.min(usize::try_from(there).unwrap_or(usize::MAX))]
 }
 
 impl Image for Qcow2Image {
@@ -50,7 +81,7 @@ impl Image for Qcow2Image {
     }
 
     fn read(&self, offset: u64, into: &[VolatileSlice<'_>]) -> io::Result<usize> {
-        let mut buffer = self.buffer(offset, into);
+        let mut buffer = buffer(self.bytes.saturating_sub(offset), into);
         self.access().read(&mut buffer[..], offset)?;
         let mut rest = &buffer[..];
         for slice in into {
@@ -61,15 +92,18 @@ impl Image for Qcow2Image {
         Ok(buffer.len())
     }
 
+    /// Falls short where another L2 table begins.
     fn write(&self, offset: u64, from: &[VolatileSlice<'_>]) -> io::Result<usize> {
-        let mut buffer = self.buffer(offset, from);
+        let mut buffer = buffer(self.bytes_of_table(offset), from);
         let mut rest = &mut buffer[..];
         for slice in from {
             let (now, later) = rest.split_at_mut(slice.len().min(rest.len()));
             slice.copy_to(now);
             rest = later;
         }
-        self.access().write(&buffer[..], offset)?;
+        let access = self.access();
+        self.prepare(&access, offset)?;
+        access.write(&buffer[..], offset)?;
         Ok(buffer.len())
     }
 
@@ -79,7 +113,19 @@ impl Image for Qcow2Image {
         access.sync()
     }
 
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.access().discard_to_zero(offset, length)
+    fn write_back(&self) -> io::Result<()> {
+        if self.writable { self.access().flush() } else { Ok(()) }
+    }
+
+    fn discard(&self, mut offset: u64, length: u64) -> io::Result<()> {
+        let end = offset.saturating_add(length).min(self.bytes);
+        let mut access = self.access();
+        while offset < end {
+            let length = self.bytes_of_table(offset).min(end.saturating_sub(offset));
+            self.prepare(&access, offset)?;
+            access.discard_to_zero(offset, length)?;
+            offset = offset.saturating_add(length);
+        }
+        Ok(())
     }
 }

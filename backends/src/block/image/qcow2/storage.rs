@@ -1,15 +1,20 @@
 //! A file of a qcow2 image, for `imago`.
 //!
 //! Unlike its own, this one is strict: what lies behind the end of the file is an error and not zeros. A cluster that
-//! was put at the end may be shorter in the file than it is, so within the last one there are zeros.
+//! was put at the end may be shorter in the file than it is, so within the last one there are zeros. Of a file that is
+//! written, it keeps the order of tables ([`super::order`]). Of one that is only read, it hides the marks *dirty* and
+//! *corrupt*, with which `imago` refuses it: they forbid to write.
 #![allow(unsafe_code)] // methods that the trait declares unsafe; nothing unsafe is done in them
 
+use super::header::{Header, MARKS};
+use super::order::Ordered;
 use crate::block::image::file::ImageFile;
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
@@ -19,16 +24,47 @@ pub struct StrictFile {
     file: ImageFile,
     /// Bytes at whose multiples the file may be thought to end.
     cluster_bytes: u64,
+    /// Of a qcow2 file that is written.
+    order: Option<Ordered>,
+    hides_marks: bool,
     helper: CommonStorageHelper,
 }
 
 impl StrictFile {
-    pub(super) fn new(file: ImageFile, cluster_bytes: u64) -> Self {
-        Self { file, cluster_bytes, helper: CommonStorageHelper::default() }
+    /// A qcow2 file with that header.
+    pub(super) fn new(file: ImageFile, header: &Header, writable: bool) -> Self {
+        let order = writable.then(|| Ordered::new(header));
+        let hides_marks = !writable && header.version == 3;
+        Self { file, cluster_bytes: header.cluster_bytes(), order, hides_marks, helper: Default::default() }
+    }
+
+    /// A raw file, to be read.
+    pub(super) fn raw(file: ImageFile) -> Self {
+        Self { file, cluster_bytes: 512, order: None, hides_marks: false, helper: Default::default() }
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_padded(buffer, offset)?;
+        let (place, marks) = MARKS;
+        if self.hides_marks
+            && let Some(place) = place.checked_sub(offset)
+            && let Some(byte) = buffer.get_mut(place as usize)
+        {
+            *byte &= !marks;
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let write = || write_at(&self.file.file, bytes, offset);
+        match &self.order {
+            Some(order) => order.write(&self.file.file, bytes, offset, write),
+            None => write(),
+        }
     }
 
     /// Reads, with zeros behind the end.
-    fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read_padded(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
             match self.file.file.read_at(buffer, offset) {
                 Ok(0) => {
@@ -52,6 +88,13 @@ impl StrictFile {
     }
 }
 
+/// Every write to a qcow2 file.
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    journal::note(bytes, offset);
+    file.write_all_at(bytes, offset)
+}
+
 impl fmt::Display for StrictFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.file.path.display().fmt(f)
@@ -73,7 +116,7 @@ impl Storage for StrictFile {
 
     unsafe fn pure_writev(&self, bufv: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         for buffer in bufv.into_inner() {
-            self.file.file.write_all_at(&buffer, offset)?;
+            self.write(&buffer, offset)?;
             offset = offset.saturating_add(buffer.len() as u64);
         }
         Ok(())
@@ -84,6 +127,9 @@ impl Storage for StrictFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if let Some(order) = &self.order {
+            order.check()?;
+        }
         self.file.file.sync_data()
     }
 
@@ -97,5 +143,24 @@ impl Storage for StrictFile {
 
     fn resize(&self, new_size: u64, _: PreallocateMode) -> io::Result<()> {
         self.file.file.set_len(new_size)
+    }
+}
+
+/// The writes of a thread, for tests that ask what the file was after each.
+#[cfg(test)]
+pub mod journal {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static WRITES: RefCell<Vec<(u64, Vec<u8>)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(bytes: &[u8], offset: u64) {
+        WRITES.with_borrow_mut(|writes| writes.push((offset, bytes.to_vec())));
+    }
+
+    /// What was written since the last time.
+    pub fn take() -> Vec<(u64, Vec<u8>)> {
+        WRITES.take()
     }
 }
