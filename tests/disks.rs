@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         needs_kvm("a_direct_disk_is_read_and_written_past_the_cache", direct),
         needs_kvm("a_load_is_checked", measured),
         needs_kvm("a_disk_goes_and_comes_back", reconnected),
+        needs_kvm("errors_of_the_host_are_told", host_errors),
+        needs_kvm("a_disk_may_have_any_name", names),
         needs_kvm("ext4_is_read", ext4),
         needs_kvm("a_disk_without_a_file_system_is_not_mounted", garbage),
         needs_kvm("a_guest_ends_when_the_toolstack_asks", shutdown),
@@ -413,9 +415,50 @@ impl Session {
     }
 
     fn end(self) {
+        self.end_with_messages();
+    }
+
+    fn end_with_messages(self) -> String {
         writeln!(self.child.stdin.as_ref().expect("stdin is a pipe"), "poweroff").expect("it listens");
         let outcome = finish(self.child);
         assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+        outcome.stderr
+    }
+}
+
+/// Somebody cuts the image short while it is used. The user is told once, and then how often more.
+fn host_errors() {
+    let mut session = Session::new(&noise(MIB));
+    session.type_in("sha256 xvda", |line| line.ends_with("  xvda"));
+    let image = session.images.0.path().join("disk");
+    fs::File::options().write(true).open(&image).and_then(|file| file.set_len(64 << 10)).expect("it is cut");
+    for _ in 0..20 {
+        session.type_in("dd write xvda 1", |line| line.starts_with("dd: ") || line.contains(" bytes in "));
+    }
+    session.is_well();
+    let said = session.end_with_messages();
+    let told: Vec<_> = said.lines().filter(|line| line.contains("writing sector")).collect();
+    let beginning = format!("paravane: domain guest, disk xvda ({}): writing sector ", image.display());
+    assert!(
+        told[0].starts_with(&beginning) && told[0].contains("it had 1048576 bytes when it was opened"),
+        "{said}"
+    );
+    assert!(told[0].ends_with("; the guest was told of an error"), "{said}");
+    assert!((2..10).contains(&told.len()) && told[1].contains(" more like this since"), "{said}");
+}
+
+fn names() {
+    use std::os::unix::ffi::OsStrExt;
+    let images = Images::new();
+    let contents = noise(MIB);
+    for (name, said) in [(&b"a,b,ro"[..], &b"a,,b,,ro"[..]), (b"\xff\xfe.img", b"\xff\xfe.img")] {
+        let path = images.0.path().join(std::ffi::OsStr::from_bytes(name));
+        fs::write(&path, &contents).expect("an image");
+        let mut command = paravane(&["run", "--exec", "sha256 xvda"]);
+        let disk = [images.0.path().as_os_str().as_bytes(), b"/", said, b",ro"].concat();
+        command.arg("--disk").arg(std::ffi::OsStr::from_bytes(&disk));
+        let said = ended(finish(command.spawn().expect("paravane starts")), 0);
+        assert!(said.contains(&hash(&contents)), "{said}");
     }
 }
 

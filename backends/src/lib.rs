@@ -28,6 +28,7 @@ pub mod bell;
 pub mod block;
 pub mod console;
 pub mod driver;
+pub mod failures;
 #[allow(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -20,6 +20,7 @@ use super::{prepare, request};
 use crate::Disconnect;
 use crate::bell::Bell;
 use crate::driver::{Device, Sleep};
+use crate::failures::Failure;
 use crate::host::{Access, Host};
 use crate::pages::Pages;
 use crate::port::Port;
@@ -204,7 +205,13 @@ impl<H: Host> Backend<H> {
         if flight.is_flushing() {
             self.disk.flush_failed();
         }
-        self.disk.failed(flight.operation.name().unwrap_or("request"), error);
+        let (operation, place) = flight.describe();
+        self.disk.failures().add(&Failure {
+            operation,
+            place,
+            error,
+            outcome: "the guest was told of an error",
+        });
         Status::ERROR
     }
 

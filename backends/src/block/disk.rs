@@ -2,9 +2,10 @@
 
 use super::image::Image;
 use super::rate::{Limit, Rate};
+use crate::failures::{Failure, Failures};
 use pv_abi::io::block::SECTOR_BYTES;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,21 +20,21 @@ pub struct Disk {
     /// A flush has failed. What was written before may be lost while the host's kernel no longer knows of it, so a later
     /// flush that succeeds would promise what is not so.
     lost_writes: AtomicBool,
-    failures: AtomicU64,
-    last_failure: Mutex<Option<String>>,
+    failures: Failures,
 }
 
 impl Disk {
     /// The disk in `image`, under the name that messages call it by: usually the image's path. Bytes behind the last
     /// whole sector are no part of it.
     pub fn new(name: impl Into<String>, image: Arc<dyn Image>, writable: bool) -> Self {
-        let (lost_writes, failures, last_failure) = Default::default();
-        Self { name: name.into(), image, writable, rate: None, lost_writes, failures, last_failure }
+        let (lost_writes, failures) = Default::default();
+        Self { name: name.into(), image, writable, rate: None, lost_writes, failures }
     }
 
     /// The same, to be used no faster than that: over all connections, so that nobody gains by a new one.
-    pub fn limited(self, limit: Limit) -> Self {
-        Self { rate: Rate::new(limit, Instant::now()).map(Mutex::new), ..self }
+    pub fn limited(mut self, limit: Limit) -> Self {
+        self.rate = Rate::new(limit, Instant::now()).map(Mutex::new);
+        self
     }
 
     /// Its name.
@@ -56,10 +57,9 @@ impl Disk {
         &self.image
     }
 
-    /// How many requests have failed on the host's side, and how the last one did.
-    pub fn failures(&self) -> (u64, Option<String>) {
-        let last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (self.failures.load(Ordering::Relaxed), last)
+    /// What has failed on the host's side.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// How long its user's next request must wait.
@@ -76,12 +76,6 @@ impl Disk {
         Some(action(&mut self.rate.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    pub(super) fn failed(&self, what: &str, error: &io::Error) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        let mut last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(format!("{}: {what}: {error}", self.name));
-    }
-
     pub(super) fn flush_failed(&self) {
         self.lost_writes.store(true, Ordering::SeqCst);
     }
@@ -91,6 +85,17 @@ impl Disk {
         match self.lost_writes.load(Ordering::SeqCst) {
             true => Err(io::Error::other("a flush has failed before, so writes may be lost")),
             false => Ok(()),
+        }
+    }
+}
+
+/// Nobody uses it any more.
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = self.image.write_back() {
+            let outcome = "what the guest has not flushed may be lost";
+            let place = String::new();
+            self.failures.add(&Failure { operation: "closing the image", place, error: &error, outcome });
         }
     }
 }

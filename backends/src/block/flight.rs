@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::engine::{Call, Transfer};
 use crate::host::Page;
-use pv_abi::io::block::Operation;
+use pv_abi::io::block::{Operation, SECTOR_BYTES};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -98,6 +98,19 @@ impl<P: Page> Flight<P> {
             Step::Flush => Call::Flush,
             Step::Discard => Call::Discard { offset: self.offset, length: self.length },
         })
+    }
+
+    /// What it is at, and where.
+    pub fn describe(&self) -> (&'static str, String) {
+        let at = self.offset.saturating_add(self.done as u64) / SECTOR_BYTES;
+        let place = format!(" sector {at}");
+        match self.steps.first() {
+            Some(Step::Read) => ("reading", place),
+            Some(Step::Write) => ("writing", place),
+            Some(Step::Flush) => ("flushing", String::new()),
+            Some(Step::Discard) => ("discarding", place),
+            None => ("answering", String::new()),
+        }
     }
 
     /// Bytes that it moves.

@@ -8,7 +8,8 @@
 //! To write one: implement [`Device`] over a [`pv_abi::ring::BackRing`], then [`Driver`]. `crate::block` is the model.
 //!
 //! Rules: `serve` does a bounded amount of work and never waits for the front-end; a front-end that breaks the protocol
-//! is a [`Disconnect`], with the reason; a request that cannot be done is the device's to answer.
+//! is a [`Disconnect`], with the reason; a request that cannot be done is the device's to answer, and where the host is
+//! to blame, its user is told ([`crate::failures`]).
 
 mod front_end;
 mod life;

@@ -96,8 +96,8 @@ pub struct RunArgs {
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     pub vcpus: u32,
     /// A disk for the guest: an image, raw or qcow2. With ro it is only read, with direct past the host's cache; bps and
-    /// iops limit bytes and requests a second. May be repeated
-    #[arg(long, value_name = "PATH[,ro][,direct][,format=F][,bps=N][,iops=N]", value_parser = disk::parse)]
+    /// iops limit bytes and requests a second. A comma of the path is written twice. May be repeated
+    #[arg(long, value_name = "PATH[,ro][,direct][,format=F][,bps=N][,iops=N]", value_parser = disk::parser())]
     pub disk: Vec<DiskSpec>,
     /// Tell at the end how often each hypercall was made, and what the exits were
     #[arg(long)]

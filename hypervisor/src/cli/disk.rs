@@ -1,4 +1,4 @@
-//! Disks, as they are said: `PATH[,ro][,direct][,format=raw|qcow2][,bps=RATE][,iops=N]`.
+//! Disks, as they are said: `PATH[,ro][,direct][,format=raw|qcow2][,bps=RATE][,iops=N]`. A comma of the path is doubled.
 
 use super::demo_disk::{NAME, demo_disk};
 use super::size;
@@ -6,7 +6,10 @@ use super::spec::{Origin, Spec};
 use super::status::Failure;
 use backends::block::image::{Format, open, open_direct};
 use backends::block::{Disk, Limit};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU64;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,13 +31,40 @@ pub struct DiskSpec {
     pub limit: Limit,
 }
 
+/// Reads what an option says of a disk.
+pub fn parser() -> impl TypedValueParser<Value = DiskSpec> {
+    OsStringValueParser::new().try_map(|text| parse(&text))
+}
+
+/// Splits off the path, in which two commas stand for one. What follows is none where the path is all.
+fn split_path(text: &OsStr) -> (PathBuf, Option<&[u8]>) {
+    let (mut path, mut rest) = (Vec::new(), text.as_bytes());
+    loop {
+        match rest {
+            [b',', b',', after @ ..] => {
+                path.push(b',');
+                rest = after;
+            }
+            [b',', after @ ..] => return (OsString::from_vec(path).into(), Some(after)),
+            [byte, after @ ..] => {
+                path.push(*byte);
+                rest = after;
+            }
+            [] => return (OsString::from_vec(path).into(), None),
+        }
+    }
+}
+
 /// Reads what is said of a disk.
-pub fn parse(text: &str) -> Result<DiskSpec, String> {
-    let mut words = text.split(',');
-    let path = words.next().filter(|path| !path.is_empty()).ok_or("it names no image")?;
+pub fn parse(text: &OsStr) -> Result<DiskSpec, String> {
+    let (path, words) = split_path(text);
+    if path.as_os_str().is_empty() {
+        return Err("it names no image".into());
+    }
     let (read_only, direct, format, limit) = Default::default();
-    let mut disk = DiskSpec { path: path.into(), read_only, direct, format, limit };
-    for word in words {
+    let mut disk = DiskSpec { path, read_only, direct, format, limit };
+    let words = words.map(String::from_utf8_lossy);
+    for word in words.iter().flat_map(|words| words.split(',')) {
         match word.split_once('=') {
             None if word == "ro" => disk.read_only = true,
             None if word == "direct" => disk.direct = true,
@@ -46,7 +76,8 @@ pub fn parse(text: &str) -> Result<DiskSpec, String> {
             Some(("iops", rate)) => disk.limit.operations_per_second = Some(parse_rate(word, rate)?),
             _ => {
                 let known = "ro, direct, format=raw|qcow2, bps=RATE, iops=RATE";
-                return Err(format!("{word:?} is no option of a disk; there are {known}"));
+                let comma = "a comma of the image's name is written as two";
+                return Err(format!("{word:?} is no option of a disk; there are {known} ({comma})"));
             }
         }
     }
@@ -100,17 +131,37 @@ pub fn open_all(spec: &Spec) -> Result<Vec<Arc<Disk>>, Failure> {
 mod tests {
     use super::*;
 
+    fn parsed(text: &str) -> Result<DiskSpec, String> {
+        parse(OsStr::new(text))
+    }
+
     #[test]
     fn a_disk_is_a_path_and_what_is_said_of_it() {
-        let plain = parse("a.img").unwrap();
+        let plain = parsed("a.img").unwrap();
         assert_eq!((plain.path.to_str(), plain.read_only, plain.format), (Some("a.img"), false, None));
         assert_eq!(plain.limit, Limit::default());
-        assert!(!plain.direct && parse("a,direct").unwrap().direct);
-        let full = parse("b,ro,format=qcow2,bps=10M,iops=500").unwrap();
+        assert!(!plain.direct && parsed("a,direct").unwrap().direct);
+        let full = parsed("b,ro,format=qcow2,bps=10M,iops=500").unwrap();
         assert_eq!((full.read_only, full.format), (true, Some(Format::Qcow2)));
         assert_eq!(full.limit.bytes_per_second.map(NonZeroU64::get), Some(10 << 20));
         assert_eq!(full.limit.operations_per_second.map(NonZeroU64::get), Some(500));
         assert_eq!(plain.beside(Path::new("/images")).path, Path::new("/images/a.img"));
+    }
+
+    #[test]
+    fn every_path_can_be_said() {
+        let path = |text: &[u8]| parse(OsStr::from_bytes(text)).unwrap().path.into_os_string().into_vec();
+        for (text, expected) in [
+            (&b"a,,b.img"[..], &b"a,b.img"[..]),
+            (b",,", b","),
+            (b",,,,a,,", b",,a,"),
+            (b"a,,ro", b"a,ro"),
+            (b"a,,,ro", b"a,"),
+            (b"\xff\xfe.img,ro", b"\xff\xfe.img"),
+        ] {
+            assert_eq!(path(text), expected, "{}", text.escape_ascii());
+        }
+        assert!(parsed("a,,,ro").unwrap().read_only && !parsed("a,,ro").unwrap().read_only);
     }
 
     #[test]
@@ -128,7 +179,7 @@ mod tests {
             ("a,iops=99999999999999999999", "above 0"),
             ("a,bps=18446744073709551615K", "above 0"),
         ] {
-            let message = parse(text).unwrap_err();
+            let message = parsed(text).unwrap_err();
             assert!(message.contains(words), "{text}: {message}");
         }
     }

@@ -48,7 +48,7 @@ struct DiskText(DiskSpec);
 impl<'de> Deserialize<'de> for DiskText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        disk::parse(&text).map(Self).map_err(D::Error::custom)
+        disk::parse(text.as_ref()).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -156,9 +156,9 @@ mod tests {
         let spec = parsed("kernel = 'images/k'\nramdisk = '/r'\n").expect("a domain");
         assert_eq!(spec.kernel, Some("guests/images/k".into()));
         assert_eq!(spec.ramdisk, Some("/r".into()));
-        let spec = parsed("disks = ['d.img,ro', '/e']").expect("a domain");
+        let spec = parsed("disks = ['d,,1.img,ro', '/e']").expect("a domain");
         let paths: Vec<_> = spec.disks.iter().filter_map(|disk| disk.path.to_str()).collect();
-        assert_eq!((paths, spec.disks[0].read_only), (vec!["guests/d.img", "/e"], true));
+        assert_eq!((paths, spec.disks[0].read_only), (vec!["guests/d,1.img", "/e"], true));
         let here = parse(Path::new("web.toml"), "kernel = 'k'").expect("a domain");
         assert_eq!(here.kernel, Some("k".into()));
     }

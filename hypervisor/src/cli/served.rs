@@ -84,6 +84,8 @@ fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Serv
     let serve = |(index, disk): (u8, &Arc<Disk>)| {
         let (disk, voice) = (Arc::clone(disk), session.voice.clone());
         let name = disk.name().to_owned();
+        let (failing, device) = (session.voice.clone(), name_of(index, &disk, session));
+        disk.failures().tell_by(move |what| failing.warn(&format!("{device}: {what}")));
         let limit = RateLimit::default();
         let failed = move |reason: &Disconnect| {
             if let Some(more) = limit.happened() {
@@ -93,6 +95,17 @@ fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Serv
         start_disk(Arc::clone(host), &session.store, index, disk, failed).map_err(Failure::new)
     };
     (0..).zip(&session.guest.disks).map(serve).collect()
+}
+
+/// What a disk is called in messages.
+fn name_of(index: u8, disk: &Disk, session: &Session<'_>) -> String {
+    let letter = char::from(b'a'.saturating_add(index));
+    let device = format!("disk xvd{letter} ({})", disk.name());
+    // Where there are several domains, the line is marked.
+    match session.voice.has_company() {
+        true => device,
+        false => format!("domain {}, {device}", session.guest.spec.name),
+    }
 }
 
 fn serve_console(

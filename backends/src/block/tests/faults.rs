@@ -8,10 +8,11 @@ use crate::block::engine::{Call, Transfer};
 use crate::block::{Backend, Buffer, Disk};
 use crate::driver::Device;
 use crate::fake_host::{FakeHost, FakePage};
-use crate::host::{Access, Page};
-use pv_abi::PAGE_SIZE;
+use crate::host::{Access, Host, Page};
 use pv_abi::io::block::{Operation, Status};
+use pv_abi::{GrantRef, PAGE_SIZE};
 use rustix::io::Errno;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -33,9 +34,9 @@ fn an_error_at_any_call_is_an_error_of_its_request() {
     for by in ENGINES {
         for errno in [Errno::IO, Errno::NOSPC, Errno::AGAIN, Errno::BADF] {
             for (what, kind) in [
-                (read(1, 0, &[whole(0), whole(1)]), "READ"),
-                (write(1, 0, &[whole(0), whole(1)]), "WRITE"),
-                (discard(1, 0, 8), "DISCARD"),
+                (read(1, 8, &[whole(0), whole(1)]), "reading sector 8"),
+                (write(1, 8, &[whole(0), whole(1)]), "writing sector 8"),
+                (discard(1, 8, 8), "discarding sector 8"),
             ] {
                 let mut front = Front::new();
                 let (_file, disk) = file_disk(64);
@@ -44,9 +45,10 @@ fn an_error_at_any_call_is_an_error_of_its_request() {
                     std::mem::take(&mut fail).then_some(Fault::Error(errno))
                 });
                 assert_eq!(front.call(&mut backend, &what), Status::ERROR);
-                let (count, message) = disk.failures();
-                let message = message.unwrap();
-                assert!(count == 1 && message.starts_with(&format!("file: {kind}: ")), "{message}");
+                let (count, message) = disk.failures().total();
+                let expected =
+                    format!("{kind} failed: {}; the guest was told of an error", io::Error::from(errno));
+                assert_eq!((count, message), (1, Some(expected)));
                 assert_ne!(front.call(&mut backend, &what), Status::ERROR);
             }
         }
@@ -78,7 +80,7 @@ fn after_a_flush_that_failed_nothing_is_promised_any_more() {
         for request in [flush(2), request(Operation::WRITE_BARRIER, 1, 0, &[]), write(3, 0, &[whole(0)])] {
             assert_eq!(front.call(&mut backend, &request), Status::ERROR);
         }
-        assert!(disk.failures().1.unwrap().contains("a flush has failed before"));
+        assert!(disk.failures().total().1.unwrap().contains("a flush has failed before"));
         assert_eq!(front.call(&mut backend, &read(4, 0, &[whole(0)])), Status::OKAY);
         drop(backend);
         let mut backend = front.connect(&disk);
@@ -183,9 +185,31 @@ fn an_engine_that_is_dropped_has_ended_what_it_had_begun() {
     }
 }
 
+/// Whoever asked for a read may be gone: then nobody but the engine has its pages, and it has them until it has reported.
+#[test]
+fn an_engine_keeps_the_pages_of_a_read_that_nobody_else_has() {
+    let ((_file, disk), front) = (file_disk(1024), Front::new());
+    let mut engine = By::Uring.engine(Arc::clone(disk.image()), 32, &front.bell);
+    (0..32).for_each(|number| engine.start(number, read_page(&front, number)));
+    engine.submit();
+    let mut under_way: Vec<u32> = (0..32).collect();
+    while !under_way.is_empty() {
+        for number in 0..32 {
+            let kept = usize::from(under_way.contains(&number));
+            assert_eq!(front.page(number).times_mapped(), kept, "page {number}");
+        }
+        engine.wait();
+        while let Some((token, result)) = engine.finished() {
+            assert_eq!(result.unwrap(), PAGE_SIZE);
+            under_way.retain(|number| *number != token);
+        }
+    }
+}
+
 /// A call that reads the page of that number of the image.
 fn read_page(front: &Front, number: u32) -> Call<FakePage> {
-    let piece = Piece { page: Arc::new(front.page(number)), start: 0, length: PAGE_SIZE };
+    let page = front.host.map_grant(GUEST, GrantRef(DATA + number), Access::ReadWrite).unwrap();
+    let piece = Piece { page: Arc::new(page), start: 0, length: PAGE_SIZE };
     let buffer = Arc::new(Buffer::new(vec![piece], Access::ReadWrite));
     Call::Read(Transfer { buffer, from: 0, offset: u64::from(number) * PAGE_SIZE as u64 })
 }
@@ -229,7 +253,7 @@ fn an_image_that_shrinks_is_an_error_and_not_zeros() {
         assert_eq!(front.call(&mut backend, &read(1, 8, &[whole(1)])), Status::ERROR);
         assert_eq!(front.call(&mut backend, &write(2, 32, &[whole(0)])), Status::ERROR);
         assert_eq!(front.call(&mut backend, &flush(3)), Status::ERROR);
-        assert!(disk.failures().1.unwrap().contains("bytes when it was opened, and has 5120 now"));
+        assert!(disk.failures().total().1.unwrap().contains("bytes when it was opened, and has 5120 now"));
         assert_eq!(file.metadata().unwrap().len(), 10 * 512);
         assert_eq!(
             front.call(&mut backend, &read(4, 0, &[whole(1)])),

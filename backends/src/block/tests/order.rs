@@ -79,7 +79,7 @@ fn a_flush_is_the_hosts() {
         let mut front = Front::new();
         let mut backend = front.connect_by(&disk, by);
         assert_eq!(front.call(&mut backend, &flush(0)), Status::ERROR, "{by:?}");
-        assert!(disk.failures().1.is_some_and(|last| last.contains("Invalid argument")), "{by:?}");
+        assert!(disk.failures().total().1.is_some_and(|last| last.contains("Invalid argument")), "{by:?}");
     }
 }
 
