@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         needs_kvm("a_load_is_checked", measured),
         needs_kvm("a_disk_goes_and_comes_back", reconnected),
         needs_kvm("errors_of_the_host_are_told", host_errors),
-        needs_kvm("a_disk_may_have_any_name", names),
+        needs_kvm("a_disk_may_have_any_name", paths),
         needs_kvm("ext4_is_read", ext4),
         needs_kvm("a_disk_without_a_file_system_is_not_mounted", garbage),
         needs_kvm("a_guest_ends_when_the_toolstack_asks", shutdown),
@@ -447,7 +447,7 @@ fn host_errors() {
     assert!((2..10).contains(&told.len()) && told[1].contains(" more like this since"), "{said}");
 }
 
-fn names() {
+fn paths() {
     use std::os::unix::ffi::OsStrExt;
     let images = Images::new();
     let contents = noise(MIB);

@@ -129,7 +129,7 @@ fn two_domains() {
     };
     let exec = "memory = '32M'\nexec = 'spawn count 2; spawn spin 50'";
     let (a, b, trace) = (file("a.toml", exec), file("b.toml", exec), file("trace.json", "what was there"));
-    let outcome = run(&["run", &a, &b, "--pcpus", "2", "--trace", &trace]);
+    let outcome = run(&["run", &a, &b, "--pcpus", "2", "--trace", &trace, "--force"]);
     assert_eq!(outcome.status, Some(0), "{outcome:?}");
     let (spans, names) = read(Path::new(&trace));
     assert_nested(&spans);

@@ -47,6 +47,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// Look into the xenstore of a Paravane that is running
     Xs(XsArgs),
+    /// Write the manual, a page for each command
+    Man(ManArgs),
+    /// Print what a shell completes this command line with
+    Completions(CompletionsArgs),
 }
 
 /// `run`.
@@ -105,6 +109,9 @@ pub struct RunArgs {
     /// Record every exit, hypercall and event with its duration, for Perfetto
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Let --trace replace a file that is no trace
+    #[arg(long, requires = "trace")]
+    pub force: bool,
     /// Commands for the bundled kernel's shell, instead of what is typed; the first that fails is the last
     #[arg(long, value_name = "CMD; CMD")]
     pub exec: Option<String>,
@@ -141,6 +148,28 @@ pub struct KernelArgs {
     /// Where to write it; - is stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Replace a file that is something else
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `man`.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// The directory for the pages, such as /usr/local/share/man/man1; - is stdout
+    #[arg(short, long, value_name = "DIR", default_value = "-")]
+    pub output: PathBuf,
+    /// Replace files that are something else
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `completions`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
 }
 
 /// `bench`.

@@ -2,36 +2,38 @@
 
 use super::args::BenchArgs;
 use super::status::{Failure, Status};
+use super::stdout::print;
 use hypervisor::bench::{Aim, EACH, PER_SECOND, Row, SUITES, Suite, suite};
-use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 /// Measures what was asked for; without a word, the first suite.
 pub fn bench(args: &BenchArgs) -> Result<Status, Failure> {
     let suites = chosen(&args.suites)?;
     let mut rows = Vec::new();
-    if !args.json {
-        show(&heading());
-    }
+    let mut shown = match args.json {
+        true => Ok(ControlFlow::Continue(())),
+        false => print(heading()),
+    };
     for suite in suites {
+        // Nothing more is measured for nobody.
+        if !matches!(shown, Ok(ControlFlow::Continue(()))) {
+            break;
+        }
         let mut take = |row: Row| {
-            if !args.json {
-                show(&line(&row));
+            if !args.json && matches!(shown, Ok(ControlFlow::Continue(()))) {
+                shown = print(line(&row));
             }
             rows.push(row);
         };
         (suite.run)(args.pairs as usize, &mut take).map_err(|error| Failure::about(suite.name, error))?;
     }
-    match args.json {
-        true => show(&(serde_json::to_string_pretty(&rows).map_err(Failure::new)? + "\n")),
-        false => show(&summary(&rows)),
+    if shown?.is_continue() {
+        let _ = match args.json {
+            true => print(serde_json::to_string_pretty(&rows).map_err(Failure::new)? + "\n"),
+            false => print(summary(&rows)),
+        }?;
     }
     Ok(Status::Fine)
-}
-
-/// Whoever reads no further has seen enough.
-fn show(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Suite>, Failure> {

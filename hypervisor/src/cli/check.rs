@@ -3,10 +3,10 @@
 use super::args::CheckArgs;
 use super::fit::needed_frames;
 use super::status::{Failure, Status};
+use super::stdout::print;
 use hypervisor::assemble;
 use hypervisor::machine::kvm::{HostError, KvmKind, ProbeReport, TableWay};
 use serde::Serialize;
-use std::io::{self, Write};
 
 /// What a program gets to read.
 #[derive(Serialize)]
@@ -27,8 +27,7 @@ pub fn check(args: &CheckArgs) -> Result<Status, Failure> {
         (Err(_), false) => String::new(),
         (report, true) => json(report)?,
     };
-    // Somebody who reads no further has seen enough.
-    let _ = io::stdout().write_all(text.as_bytes());
+    let _ = print(text)?;
     match report {
         Ok(_) => Ok(Status::Fine),
         Err(_) if args.json => Ok(Status::Configuration),

@@ -3,7 +3,6 @@
 use super::command_line::Commands;
 use super::desk::Desk;
 use super::exit::Exit;
-use super::files::reason;
 use super::guest::Guest;
 use super::keyboard::{self, Hearer, Stdin};
 use super::say;
@@ -72,11 +71,15 @@ impl Console {
     }
 
     /// Waits until all that was said is written, or nobody wants to read it.
-    pub fn finish(&self) {
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn finish(&self) -> Result<(), Failure> {
         match self.exit.finish_output() {
             0 => {}
             lost => say(&format!("{lost} bytes of output were not read in time, and are lost")),
         }
+        self.exit.take_failure().map_or(Ok(()), Err)
     }
 
     /// The voices of those that somebody at a terminal can turn to.
@@ -92,11 +95,7 @@ impl Console {
 fn speech(names: &[String], hypervisor: &Arc<Hypervisor>) -> io::Result<(Vec<Voice>, Arc<Exit>)> {
     let exit = Arc::new(Exit::new(hypervisor));
     let leaving = Arc::clone(&exit);
-    let (voices, printer) = voices(names, move |error| match error.kind() {
-        // Whoever read the output has seen enough.
-        io::ErrorKind::BrokenPipe => leaving.leave(),
-        _ => leaving.fail(Failure::about("the guest's output", reason(error))),
-    })?;
+    let (voices, printer) = voices(names, move |error| leaving.output_failed(error))?;
     exit.set_printer(printer);
     Ok((voices, exit))
 }

@@ -1,10 +1,12 @@
 //! The ways out of a run that are not the guests'.
 
+use super::files::reason;
 use super::printer::Printer;
 use super::status::Failure;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::Domain;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -65,6 +67,15 @@ impl Exit {
     pub fn fail(&self, failure: Failure) {
         self.state().failure.get_or_insert(failure);
         self.leave();
+    }
+
+    /// What a guest says cannot be written.
+    pub fn output_failed(&self, error: &io::Error) {
+        match error.kind() {
+            // Whoever read it has seen enough.
+            io::ErrorKind::BrokenPipe => self.leave(),
+            _ => self.fail(Failure::about("the guest's output", reason(error))),
+        }
     }
 
     /// Whether the run was left by one of the two.

@@ -15,6 +15,7 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
     loop {
         let born = life.born;
         let end = session.outlast(life);
+        session.voice.end();
         if let Some(failure) = session.exit.take_failure() {
             return Err(failure);
         }
@@ -81,7 +82,6 @@ impl fmt::Display for Reboots {
 
 /// Tells how it ended, and what that means to whoever started it.
 fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration) -> Status {
-    session.voice.end();
     if let Some(report) = end.report() {
         session.voice.tell(&report.to_string());
     }

@@ -22,7 +22,9 @@ mod kernel;
 mod keyboard;
 mod keys;
 mod life;
+mod manual;
 mod marked;
+mod new_file;
 mod output;
 mod printer;
 mod run;
@@ -34,6 +36,7 @@ mod sockets;
 mod spec;
 mod status;
 mod stderr;
+mod stdout;
 mod terminal;
 mod trace;
 mod voice;
@@ -43,7 +46,7 @@ use args::{Args, Command};
 use clap::Parser;
 use hypervisor::contain::is_contained;
 use status::{Failure, Status};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
@@ -56,16 +59,18 @@ pub fn main() -> ExitCode {
         Ok(args) => dispatch(args.into_command()),
         Err(error) => return usage(&error),
     };
-    let status = outcome.unwrap_or_else(|Failure { status, message }| {
-        say(&message);
-        status
-    });
+    let status = outcome.unwrap_or_else(|failure| failed(&failure));
     stderr::settle(LAST_MESSAGES);
     status.into()
 }
 
 /// How long the process waits for somebody to read its last messages.
 const LAST_MESSAGES: Duration = Duration::from_secs(2);
+
+fn failed(Failure { status, message }: &Failure) -> Status {
+    say(message);
+    *status
+}
 
 fn dispatch(command: Command) -> Result<Status, Failure> {
     match command {
@@ -74,6 +79,8 @@ fn dispatch(command: Command) -> Result<Status, Failure> {
         Command::Kernel(args) => kernel::kernel(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Xs(args) => xs::xs(&args),
+        Command::Man(args) => manual::man(&args),
+        Command::Completions(args) => manual::completions(&args),
     }
 }
 
@@ -85,8 +92,8 @@ pub fn say(message: &str) {
 /// Prints help and version as they are, and an error as one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        let _ = error.print();
-        return Status::Fine.into();
+        let printed = stdout::printed(error.print().and_then(|()| io::stdout().flush()));
+        return printed.map_or_else(|failure| failed(&failure), |_| Status::Fine).into();
     }
     let text = error.to_string();
     // The first paragraph is the error; usage and hints follow.

@@ -1,6 +1,6 @@
 //! `paravane run`.
 
-use super::args::RunCommand;
+use super::args::{RunArgs, RunCommand};
 use super::company::live_together;
 use super::console::Console;
 use super::fit::machine_frames;
@@ -14,6 +14,7 @@ use super::stderr;
 use super::trace::Tracing;
 use backends::xenstore::StoreHandle;
 use hypervisor::assemble::{self, assemble};
+use hypervisor::builder::Plan;
 use hypervisor::control::Hypervisor;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,21 +30,33 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     let guests = guests.collect::<Result<Vec<_>, _>>()?;
     let plans = guests.iter().map(|guest| guest.plan(guest.commands)).collect::<Result<Vec<_>, _>>()?;
 
-    let tracing = Tracing::start(options.trace.as_deref())?;
+    let mut tracing = Tracing::start(options)?;
     stderr::start().map_err(|error| Failure::about("a thread cannot be started", error))?;
+    let status = run_guests(guests, &plans, frames, options, tracing.as_mut())?;
+    tracing.map_or(Ok(()), Tracing::finish)?;
+    Ok(status)
+}
+
+fn run_guests(
+    guests: Vec<Guest<'_>>,
+    plans: &[Plan],
+    frames: u64,
+    options: &RunArgs,
+    mut tracing: Option<&mut Tracing>,
+) -> Result<Status, Failure> {
     let hypervisor = hypervisor(frames, options.pcpus)?;
-    if let Some(tracing) = &tracing {
-        tracing.trace(&hypervisor);
+    if let Some(tracing) = &mut tracing {
+        tracing.trace(&hypervisor)?;
     }
-    let finish = tracing.as_ref().map(Tracing::finisher);
+    let finish = tracing.map(|tracing| tracing.finisher());
     let console = Console::open(&guests, &hypervisor, || finish.into_iter().for_each(|finish| finish()))?;
     let store = StoreHandle::default();
     let _socket = sockets::serve(store.clone())
         .inspect_err(|failure| say(&format!("xenstore cannot be looked into: {}", failure.message)));
     let sessions = console.sessions(guests, &hypervisor, &store, options.statistics);
     let born = Instant::now();
-    let status = live_together(&sessions, &plans, console.typed_to());
-    console.finish();
+    let status = live_together(&sessions, plans, console.typed_to());
+    console.finish()?;
     let status = status?;
     if sessions.len() > 1 {
         screen::all_ended(sessions.len(), born.elapsed(), Validation::of(&hypervisor));

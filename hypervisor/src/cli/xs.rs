@@ -2,34 +2,32 @@
 
 use super::args::{XsArgs, XsCommand};
 use super::escape::escape_value;
-use super::files::reason;
 use super::sockets;
 use super::status::{Failure, Status};
+use super::stdout;
 use backends::xenstore::client::{Client, ClientError};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
 
 /// Does what is asked for, as the host domain.
 pub fn xs(args: &XsArgs) -> Result<Status, Failure> {
     let socket = args.socket.clone().map_or_else(sockets::only_one, Ok)?;
     let mut store = Client::connect(&socket).map_err(Failure::new)?;
     match carry_out(&mut store, &args.command) {
-        // Whoever reads it has seen enough.
-        Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Status::Fine),
-        Err(Stop::Output(error)) => Err(Failure::about("stdout", reason(&error))),
-        Err(Stop::Store(error)) => Err(Failure::new(error)),
-        Ok(()) => Ok(Status::Fine),
+        Err(Stop::Failed(failure)) => Err(failure),
+        Err(Stop::NobodyReads) | Ok(()) => Ok(Status::Fine),
     }
 }
 
 /// Why it went no further.
 enum Stop {
-    Store(ClientError),
-    Output(io::Error),
+    Failed(Failure),
+    NobodyReads,
 }
 
 impl From<ClientError> for Stop {
     fn from(error: ClientError) -> Self {
-        Self::Store(error)
+        Self::Failed(Failure::new(error))
     }
 }
 
@@ -48,12 +46,13 @@ fn carry_out(store: &mut Client, command: &XsCommand) -> Result<(), Stop> {
     }
 }
 
-/// Prints a line at once: others may be waiting for it.
 fn print(line: &[u8]) -> Result<(), Stop> {
-    let mut out = io::stdout().lock();
     // A guest may have written it: on a terminal it does nothing but stand there.
-    let escaped = out.is_terminal().then(|| escape_value(line));
+    let escaped = io::stdout().is_terminal().then(|| escape_value(line));
     let line = escaped.as_deref().map_or(line, str::as_bytes);
-    let written = out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-    written.map_err(Stop::Output)
+    match stdout::print([line, b"\n"].concat()) {
+        Ok(ControlFlow::Continue(())) => Ok(()),
+        Ok(ControlFlow::Break(())) => Err(Stop::NobodyReads),
+        Err(failure) => Err(Stop::Failed(failure)),
+    }
 }

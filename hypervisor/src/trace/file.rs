@@ -9,6 +9,11 @@ use std::os::unix::fs::FileExt;
 const HEAD: &[u8] = b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";
 const TAIL: &[u8] = b"\n]}\n";
 
+/// Whether a file that begins so is a trace as it is written here.
+pub fn is_trace(beginning: &[u8]) -> bool {
+    beginning.starts_with(HEAD)
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct TraceFile {

@@ -13,6 +13,7 @@ mod json;
 mod record;
 mod recorder;
 
+pub use file::is_trace;
 pub use record::{Called, Record, Span};
 pub use recorder::{Recorder, Summary};
 

@@ -19,12 +19,14 @@ const NAP: Duration = Duration::from_millis(2);
 const BATCH: usize = 1 << 20;
 
 /// What a trace came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Summary {
     /// Events written.
     pub events: u64,
     /// Records lost because the writer did not keep up.
     pub dropped: u64,
+    /// Why the file ends before the run did, where it does.
+    pub cut_short: Option<io::Error>,
 }
 
 /// Takes records on any thread, never waits, and writes them to a file. Clones are the same.
@@ -32,8 +34,11 @@ pub struct Summary {
 pub struct Recorder {
     sender: Sender<Message>,
     dropped: Arc<AtomicU64>,
-    writer: Arc<Mutex<Option<JoinHandle<u64>>>>,
+    writer: Arc<Mutex<Option<JoinHandle<Written>>>>,
 }
+
+/// Events written, and what stopped that.
+type Written = (u64, Option<io::Error>);
 
 enum Message {
     Record(Record),
@@ -49,9 +54,12 @@ impl Recorder {
         let file = TraceFile::new(file)?;
         let (sender, receiver) = bounded(CAPACITY);
         let body = move || {
-            let mut encoder = Encoder::default();
-            write(&receiver, file, &mut encoder).unwrap_or_else(|error| failed(&error));
-            encoder.events
+            let mut events = 0;
+            let error = write(&receiver, file, &mut events).err();
+            if let Some(error) = &error {
+                failed(error);
+            }
+            (events, error)
         };
         let writer = thread::Builder::new().name("trace".into()).spawn(body)?;
         Ok(Self { sender, dropped: Arc::default(), writer: Arc::new(Mutex::new(Some(writer))) })
@@ -71,12 +79,14 @@ impl Recorder {
         let writer = writer.take()?;
         // A writer that has failed is gone.
         let _ = self.sender.send(Message::Finish);
-        let events = writer.join().unwrap_or(0);
-        Some(Summary { events, dropped: self.dropped.load(Ordering::Relaxed) })
+        let (events, cut_short) = writer.join().unwrap_or_default();
+        Some(Summary { events, dropped: self.dropped.load(Ordering::Relaxed), cut_short })
     }
 }
 
-fn write(receiver: &Receiver<Message>, mut file: TraceFile, encoder: &mut Encoder) -> io::Result<()> {
+/// Writes until the end. `events` are those that the file holds.
+fn write(receiver: &Receiver<Message>, mut file: TraceFile, events: &mut u64) -> io::Result<()> {
+    let mut encoder = Encoder::default();
     let mut batch = Vec::with_capacity(BATCH);
     while let Ok(message) = receiver.recv() {
         batch.clear();
@@ -86,6 +96,7 @@ fn write(receiver: &Receiver<Message>, mut file: TraceFile, encoder: &mut Encode
             next = if batch.len() < BATCH { receiver.try_recv().ok() } else { None };
         }
         file.append(&batch)?;
+        *events = encoder.events;
         match next {
             Some(Message::Finish) => return Ok(()),
             _ if batch.len() < BATCH => thread::sleep(NAP),
@@ -119,7 +130,7 @@ mod tests {
         let summary = recorder.finish().expect("the first time");
         assert_eq!(summary.events + summary.dropped, RECORDS);
         recorder.record(upcall(0));
-        assert_eq!(recorder.finish(), None);
+        assert!(recorder.finish().is_none());
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(file.path()).expect("a file")).expect("JSON");
         let events = json["traceEvents"].as_array().expect("events");
@@ -145,7 +156,9 @@ mod tests {
         let recorder = Recorder::start(file, failed).expect("the head is written");
         fcntl_add_seals(&memory, SealFlags::WRITE).expect("nothing is mapped");
         (0..10).for_each(|start| recorder.record(upcall(start)));
-        assert_eq!(recorder.finish().map(|summary| summary.dropped), Some(0));
+        let summary = recorder.finish().expect("the first time");
+        assert_eq!((summary.events, summary.dropped), (0, 0));
+        assert!(summary.cut_short.is_some());
         assert!(told.load(Ordering::SeqCst));
     }
 }

@@ -32,14 +32,23 @@ fn users() -> MutexGuard<'static, Users> {
 
 /// The right to use an image. It ends when the file that it was taken for is closed; this is only the name on it.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     number: u64,
-    pub identity: Identity,
+    pub(super) identity: Identity,
 }
 
 impl Lock {
+    /// Takes the lock of a file that `user` writes or replaces: nobody has it as an image meanwhile.
+    ///
+    /// # Errors
+    /// Who has it, or why that cannot be known, as part of a sentence.
+    pub fn of_output(file: &File, user: &str) -> Result<Self, String> {
+        let metadata = file.metadata().map_err(|error| format!("it cannot be looked at: {error}"))?;
+        Self::take(file, Identity::of(&metadata), true, user)
+    }
+
     /// Takes it, or says who has it.
-    pub fn take(file: &File, identity: Identity, writable: bool, user: &str) -> Result<Self, String> {
+    pub(super) fn take(file: &File, identity: Identity, writable: bool, user: &str) -> Result<Self, String> {
         let operation = match writable {
             true => FlockOperation::NonBlockingLockExclusive,
             false => FlockOperation::NonBlockingLockShared,

@@ -10,6 +10,7 @@ mod raw;
 pub(super) mod system;
 
 pub use error::ImageError;
+pub use lock::Lock;
 pub use memory::MemoryImage;
 pub use open::{Format, open, open_direct};
 pub use qcow2::Qcow2Image;
