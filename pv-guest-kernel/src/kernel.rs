@@ -20,6 +20,7 @@ pub extern "C" fn main(start_info: u64) -> ! {
     xenstore::init();
     xenbus::init();
     shell::power::obey_toolstack();
+    sched::vcpus::start();
     println!("{}", memory::summary());
     shell::start();
     sched::executor::run()

@@ -49,7 +49,7 @@ mod shell;
 mod start_info;
 #[cfg(any(guest_image, test))]
 #[cfg_attr(not(guest_image), allow(dead_code))]
-#[allow(unsafe_code, reason = "promises that there is one vCPU")]
+#[allow(unsafe_code, reason = "promises that one vCPU at a time has the kernel")]
 mod sync;
 #[cfg(guest_image)]
 mod time;

@@ -10,7 +10,7 @@ use pv_abi::shared_info::{SharedInfo, VcpuInfo};
 use pv_abi::time::VcpuTimeInfo;
 use pv_abi::{Mfn, PAGE_SIZE};
 
-use crate::arch::hypercall;
+use crate::arch::{hypercall, vcpu};
 use crate::memory::KERNEL_DATA;
 use crate::start_info;
 
@@ -52,19 +52,24 @@ macro_rules! word {
     }};
 }
 
-/// "An event is pending" of vCPU 0.
+/// Where the `vcpu_info` of the vCPU that this runs on is.
+fn own() -> usize {
+    offset_of!(SharedInfo, vcpu_info) + vcpu::number() as usize * size_of::<VcpuInfo>()
+}
+
+/// "An event is pending" of this vCPU.
 pub fn upcall_pending() -> &'static AtomicU8 {
-    word!(AtomicU8, offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, evtchn_upcall_pending))
+    word!(AtomicU8, own() + offset_of!(VcpuInfo, evtchn_upcall_pending))
 }
 
-/// "No upcalls, please" of vCPU 0.
+/// "No upcalls, please" of this vCPU.
 pub fn upcall_mask() -> &'static AtomicU8 {
-    word!(AtomicU8, offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, evtchn_upcall_mask))
+    word!(AtomicU8, own() + offset_of!(VcpuInfo, evtchn_upcall_mask))
 }
 
-/// Which words of [`pending`] to look at.
+/// Which words of [`pending`] this vCPU is to look at.
 pub fn pending_selector() -> &'static AtomicU64 {
-    word!(AtomicU64, offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, evtchn_pending_sel))
+    word!(AtomicU64, own() + offset_of!(VcpuInfo, evtchn_pending_sel))
 }
 
 /// A word of the ports' pending bits. `index` is below 64.
@@ -77,15 +82,15 @@ pub fn mask(index: usize) -> &'static AtomicU64 {
     word!(AtomicU64, offset_of!(SharedInfo, evtchn_mask) + index * 8)
 }
 
-/// The address of the last page fault.
+/// The address of this vCPU's last page fault.
 pub fn fault_address() -> u64 {
-    word!(AtomicU64, offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, cr2)).load(Ordering::Relaxed)
+    word!(AtomicU64, own() + offset_of!(VcpuInfo, cr2)).load(Ordering::Relaxed)
 }
 
-/// One attempt at reading the parameters of vCPU 0's clock; none while the hypervisor is changing them.
+/// One attempt at reading the parameters of this vCPU's clock; none while the hypervisor is changing them.
 pub fn time_info() -> Option<VcpuTimeInfo> {
     // SAFETY: the page is mapped for good.
-    unsafe { time_info_of(page_address() + offset_of!(SharedInfo, vcpu_info) as u64) }
+    unsafe { time_info_of(page_address() + own() as u64) }
 }
 
 /// The same for the vCPU whose `vcpu_info` is at `address`.

@@ -1,17 +1,17 @@
 //! Kernel state that several modules reach: one owner at a time, checked.
 //!
-//! The kernel runs on one vCPU and is never interrupted (see `arch::trap`), so exclusion needs no lock;
-//! what remains is to notice a function that, while it holds a state, comes back to it.
+//! Kernel code runs on one vCPU at a time (see `sched::lock`) and is never interrupted (see `arch::trap`), so exclusion
+//! needs no further lock; what remains is to notice a function that, while it holds a state, comes back to it.
 
 use core::cell::RefCell;
 
-/// A value that belongs to the one vCPU.
+/// A value that belongs to whoever has the kernel.
 pub struct Local<T>(RefCell<T>);
 
-// SAFETY: one vCPU and no preemption of kernel code: no two accesses happen at the same time. Access
-// within an access is caught by the `RefCell`.
+// SAFETY: one vCPU at a time has the kernel, and its code is not preempted: no two accesses happen at the same time.
+// Access within an access is caught by the `RefCell`.
 unsafe impl<T> Sync for Local<T> {}
-// SAFETY: as above; there is no other thread to send it to.
+// SAFETY: as above; where a vCPU gets the kernel, it sees all that the last one has done there.
 unsafe impl<T> Send for Local<T> {}
 
 impl<T> Local<T> {

@@ -7,8 +7,7 @@ use core::arch::global_asm;
 
 use pv_abi::elf_note::NoteType;
 
-/// The size of the kernel's stack. There is one: tasks are futures and have none of their own.
-pub const STACK_BYTES: usize = 128 * 1024;
+use super::vcpu::{STACK_BYTES, STACK_TOP};
 
 global_asm!(
     ".pushsection .text.kernel_entry, \"ax\"",
@@ -17,23 +16,23 @@ global_asm!(
     "kernel_entry:",
     "cld",
     "mov rdi, rsi",
-    "lea rsp, [rip + kernel_stack_top]",
+    "lea rsp, [rip + kernel_stack + {stack_top}]",
     // The back trace ends at a null frame pointer; the null return address keeps RSP as after a call.
     "xor ebp, ebp",
     "push rbp",
     "jmp {main}",
     ".size kernel_entry, . - kernel_entry",
     ".popsection",
-    // The lowest page of the stack becomes its guard page: see memory::protect.
+    // The lowest page of the stack becomes its guard page: see memory::protect. At its top lies the area of the vCPU.
     ".pushsection .bss.kernel_stack, \"aw\", @nobits",
-    ".balign 4096",
+    ".balign {stack_bytes}",
     ".globl kernel_stack",
     "kernel_stack:",
     ".skip {stack_bytes}",
-    "kernel_stack_top:",
     ".popsection",
     main = sym crate::kernel::main,
     stack_bytes = const STACK_BYTES,
+    stack_top = const STACK_TOP,
 );
 
 // The hypervisor overwrites this page with its stubs, 32 bytes for each hypercall number, when the

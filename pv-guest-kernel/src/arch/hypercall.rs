@@ -20,6 +20,8 @@ use pv_abi::vcpu::{SetSingleshotTimer, VcpuOp};
 use pv_abi::version::VersionOp;
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
 
+use super::vcpu;
+
 unsafe extern "C" {
     static hypercall_page: u8;
 }
@@ -189,14 +191,14 @@ pub fn set_singleshot_timer_of(vcpu: VcpuId, timeout_abs_ns: u64) -> Result<u64,
     vcpu_op(VcpuOp::SET_SINGLESHOT_TIMER, vcpu, Some(&timer))
 }
 
-/// The same for the first vCPU.
+/// The same for the vCPU that this runs on.
 pub fn set_singleshot_timer(timeout_abs_ns: u64) -> Result<u64, Errno> {
-    set_singleshot_timer_of(VcpuId(0), timeout_abs_ns)
+    set_singleshot_timer_of(VcpuId(vcpu::number()), timeout_abs_ns)
 }
 
-/// Ends the timer events that nobody asked for.
-pub fn stop_periodic_timer() -> Result<u64, Errno> {
-    vcpu_op::<()>(VcpuOp::STOP_PERIODIC_TIMER, VcpuId(0), None)
+/// Ends the timer events of a vCPU that nobody asked for.
+pub fn stop_periodic_timer(vcpu: VcpuId) -> Result<u64, Errno> {
+    vcpu_op::<()>(VcpuOp::STOP_PERIODIC_TIMER, vcpu, None)
 }
 
 /// The older form of [`set_singleshot_timer`].

@@ -16,3 +16,5 @@ pub mod second;
 pub mod trap;
 #[allow(unsafe_code, reason = "switches stacks")]
 pub mod user_mode;
+#[allow(unsafe_code, reason = "finds its data by the stack pointer")]
+pub mod vcpu;

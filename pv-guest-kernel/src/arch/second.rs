@@ -1,5 +1,5 @@
 //! What a second vCPU needs of assembly. It has a stack of its own and one handler, for page faults of [`touch`]: the
-//! kernel's own traps, and everything that they reach, belong to the first vCPU.
+//! kernel's own traps, and everything that they reach, belong to the kernel's own vCPUs.
 
 use core::arch::naked_asm;
 

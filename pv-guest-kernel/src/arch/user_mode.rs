@@ -10,9 +10,10 @@
 //!   must not use AVX.
 
 use core::arch::naked_asm;
-use core::cell::UnsafeCell;
+use core::mem::offset_of;
 
 use super::trap::Frame;
+use super::vcpu;
 
 /// The x87 and SSE state, as `fxsave` lays it out.
 #[repr(C, align(16))]
@@ -33,6 +34,7 @@ impl FloatingPoint {
 }
 
 const MXCSR_RESET: u32 = 0x1f80;
+static KERNEL_MXCSR: u32 = MXCSR_RESET;
 
 /// Everything that a user task has in registers.
 #[derive(Clone, Copy)]
@@ -42,47 +44,33 @@ pub struct Context {
 }
 
 /// The stack that the hypervisor switches to when it enters the kernel from user mode, and around it
-/// what the assembly below needs.
+/// what the assembly below needs. Each vCPU has one.
 #[repr(C, align(16))]
-struct EntryArea {
+pub struct EntryArea {
     /// Room below the frame: the stubs of the hypercall page push three registers before `iret`.
     spare: [u64; 64],
     frame: Frame,
     floating_point: FloatingPoint,
     kernel_rsp: u64,
-    kernel_mxcsr: u32,
 }
 
-const _: () = assert!(core::mem::offset_of!(EntryArea, floating_point) % 16 == 0);
-
-#[repr(transparent)]
-struct Cell(UnsafeCell<EntryArea>);
-
-// SAFETY: one vCPU, and the kernel is never interrupted while it uses the area.
-unsafe impl Sync for Cell {}
-
-static AREA: Cell = Cell(UnsafeCell::new(EntryArea {
-    spare: [0; 64],
-    frame: Frame::ZERO,
-    floating_point: FloatingPoint::new(),
-    kernel_rsp: 0,
-    kernel_mxcsr: MXCSR_RESET,
-}));
+const _: () = assert!(offset_of!(EntryArea, floating_point) % 16 == 0);
 
 /// The address to register with `stack_switch`: just above the frame.
 pub fn entry_stack_top() -> u64 {
-    AREA.0.get() as u64 + core::mem::offset_of!(EntryArea, floating_point) as u64
+    // SAFETY: computes an address.
+    unsafe { &raw const (*vcpu::area()).entry.floating_point as u64 }
 }
 
 /// Runs `context` in user mode until an exception, a system call or an event ends it. The reason is
-/// in the frame's vector.
+/// in the frame's vector. It needs no lock: it uses the context, and what is the vCPU's alone.
 pub fn enter(context: &mut Context) {
-    let area = AREA.0.get();
     // SAFETY: nothing else uses the area; `switch` returns through `leave`, which has filled it.
     unsafe {
+        let area = &raw mut (*vcpu::area()).entry;
         (*area).frame = context.frame;
         (*area).floating_point = context.floating_point;
-        switch();
+        switch(area);
         context.frame = (*area).frame;
         context.floating_point = (*area).floating_point;
     }
@@ -90,7 +78,7 @@ pub fn enter(context: &mut Context) {
 
 /// Saves the kernel's preserved registers and leaves by `trap_return` with the area's frame.
 #[unsafe(naked)]
-unsafe extern "C" fn switch() {
+unsafe extern "C" fn switch(area: *mut EntryArea) {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -98,14 +86,13 @@ unsafe extern "C" fn switch() {
         "push r13",
         "push r14",
         "push r15",
-        "mov [rip + {area} + {kernel_rsp}], rsp",
-        "fxrstor64 [rip + {area} + {floating_point}]",
-        "lea rsp, [rip + {area} + {frame}]",
+        "mov [rdi + {kernel_rsp}], rsp",
+        "fxrstor64 [rdi + {floating_point}]",
+        "lea rsp, [rdi + {frame}]",
         "jmp trap_return",
-        area = sym AREA,
-        kernel_rsp = const core::mem::offset_of!(EntryArea, kernel_rsp),
-        floating_point = const core::mem::offset_of!(EntryArea, floating_point),
-        frame = const core::mem::offset_of!(EntryArea, frame),
+        kernel_rsp = const offset_of!(EntryArea, kernel_rsp),
+        floating_point = const offset_of!(EntryArea, floating_point),
+        frame = const offset_of!(EntryArea, frame),
     )
 }
 
@@ -113,10 +100,10 @@ unsafe extern "C" fn switch() {
 #[unsafe(naked)]
 pub unsafe extern "C" fn leave() {
     naked_asm!(
-        "fxsave64 [rip + {area} + {floating_point}]",
+        "fxsave64 [rsp + {floating_point}]",
         "fninit",
-        "ldmxcsr [rip + {area} + {kernel_mxcsr}]",
-        "mov rsp, [rip + {area} + {kernel_rsp}]",
+        "ldmxcsr [rip + {mxcsr}]",
+        "mov rsp, [rsp + {kernel_rsp}]",
         "pop r15",
         "pop r14",
         "pop r13",
@@ -124,9 +111,8 @@ pub unsafe extern "C" fn leave() {
         "pop rbx",
         "pop rbp",
         "ret",
-        area = sym AREA,
-        kernel_rsp = const core::mem::offset_of!(EntryArea, kernel_rsp),
-        kernel_mxcsr = const core::mem::offset_of!(EntryArea, kernel_mxcsr),
-        floating_point = const core::mem::offset_of!(EntryArea, floating_point),
+        mxcsr = sym KERNEL_MXCSR,
+        kernel_rsp = const offset_of!(EntryArea, kernel_rsp) - offset_of!(EntryArea, frame),
+        floating_point = const offset_of!(EntryArea, floating_point) - offset_of!(EntryArea, frame),
     )
 }

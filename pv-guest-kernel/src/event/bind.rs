@@ -1,7 +1,7 @@
 //! Where ports come from.
 
 use pv_abi::event_channel::{
-    AllocUnbound, BindInterdomain, BindVirq, EventChannelOp, PortArgument, PortStatus, Status, Virq,
+    AllocUnbound, BindInterdomain, BindIpi, BindVirq, EventChannelOp, PortArgument, PortStatus, Status, Virq,
 };
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
 
@@ -10,8 +10,20 @@ use crate::arch::hypercall::event_channel_op;
 
 /// Binds a virtual interrupt of vCPU 0.
 pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
-    let mut argument = BindVirq { virq, vcpu: VcpuId(0), port: EventPort(0) };
+    bind_virq_of(virq, VcpuId(0))
+}
+
+/// The same of any vCPU.
+pub fn bind_virq_of(virq: Virq, vcpu: VcpuId) -> Result<Port, Errno> {
+    let mut argument = BindVirq { virq, vcpu, port: EventPort(0) };
     event_channel_op(EventChannelOp::BIND_VIRQ, &mut argument)?;
+    Ok(Port::adopt(argument.port))
+}
+
+/// A port at which the kernel notifies one of its vCPUs.
+pub fn bind_ipi(vcpu: VcpuId) -> Result<Port, Errno> {
+    let mut argument = BindIpi { vcpu, port: EventPort(0) };
+    event_channel_op(EventChannelOp::BIND_IPI, &mut argument)?;
     Ok(Port::adopt(argument.port))
 }
 

@@ -14,7 +14,7 @@ use pv_abi::EventPort;
 
 use crate::shared_info;
 
-pub use bind::{alloc_unbound, bind_interdomain, bind_virq, own_domain, status};
+pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_virq, bind_virq_of, own_domain, status};
 pub use port::{Port, counts};
 
 /// Words of pending bits.

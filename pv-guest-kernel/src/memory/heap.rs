@@ -16,7 +16,7 @@ const LIMITS: (u64, u64) = (256, 16384);
 
 struct Heap(TalcCell<Manual>);
 
-// SAFETY: one vCPU, and the kernel is never interrupted inside the allocator.
+// SAFETY: one vCPU at a time has the kernel, which is never interrupted inside the allocator.
 unsafe impl Sync for Heap {}
 
 // SAFETY: every call goes to the allocator inside, which keeps the contract.

@@ -88,6 +88,7 @@ pub fn entry_address(table: Pfn, level: Level, virtual_address: u64) -> u64 {
 pub fn set_flags(batch: &mut Batch, pfn: Pfn, flags: PteFlags) -> Result<(), Errno> {
     let table = table(root(), Level::L1, address(pfn)).expect("the linear map has no holes");
     let place = entry_address(table, Level::L1, address(pfn));
+    update::changed();
     // SAFETY: the frame stays where it is; who takes rights away has given up using them.
     unsafe { batch.set(place, Pte::new(translation::mfn(pfn), flags)) }
 }

@@ -27,6 +27,10 @@ use alloc::format;
 use alloc::string::String;
 
 use pv_abi::page_table::PteFlags;
+use pv_abi::{Errno, PAGE_SIZE};
+
+use crate::arch::vcpu::STACK_BYTES;
+use update::Batch;
 
 pub use check::check;
 pub use frames::{allocate, free, free_frames};
@@ -65,6 +69,17 @@ pub fn init() {
     frames::make_room();
     linear::extend(LOW_FRAMES, translation::frames());
     linear::flush();
+}
+
+/// A stack for a vCPU: its lowest address, at which a page lies that is mapped nowhere. It is never given back.
+pub fn allocate_stack() -> Result<u64, Errno> {
+    let frames = (STACK_BYTES / PAGE_SIZE) as u64;
+    let first = frames::allocate_run(frames, frames).ok_or(Errno::ENOMEM)?;
+    let mut batch = Batch::new();
+    linear::set_flags(&mut batch, first, PteFlags::empty())?;
+    batch.flush()?;
+    update::flush_translations()?;
+    Ok(linear::address(first))
 }
 
 /// One line about memory.

@@ -1,10 +1,12 @@
 //! Batches of page-table updates: a hypercall costs far more than an update.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp, MmuUpdate, MmuUpdateKind};
 use pv_abi::page_table::Pte;
 use pv_abi::{Errno, Mfn};
 
-use crate::arch::hypercall;
+use crate::arch::{hypercall, vcpu};
 
 /// Updates are handed over when this many have come together.
 const CAPACITY: usize = 128;
@@ -68,6 +70,27 @@ pub fn load_roots(kernel: Mfn, user: Mfn) -> Result<(), Errno> {
         MmuExtOp::new(MmuExtCommand::NEW_BASEPTR, kernel.0),
         MmuExtOp::new(MmuExtCommand::NEW_USER_BASEPTR, user.0),
     ])
+}
+
+/// How often rights of the kernel's own mappings have changed.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// Tells the other vCPUs, when they next get the kernel, that their translations of the kernel's mappings may be old.
+pub fn changed() {
+    CHANGES.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What has been changed until now, this vCPU has changed, or has caught up with.
+pub fn note_own() {
+    vcpu::see_changes(CHANGES.load(Ordering::Relaxed));
+}
+
+/// Forgets the translations that others have changed.
+pub fn catch_up() {
+    let changes = CHANGES.load(Ordering::Relaxed);
+    if vcpu::see_changes(changes) != changes {
+        flush_translations().expect("flush");
+    }
 }
 
 /// Forgets every cached translation.

@@ -9,7 +9,7 @@ use pv_abi::mmu::UpdateVaMappingFlags;
 use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
 use pv_abi::{Errno, Mfn, PAGE_SIZE};
 
-use super::update::Batch;
+use super::update::{self, Batch};
 use super::{TABLE, frames, linear, translation};
 use crate::arch::hypercall;
 use crate::sync::Local;
@@ -57,6 +57,7 @@ impl Window {
 
     /// Maps a frame, or with flags of 0 nothing.
     pub fn show(&self, frame: Mfn, flags: PteFlags) -> Result<(), Errno> {
+        update::changed();
         // SAFETY: the window is the caller's, and nothing else is there.
         unsafe { hypercall::update_va_mapping(self.0, Pte::new(frame, flags), UpdateVaMappingFlags::INVLPG) }
             .map(|_| ())

@@ -80,9 +80,17 @@ impl<T: Clone> Signal<T> {
         });
     }
 
-    /// The value, if it is set.
-    pub fn get(&self) -> Option<T> {
-        self.0.with(|(place, _)| place.clone())
+    /// Whether it is set; if not, who asks is woken when it is.
+    pub async fn watch(&self) -> bool {
+        poll_fn(|context| {
+            Poll::Ready(self.0.with(|(place, wakers)| {
+                if place.is_none() {
+                    note(wakers, context);
+                }
+                place.is_some()
+            }))
+        })
+        .await
     }
 
     /// Waits for the value.

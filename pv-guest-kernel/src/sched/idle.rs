@@ -1,4 +1,5 @@
-//! When no task is ready: looks for answers that are expected, for a while, then sleeps until an event.
+//! When no task is ready: looks for answers that are expected, for a while, then sleeps until an event. A vCPU looks as long
+//! as no other wants the kernel.
 //!
 //! Invariant: before the vCPU gives up the processor or enters user mode, every source is asked to announce its next
 //! answer by an event, and none has come meanwhile. So no answer is missed, and none is announced to a kernel that looks.
@@ -9,7 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::patience::Patience;
-use crate::arch::hypercall;
+use super::{lock, vcpus};
 use crate::sync::Local;
 use crate::{shared_info, time};
 
@@ -80,7 +81,7 @@ pub fn rest() {
     let asleep = time::now();
     time::arm(None);
     COUNTS.with(|counts| counts.sleeps += 1);
-    hypercall::sched_block();
+    vcpus::sleep();
     if expected {
         PATIENCE.with(|patience| patience.slept(time::now() - asleep));
     }
@@ -94,7 +95,7 @@ fn look_for_a_while() -> bool {
     }
     COUNTS.with(|counts| counts.looks += 1);
     let deadline = time::now() + patience;
-    while time::now() < deadline {
+    while time::now() < deadline && !lock::is_wanted() {
         if look() {
             COUNTS.with(|counts| counts.finds += 1);
             PATIENCE.with(Patience::paid_off);

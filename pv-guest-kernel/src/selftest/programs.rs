@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::report::Report;
 use crate::memory;
+use crate::sched::vcpus;
 use crate::time::{self, MILLISECOND};
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program;
@@ -77,12 +78,16 @@ async fn faults(report: &mut Report) {
 
 /// Programs that have to be preempted, each with a state of its own.
 async fn together(report: &mut Report) {
-    let processes: Vec<_> = (1..=3).filter_map(|seed| start("vectors", seed * 0x1111_1111)).collect();
+    // As many that each vCPU has several.
+    let count = 3 * vcpus::count();
+    let processes: Vec<_> =
+        (1..=count as u64).filter_map(|seed| start("vectors", seed * 0x1111_1111)).collect();
     let mut outcomes = Vec::new();
     for process in &processes {
         outcomes.push(process.outcome().await);
     }
-    report.equal("vector registers of three programs at once", outcomes, alloc::vec![Outcome::Exited(0); 3]);
+    let expected = alloc::vec![Outcome::Exited(0); count];
+    report.equal("vector registers of programs at once", outcomes, expected);
     let preempted = processes.iter().map(|process| process.preemptions()).min();
     report.check("preemption of each", preempted > Some(0), format_args!("{preempted:?} times or more"));
 }

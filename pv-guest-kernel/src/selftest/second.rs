@@ -1,7 +1,8 @@
 //! What the second vCPU does while the first one checks it: waits for events, and does what it is told then.
 //!
-//! The kernel is made for one vCPU. So nothing here uses its memory, its console or its tasks: atomics, hypercalls,
-//! and a stack of its own are all that there is. Events are never taken as upcalls: ports stay masked, and are polled.
+//! The kernel has left it alone: it has none of what the kernel's own vCPUs have. So nothing here uses the kernel's memory,
+//! its console or its tasks: atomics, hypercalls, and a stack of its own are all that there is. Events are never taken as
+//! upcalls: ports stay masked, and are polled.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};

@@ -1,7 +1,8 @@
 //! A second vCPU: started, told things by events, kept from a page by shoot-downs, stopped.
 //!
-//! In a domain that has one vCPU these checks are left out, one line each all the same. The second vCPU can be
-//! initialised once: later runs find it stopped, and start it again.
+//! In a domain that has one vCPU, or whose kernel uses them all, these checks are left out, one line each all the same:
+//! `maxcpus=1` on the kernel's command line leaves the second vCPU to them. It can be initialised once: later runs find it
+//! stopped, and start it again.
 
 use core::fmt::Display;
 use core::sync::atomic::Ordering::SeqCst;
@@ -30,6 +31,7 @@ use super::{WILD, hypercall as any_hypercall};
 use crate::arch::hypercall::{event_channel_op, sched_yield, vcpu_op};
 use crate::event::status;
 use crate::memory::{KERNEL_DATA, linear, translation};
+use crate::sched::vcpus;
 use crate::time::{MILLISECOND, SECOND, now};
 
 const NONE: Option<&()> = None;
@@ -42,6 +44,8 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 enum Stage {
     /// There is one vCPU.
     Alone,
+    /// The second is the kernel's.
+    Taken,
     /// The second has never run.
     Fresh,
     /// It has.
@@ -54,10 +58,17 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
+    /// Whether the second vCPU is there for them.
+    fn has_second(&self) -> bool {
+        matches!(self.stage, Stage::Fresh | Stage::Known)
+    }
+
     /// A check that needs a second vCPU.
     fn check<D: Display>(&mut self, what: &str, of: impl FnOnce() -> (bool, D)) {
-        if self.stage == Stage::Alone {
-            return self.report.check(what, true, "left out, there is one vCPU");
+        match self.stage {
+            Stage::Alone => return self.report.check(what, true, "left out, there is one vCPU"),
+            Stage::Taken => return self.report.check(what, true, "left out, the kernel uses it (maxcpus=1)"),
+            Stage::Fresh | Stage::Known => {}
         }
         let (ok, outcome) = of();
         self.report.check(what, ok, outcome);
@@ -89,6 +100,7 @@ pub fn run(report: &mut Report) {
     report.refused("initialising the vCPU that runs", itself, Errno::EEXIST);
     let stage = match up(1) {
         Err(Errno::ENOENT) => Stage::Alone,
+        _ if vcpus::count() > 1 => Stage::Taken,
         _ if INITIALISED.load(SeqCst) => Stage::Known,
         _ => Stage::Fresh,
     };
@@ -138,9 +150,9 @@ fn start(checks: &mut Checks<'_>) {
     }
     info(checks);
     checks.first("initialising a vCPU", || op(VcpuOp::INITIALISE, Some(&context())), Ok(0));
-    INITIALISED.store(checks.stage != Stage::Alone, SeqCst);
+    INITIALISED.store(checks.has_second(), SeqCst);
     checks.call("initialising it twice", || op(VcpuOp::INITIALISE, Some(&context())), Err(Errno::EEXIST));
-    if checks.stage != Stage::Alone {
+    if checks.has_second() {
         bind_ports();
     }
     checks.call("starting it", || op(VcpuOp::UP, None), Ok(0));
@@ -290,7 +302,7 @@ const WAYS: [Way; 6] = [
 fn shoot_downs(checks: &mut Checks<'_>) {
     const ROUNDS: usize = 8;
     let page = Page::new();
-    if checks.stage != Stage::Alone {
+    if checks.has_second() {
         second::ADDRESS.store(page.address(), SeqCst);
         tell(order::TOUCH);
     }
@@ -352,7 +364,7 @@ fn stop(checks: &mut Checks<'_>) {
         let down = until(|| (op(VcpuOp::IS_UP) == Ok(0)).then_some(()));
         (idle && down.is_some(), "down")
     });
-    if checks.stage != Stage::Alone {
+    if checks.has_second() {
         close_ports();
     }
 }

@@ -12,20 +12,21 @@ use super::measure::{self, Load};
 use super::storage::{self, Stride};
 use super::{complete, files, lending, power};
 use crate::arch::{hypercall, processor};
-use crate::sched::executor;
 use crate::sched::idle::{self, Counts};
+use crate::sched::{executor, vcpus};
 use crate::user::process::{self, Outcome, Process};
 use crate::user::program::{self, PROGRAMS};
 use crate::{attack, block, event, file_system, memory, selftest, time, xenstore};
 
 /// Usage and meaning, in the order of `help`.
-const COMMANDS: [(&str, &str); 32] = [
+const COMMANDS: [(&str, &str); 33] = [
     ("help", "this list"),
     ("version", "this kernel and its hypervisor"),
     ("memory [check]", "memory and its use; or writes to all that is free, and reads it back"),
     ("uptime", "time since the machine started, and the date"),
     ("sleep SECONDS", "waits"),
     ("ps", "tasks"),
+    ("vcpus", "vCPUs: turns of tasks, time in programs, sleeps"),
     ("idle", "how often there was nothing to do: looks for a disk's answer, sleeps"),
     ("ports", "event channels: events that came, notifications by doorbell and by hypercall"),
     ("programs", "user programs"),
@@ -81,6 +82,7 @@ pub async fn run(command: &str) -> Result<(), String> {
             time::sleep(u64::from(seconds) * time::SECOND).await;
         }
         ["ps"] => ps(),
+        ["vcpus"] => vcpus(),
         ["idle"] => idle(),
         ["ports"] => ports(),
         ["programs"] => PROGRAMS.iter().for_each(|program| println!("{:24} {}", program.name, program.about)),
@@ -173,15 +175,24 @@ fn uptime() {
 }
 
 fn ps() {
-    println!("task  state    cpu ms  name");
+    println!("task  state    vCPU  cpu ms  name");
     for task in executor::tasks() {
         println!(
-            "{:4}  {:7}  {:6}  {}",
+            "{:4}  {:7}  {:4}  {:6}  {}",
             task.number,
             task.state,
+            task.vcpu,
             task.nanoseconds / time::MILLISECOND,
             task.name
         );
+    }
+}
+
+fn vcpus() {
+    println!("vCPU       turns  user ms      sleeps");
+    for (number, counts) in vcpus::counts().iter().enumerate() {
+        let user_ms = counts.user_ns / time::MILLISECOND;
+        println!("{number:4}  {:10}  {user_ms:7}  {:10}", counts.turns, counts.sleeps);
     }
 }
 

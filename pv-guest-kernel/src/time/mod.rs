@@ -4,7 +4,7 @@ mod clock;
 mod timer;
 
 pub use clock::{now, wall_clock};
-pub use timer::{arm, events, expire, forget_armed, init, port, sleep};
+pub use timer::{arm, bind, events, expire, forget_armed, init, port, sleep};
 
 /// Nanoseconds in a microsecond.
 pub const MICROSECOND: u64 = 1_000;

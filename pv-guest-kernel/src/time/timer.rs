@@ -1,59 +1,73 @@
-//! Timers: tasks ordered by deadline, and the one deadline that the hypervisor knows.
+//! Timers: tasks ordered by deadline, and the one deadline of each vCPU that the hypervisor knows.
+//!
+//! Invariant: a vCPU that leaves the kernel has asked for an event at the first deadline, or another one has.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
 use pv_abi::event_channel::Virq;
-use pv_abi::{Errno, EventPort};
+use pv_abi::{Errno, EventPort, VcpuId};
 
 use super::now;
-use crate::arch::hypercall;
+use crate::arch::{hypercall, vcpu};
 use crate::event::{self, Port};
+use crate::sched::vcpus::MOST;
 use crate::sync::Local;
 
 struct Timers {
     waiting: BTreeMap<(u64, u64), Waker>,
     /// Tells timers of the same deadline apart.
     next_number: u64,
-    /// What the hypervisor was last asked for; 0 once that has passed.
-    armed: u64,
-    /// Kept bound; its event needs no handler, since every entry into the kernel looks at the clock.
-    port: Option<Port>,
+    /// What the hypervisor was last asked for, for each vCPU; 0 once that has passed.
+    armed: [u64; MOST],
+    /// Kept bound; their events need no handler, since every entry into the kernel looks at the clock.
+    ports: Vec<Port>,
 }
 
 static TIMERS: Local<Timers> =
-    Local::new(Timers { waiting: BTreeMap::new(), next_number: 0, armed: 0, port: None });
+    Local::new(Timers { waiting: BTreeMap::new(), next_number: 0, armed: [0; MOST], ports: Vec::new() });
 
-/// Binds the timer's virtual interrupt, and stops the tick that Xen starts each vCPU with.
+/// Prepares the timer of the first vCPU.
 pub fn init() {
+    bind(VcpuId(0)).expect("VIRQ_TIMER");
+}
+
+/// Binds the virtual interrupt of the next vCPU's timer, and stops the tick that Xen starts each vCPU with.
+pub fn bind(vcpu: VcpuId) -> Result<(), Errno> {
     // A hypervisor without periodic timers has none to stop.
-    let _ = hypercall::stop_periodic_timer();
-    let port = event::bind_virq(Virq::TIMER).expect("VIRQ_TIMER");
-    TIMERS.with(|timers| timers.port = Some(port));
+    let _ = hypercall::stop_periodic_timer(vcpu);
+    let port = event::bind_virq_of(Virq::TIMER, vcpu)?;
+    TIMERS.with(|timers| timers.ports.push(port));
+    Ok(())
 }
 
-/// The port of the timer.
+fn own() -> usize {
+    vcpu::number() as usize
+}
+
+/// The port of this vCPU's timer.
 pub fn port() -> EventPort {
-    TIMERS.with(|timers| timers.port.as_ref().map_or(EventPort(0), Port::number))
+    TIMERS.with(|timers| timers.ports[own()].number())
 }
 
-/// How many timer events have come.
+/// How many events of it have come.
 pub fn events() -> u64 {
-    TIMERS.with(|timers| timers.port.as_ref().map_or(0, Port::fired))
+    TIMERS.with(|timers| timers.ports[own()].fired())
 }
 
 /// Somebody else has set the hypervisor's timer: what it was asked for is not known any more.
 pub fn forget_armed() {
-    TIMERS.with(|timers| timers.armed = 0);
+    TIMERS.with(|timers| timers.armed[own()] = 0);
 }
 
 /// Wakes the tasks whose deadline has passed.
 pub fn expire() {
     let now = now();
     TIMERS.with(|timers| {
-        if timers.armed <= now {
-            timers.armed = 0;
+        if timers.armed[own()] <= now {
+            timers.armed[own()] = 0;
         }
         while let Some(first) = timers.waiting.first_entry() {
             if first.key().0 > now {
@@ -64,17 +78,19 @@ pub fn expire() {
     });
 }
 
-/// Has the hypervisor raise an event at the first deadline, or at `limit` if that is earlier. It keeps
-/// an earlier one that it knows already: an event too many does no harm.
+/// Has the hypervisor raise an event for some vCPU at the first deadline, and for this one at `limit`. It keeps an earlier
+/// one that it knows already: an event too many does no harm.
 pub fn arm(limit: Option<u64>) {
     TIMERS.with(|timers| {
         let first = timers.waiting.first_key_value().map(|(key, _)| key.0);
+        let covers = |armed: u64, deadline: u64| armed != 0 && armed <= deadline;
+        let first = first.filter(|first| !timers.armed.iter().any(|armed| covers(*armed, *first)));
         let Some(deadline) = first.into_iter().chain(limit).min() else { return };
-        if timers.armed != 0 && timers.armed <= deadline {
+        if covers(timers.armed[own()], deadline) {
             return;
         }
         set(deadline).expect("setting the timer");
-        timers.armed = deadline;
+        timers.armed[own()] = deadline;
     });
 }
 

@@ -7,6 +7,7 @@
 //! - A program lives in the first GiB: one table of each upper level, shared by both roots.
 //! - Until `activate` the tables are ordinary frames and filled by plain stores. From then on they are
 //!   read-only, and change by hypercall.
+//! - No vCPU but the one that takes an address space down has its roots loaded (see `sched::vcpus`).
 //! - Frames come back to the allocator only after both roots are unpinned, when no table refers to them.
 
 use alloc::collections::BTreeMap;
@@ -15,8 +16,10 @@ use alloc::vec::Vec;
 use pv_abi::page_table::{ENTRIES, LAST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
 use pv_abi::{Errno, Mfn, PAGE_SIZE, Pfn};
 
+use crate::arch::vcpu;
 use crate::memory::update::{self, Batch};
 use crate::memory::{self, TABLE, linear, translation};
+use crate::sched::vcpus::MOST;
 use crate::sync::Local;
 
 /// The end of what a program may map.
@@ -30,8 +33,8 @@ pub const CODE: PteFlags = PteFlags::PRESENT.union(PteFlags::USER).union(PteFlag
 /// A program's data.
 pub const DATA: PteFlags = CODE.union(PteFlags::WRITABLE).union(PteFlags::DIRTY).union(PteFlags::NO_EXECUTE);
 
-/// The roots that are loaded.
-static LOADED: Local<Option<(Mfn, Mfn)>> = Local::new(None);
+/// The roots that each vCPU has loaded; none are those that it began with.
+static LOADED: Local<[Option<(Mfn, Mfn)>; MOST]> = Local::new([None; MOST]);
 
 pub struct AddressSpace {
     kernel_root: Pfn,
@@ -179,15 +182,20 @@ impl Drop for AddressSpace {
 
 /// Loads the kernel's own root, and no user root.
 pub fn load_kernel() -> Result<(), Errno> {
-    load((translation::mfn(linear::root()), Mfn(0)))
+    load(kernel_roots())
+}
+
+fn kernel_roots() -> (Mfn, Mfn) {
+    (translation::mfn(linear::root()), Mfn(0))
 }
 
 fn load(roots: (Mfn, Mfn)) -> Result<(), Errno> {
-    if LOADED.with(|loaded| *loaded == Some(roots)) {
+    let vcpu = vcpu::number() as usize;
+    if LOADED.with(|loaded| loaded[vcpu].unwrap_or(kernel_roots()) == roots) {
         return Ok(());
     }
     update::load_roots(roots.0, roots.1)?;
-    LOADED.with(|loaded| *loaded = Some(roots));
+    LOADED.with(|loaded| loaded[vcpu] = Some(roots));
     Ok(())
 }
 

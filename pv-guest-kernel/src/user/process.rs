@@ -15,10 +15,10 @@ use super::address_space::{AddressSpace, CODE, DATA};
 use super::program::Program;
 use super::system_call;
 use crate::arch::trap::{EVENT, FAILSAFE, Frame, SYSTEM_CALL};
-use crate::arch::user_mode::{self, Context, FloatingPoint};
+use crate::arch::user_mode::{Context, FloatingPoint};
 use crate::panic::Cause;
 use crate::sched::future::{Signal, yield_now};
-use crate::sched::{executor, idle};
+use crate::sched::{executor, idle, vcpus};
 use crate::sync::Local;
 use crate::time;
 
@@ -162,7 +162,8 @@ fn load(program: &Program) -> Result<AddressSpace, Errno> {
 impl Running {
     async fn run(&mut self) -> Outcome {
         loop {
-            if self.process.kill.get().is_some() {
+            // Who kills it interrupts it, on whatever vCPU it runs.
+            if self.process.kill.watch().await {
                 return Outcome::Killed;
             }
             // An answer that has come is another task's, which has its turn first.
@@ -174,7 +175,7 @@ impl Running {
                 return self.fault(format!("its address space was refused: {error}"));
             }
             time::arm(executor::others_are_ready().then(|| time::now() + SLICE));
-            user_mode::enter(&mut self.context);
+            vcpus::run_program(&mut self.context);
             match self.context.frame.vector {
                 EVENT => {
                     self.process.preemptions.fetch_add(1, Ordering::Relaxed);
