@@ -15,6 +15,13 @@ say()  { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die()  { say "error: $*"; exit 1; }
 skip() { say "skipped: $*"; exit "$SKIPPED"; }
 
+# quoted LINE: whether the README quotes it in the row of this peer.
+quoted() {
+    grep -F "tests/peers/${0##*/}\`" "$root/README.md" | grep -qF "\`$1\`" && return 0
+    say "README.md does not quote this line: $1"
+    return 1
+}
+
 # begin NAME: makes $here, where the harness NAME keeps what it makes, and $run for this run alone. $run goes when the
 # harness ends, and with it the process $machine, if one is running.
 begin() {

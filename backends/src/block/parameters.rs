@@ -17,3 +17,23 @@ pub struct RingParameters {
     /// It always uses the same pages.
     pub persistent_grants: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::PAGE_SIZE;
+    use pv_abi::io::block::MAX_SEGMENTS;
+
+    #[test]
+    fn the_documentation_tells_the_limits() {
+        let text = include_str!("../../../docs/storage.md");
+        let order = MAX_RING_PAGES.ilog2();
+        let mib = (usize::from(MAX_INDIRECT_SEGMENTS) * PAGE_SIZE) >> 20;
+        for row in [
+            format!("\n| pages of a ring | {MAX_RING_PAGES} (`max-ring-page-order` {order})"),
+            format!("| {MAX_SEGMENTS}, or {MAX_INDIRECT_SEGMENTS} in an indirect one: {mib} MiB |"),
+        ] {
+            assert!(text.contains(&row), "no {row}");
+        }
+    }
+}

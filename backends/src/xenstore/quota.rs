@@ -58,3 +58,28 @@ impl Default for Quota {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_tells_the_limits() {
+        let quota = Quota::default();
+        let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
+        for (what, limit) in [
+            ("nodes that it owns", quota.nodes.to_string()),
+            ("bytes of these, names and permissions included", mib(quota.bytes)),
+            ("bytes of a node: value, permissions, names of children", quota.node_bytes.to_string()),
+            ("entries of a node's permissions", quota.permissions.to_string()),
+            ("watches", quota.watches.to_string()),
+            ("open transactions", quota.transactions.to_string()),
+            ("nodes that a transaction looks at", quota.transaction_nodes.to_string()),
+            ("bytes that its transactions hold", mib(quota.transaction_bytes)),
+            ("watch events that were not taken", quota.events.to_string()),
+        ] {
+            let row = format!("\n| {what} | {limit} |");
+            assert!(include_str!("../../../docs/xenstore.md").contains(&row), "no {row}");
+        }
+    }
+}

@@ -13,15 +13,17 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
     let mut life = first;
     let mut reboots = Reboots::default();
     loop {
-        let born = life.born;
+        let (born, validation_before) = (life.born, life.validation_before);
         let end = session.outlast(life);
         session.voice.end();
         if let Some(failure) = session.exit.take_failure() {
             return Err(failure);
         }
         let time = born.elapsed();
+        let validation = Validation::of(&session.hypervisor).since(validation_before);
+        let told = || tell(session, &end, time, validation);
         if session.exit.has_left() || end.reason() != ShutdownReason::REBOOT {
-            return Ok(tell(session, &end, time));
+            return Ok(told());
         }
         match reboots.wait(time) {
             Some(wait) => {
@@ -31,12 +33,12 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
                         .warn(&format!("{reboots}: it is started again in {:.1} s", wait.as_secs_f64()));
                 }
                 if session.exit.left_within(wait) {
-                    return Ok(tell(session, &end, time));
+                    return Ok(told());
                 }
             }
             None => {
                 session.voice.warn(&format!("{reboots}: it is not started again"));
-                return Ok(tell(session, &end, time));
+                return Ok(told());
             }
         }
         session.desk.guest_restarts(session.index);
@@ -81,7 +83,7 @@ impl fmt::Display for Reboots {
 }
 
 /// Tells how it ended, and what that means to whoever started it.
-fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration) -> Status {
+fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Validation) -> Status {
     if let Some(report) = end.report() {
         session.voice.tell(&report.to_string());
     }
@@ -105,7 +107,7 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration) -> Status {
         time,
         exits: statistics.exits.iter().map(|(_, count)| count).sum(),
         hypercalls: statistics.hypercalls.iter().map(|(_, count)| count).sum(),
-        validation: Validation { validated: statistics.validated, refused: statistics.refused },
+        validation,
     };
     screen::ended(&session.voice, &how, summary);
     if session.statistics {

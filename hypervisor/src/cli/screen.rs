@@ -41,16 +41,10 @@ pub fn company(names: &[String], first: Option<&str>) {
     show(&format!("{} domains: {}\n{keys}", names.len(), names.join(", ")));
 }
 
-/// At the guest's first words: how long it took, and what it took.
-pub fn booted(voice: &Voice, kernel: &str, time: Duration, validated: u64, help: bool) {
-    let time = duration(time);
-    // Validation is counted for all domains together.
-    if voice.has_company() {
-        return voice.tell(&format!("{kernel} booted in {time}"));
-    }
-    let help = if help { "help, selftest; Ctrl-] leaves\n" } else { "" };
-    let validated = count(validated);
-    show(&format!("{kernel} booted in {time}; {validated} page-table entries validated\n{help}"));
+/// At the guest's first words: how long it took since its domain was begun to be built.
+pub fn booted(voice: &Voice, kernel: &str, time: Duration, help: bool) {
+    let help = if help && !voice.has_company() { "help, selftest; Ctrl-] leaves\n" } else { "" };
+    voice.tell(&format!("{kernel} booted in {}\n{help}", duration(time)));
 }
 
 /// Of the disk that nobody asked for.
@@ -88,6 +82,14 @@ impl Validation {
         let counters = hypervisor.services().mmu.counters();
         let validated = counters.entries_validated.saturating_add(counters.entries_updated);
         Self { validated, refused: counters.refusals }
+    }
+
+    /// What it came to since it stood at `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            validated: self.validated.saturating_sub(earlier.validated),
+            refused: self.refused.saturating_sub(earlier.refused),
+        }
     }
 }
 

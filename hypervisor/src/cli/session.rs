@@ -6,7 +6,7 @@ use super::desk::Desk;
 use super::exit::Exit;
 use super::guest::Guest;
 use super::output::Output;
-use super::screen;
+use super::screen::{self, Validation};
 use super::served::Served;
 use super::status::Failure;
 use super::stderr;
@@ -46,6 +46,8 @@ pub struct Session<'a> {
 pub struct Life {
     /// When it was begun.
     pub born: Instant,
+    /// What validation came to before that.
+    pub validation_before: Validation,
     domain: Arc<Domain>,
     /// None where the user has left before it was there.
     served: Option<Served>,
@@ -55,6 +57,7 @@ impl Session<'_> {
     /// Begins a life: builds a domain, and lets it run.
     pub fn begin(&self, plan: &Plan) -> Result<Life, Failure> {
         let born = Instant::now();
+        let validation_before = Validation::of(&self.hypervisor);
         let output = Output(self.voice.clone());
         let config = DomainConfig {
             name: self.guest.spec.name.clone(),
@@ -71,7 +74,7 @@ impl Session<'_> {
             // A user who leaves meanwhile is no failure.
             if self.exit.has_left() { Ok(None) } else { Err(failure) }
         })?;
-        Ok(Life { born, domain, served })
+        Ok(Life { born, validation_before, domain, served })
     }
 
     /// Stays until nothing is left of a life.
@@ -96,13 +99,12 @@ impl Session<'_> {
 
     /// The guest's first words bring the rest of the first screen; that there is room for more lets its vCPUs go on.
     fn begin_to_speak(&self, born: Instant, domain: &Arc<Domain>) {
-        let (mmu, name) = (self.hypervisor.services().mmu.clone(), self.guest.images.name().to_owned());
+        let name = self.guest.images.name().to_owned();
         let typed = self.guest.commands == Commands::Typed;
         let has_demo_disk = self.guest.disks.iter().any(|disk| disk.name() == demo_disk::NAME);
         let (voice, domain) = (self.voice.clone(), Arc::downgrade(domain));
         let first = move || {
-            let validated = mmu.counters().entries_validated;
-            screen::booted(&voice, &name, born.elapsed(), validated, typed);
+            screen::booted(&voice, &name, born.elapsed(), typed);
             if typed && has_demo_disk {
                 screen::demo_disk();
             }

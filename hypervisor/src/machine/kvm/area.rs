@@ -346,6 +346,20 @@ mod tests {
     use super::super::super::DOORBELL_SLOT;
     use super::*;
 
+    #[test]
+    fn the_documentation_tells_how_many_doorbells_there_are() {
+        let text = include_str!("../../../../ARCHITECTURE.md");
+        for words in [
+            format!("the machine's {DOORBELL_PAGES} doorbell pages"),
+            format!("slot {DOORBELL_SLOT} of the domain's roots"),
+            format!("may have {DOORBELLS_PER_PAGE} doorbells"),
+        ] {
+            assert!(text.contains(&words), "no {words}");
+        }
+        let first = format!("The first {DOORBELL_PAGES} domains");
+        assert!(include_str!("../../../../docs/limits.md").contains(&first), "no {first}");
+    }
+
     /// On a CPU with Meltdown a guest could read all memory that its root maps for CPL0.
     #[test]
     fn the_direct_map_stands_in_the_scribes_root_only() {

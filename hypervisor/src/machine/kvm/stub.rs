@@ -131,6 +131,15 @@ mod tests {
     use super::*;
     use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 
+    #[test]
+    fn texts_tell_its_size() {
+        let size = format!("{} bytes", code().len() + gate_code().len());
+        for text in [include_str!("../../../../README.md"), include_str!("../../../../ARCHITECTURE.md")] {
+            let line = text.lines().find(|line| line.contains("stub") && line.contains(" bytes"));
+            assert!(line.expect("a line").contains(&size), "{line:?} does not say {size}");
+        }
+    }
+
     /// Software KVM interprets CPL0 code and knows few instructions; and what is not there cannot go wrong.
     #[test]
     fn the_stub_consists_of_few_kinds_of_instructions() {
