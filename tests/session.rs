@@ -94,6 +94,17 @@ fn reboot_in_exec() {
     assert_ended(&outcome, 0);
     assert_eq!(outcome.stdout.matches("interface:").count(), 1, "{outcome:?}");
     assert_eq!(outcome.stderr.matches("booted in").count(), 2, "{outcome:?}");
+    // The last line tells of the last life, in which nothing was left to do.
+    let only = run(&["--exec", "poweroff"]);
+    assert_ended(&only, 0);
+    assert_eq!(validated(&outcome), validated(&only));
+}
+
+/// What the last line says of page-table entries.
+fn validated(outcome: &Outcome) -> &str {
+    let last =
+        outcome.stderr.lines().find(|line| line.starts_with("powered off after")).expect("a last line");
+    last.rsplit_once("hypercalls, ").expect("a count").1
 }
 
 fn full_device() {
