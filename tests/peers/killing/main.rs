@@ -27,7 +27,8 @@ const KILLS_OF_AN_IMAGE: u32 = 4;
 const FLUSHES: usize = 200;
 /// The kinds of images, their sizes in MiB, and the sizes of their clusters: with small ones, an L2 table is needed for
 /// each 32 KiB.
-const KINDS: [(&str, u64, u64); 3] = [("raw", 16, 0), ("qcow2", 32, 65536), ("qcow2", 16, 512)];
+const KINDS: [(&str, u64, u64); 3] = [("raw", 16, 0), ("qcow2", 32, 65536), ("qcow2", 16, SMALL)];
+const SMALL: u64 = 512;
 /// The ends of runs whose guest has not flushed.
 const ENDS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::HUP];
 
@@ -65,7 +66,8 @@ fn main() -> ExitCode {
     println!("{unflushed} times, a guest that had not flushed was ended, and the next run wrote on");
     println!("{leaks} times, clusters of a qcow2 image were lost to nobody's use");
     let (mut flushes, mut unsynced) = (0, 0);
-    for kind in KINDS {
+    // Small clusters cut the writes into pieces, by which strace's log is not judged.
+    for kind in KINDS.into_iter().filter(|kind| kind.2 != SMALL) {
         let (said, bad) = Image::new(&directory, kind).trace(&directory);
         let first = &bad[..bad.len().min(5)];
         println!(
