@@ -207,6 +207,40 @@ pub fn gdt(world: &World, guest: &Guest) {
     assert_eq!(world.call(guest, 14, &[page(4), Pte::new(frame, RW).0, 0]), Ok(0), "writable again");
 }
 
+/// XSA-195, 298, where it is not the first frame that is bad.
+#[test]
+fn a_gdt_of_several_frames_is_checked_and_loaded_to_its_end() {
+    let world = World::new();
+    let guest = world.guest();
+    const GATE: u64 = 0x0000_ec00_0008_0000;
+    const ENTRIES: u64 = 512 * 2 + 3;
+    let frames = [4, 5, 6].map(|n| {
+        world.poke(&guest, page(n), [0, CODE, n].as_slice());
+        unmap(&world, &guest, n)
+    });
+    world.poke(&guest, page(1), &frames.map(|frame| frame.0));
+    let memory = world.services.mmu.memory();
+    memory.store_u64(frames[2], 8 * 2, GATE).unwrap();
+    assert!(world.call(&guest, 2, &[page(1), ENTRIES]).is_err(), "a call gate at the end");
+    world.on_vcpu(&guest, |_, vcpu| assert!(vcpu.context.descriptors.is_empty()));
+    for (n, frame) in (4..).zip(frames) {
+        assert_eq!(world.call(&guest, 14, &[page(n), Pte::new(frame, RW).0, 0]), Ok(0), "its page again");
+        assert_eq!(world.call(&guest, 14, &[page(n), 0, 0]), Ok(0));
+    }
+    memory.store_u64(frames[2], 8 * 2, 0).unwrap();
+    assert_eq!(world.call(&guest, 2, &[page(1), ENTRIES]), Ok(0));
+    world.on_vcpu(&guest, |_, vcpu| {
+        assert_eq!(vcpu.context.descriptors.len() as u64, ENTRIES);
+        let seconds: Vec<_> = [1, 513, 1025].map(|at| vcpu.context.descriptors[at]).into();
+        assert_eq!(seconds, [CODE_DPL3; 3]);
+    });
+    for (n, frame) in (4..).zip(frames) {
+        let writable = world.call(&guest, 14, &[page(n), Pte::new(frame, RW).0, 0]);
+        assert!(writable.is_err(), "descriptors in all of them: {n}");
+        assert!(world.call(&guest, 10, &[frame.address() + 16, GATE]).is_err(), "{n}");
+    }
+}
+
 pub fn memory_op(world: &World, guest: &Guest) {
     world.poke(guest, page(1), &DomId::SELF);
     assert_eq!(world.call(guest, 12, &[3, page(1)]), Ok(PAGES + 10));
