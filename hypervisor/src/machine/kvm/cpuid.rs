@@ -106,3 +106,40 @@ fn hide(mut entry: kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
     }
     entry
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The features of a leaf, from a host that has all, that a guest does not find: EAX, EBX, ECX, EDX.
+    fn hidden(function: u32, index: u32) -> [Vec<u32>; 4] {
+        let flags = if index == 0 { 0 } else { KVM_CPUID_FLAG_SIGNIFCANT_INDEX };
+        let all = u32::MAX;
+        let entry = kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax: all,
+            ebx: all,
+            ecx: all,
+            edx: all,
+            ..Default::default()
+        };
+        let policy = CpuidPolicy::new(&CpuId::from_entries(&[entry]).unwrap(), &[]);
+        policy.cpuid(function, index).map(|found| (0..32).filter(|bit| found & 1 << bit == 0).collect())
+    }
+
+    #[test]
+    fn what_a_pv_guest_must_not_use_is_hidden_and_nothing_else() {
+        let none = Vec::<u32>::new;
+        assert_eq!(hidden(1, 0), [none(), none(), vec![3, 5, 17, 21, 24], vec![1, 3, 12, 13, 17]]);
+        assert_eq!(hidden(7, 0), [none(), vec![7, 10, 20], vec![2, 3, 4, 16], vec![22, 24, 25]]);
+        assert_eq!(hidden(7, 1), [none(), none(), none(), none()]);
+        let beyond_avx_512 = [3, 4].into_iter().chain(8..32).collect();
+        assert_eq!(hidden(0xd, 0), [beyond_avx_512, none(), none(), none()]);
+        assert_eq!(hidden(0xd, 1), [vec![3], none(), none(), none()]);
+        assert_eq!(hidden(0x8000_0001, 0), [none(), none(), vec![2], vec![1, 3, 12, 13, 17, 26]]);
+        let all = || (0..32).collect::<Vec<u32>>();
+        assert_eq!(hidden(FIRST_LEAF, 0), [all(), all(), all(), all()], "KVM's own");
+    }
+}
