@@ -128,6 +128,18 @@ fn load(instruction: &Instruction) -> Decoded {
     }
 }
 
+/// The name of a privileged instruction, which no guest can execute: `hlt`, say, or `mov cr4, rax`.
+pub fn privileged(code: &[u8]) -> Option<String> {
+    let instruction = Decoder::with_ip(64, code, 0, DecoderOptions::NONE).decode();
+    let registers = || (instruction.op0_register(), instruction.op1_register());
+    let name = match (instruction.is_privileged(), instruction.mnemonic(), registers()) {
+        (false, ..) => return None,
+        (true, Mnemonic::Mov, (to, from)) => format!("mov {to:?}, {from:?}"),
+        (true, mnemonic, _) => format!("{mnemonic:?}"),
+    };
+    Some(name.to_ascii_lowercase())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! What is told of a crash: why, the registers, and the calls that led there.
 
+use crate::decode::privileged;
 use crate::error::Failure;
 use crate::guest_memory::GuestSpace;
 use crate::machine::Registers;
@@ -77,6 +78,10 @@ pub struct CrashReport {
     pub registers: Registers,
     /// Code and stack selectors.
     pub selectors: (u16, u16),
+    /// The bytes at RIP, those that can be read.
+    pub code: Vec<u8>,
+    /// The instruction there, where it is a privileged one: nothing has carried it out.
+    pub privileged: Option<String>,
     /// Where it was, and by the frame pointers who called.
     pub calls: Vec<Location>,
 }
@@ -85,6 +90,8 @@ impl CrashReport {
     /// Looks at the vCPU as it stands.
     pub fn new(reason: &Failure, vcpu: &Vcpu, mmu: &Mmu, symbols: Option<&SymbolTable>) -> Self {
         let registers = vcpu.context.registers;
+        let code = vcpu.space(mmu).fetch(registers.rip);
+        let code = code.map_or_else(|_| Vec::new(), |instruction| instruction.bytes().to_vec());
         let mut calls = vec![registers.rip];
         calls.extend(return_addresses(&vcpu.space(mmu), registers.rbp));
         let in_kernel = vcpu.mode == Mode::Kernel;
@@ -100,6 +107,8 @@ impl CrashReport {
             mode: vcpu.mode,
             registers,
             selectors: (vcpu.context.cs, vcpu.context.ss),
+            privileged: privileged(&code),
+            code,
             calls: calls
                 .into_iter()
                 .enumerate()
@@ -143,6 +152,11 @@ impl fmt::Display for CrashReport {
             let line: Vec<_> = shown.map(|(name, value)| format!("{name} {value:#018x}")).collect();
             writeln!(f, "  {}", line.join("  "))?;
         }
+        let code: Vec<_> = self.code.iter().map(|byte| format!("{byte:02x}")).collect();
+        let code = if code.is_empty() { "cannot be read".into() } else { code.join(" ") };
+        let privileged =
+            self.privileged.iter().map(|name| format!("  ({name}: privileged, and not emulated)"));
+        writeln!(f, "  code at rip: {code}{}", privileged.collect::<String>())?;
         for (depth, call) in self.calls.iter().enumerate() {
             let symbol = call.symbol.as_deref().unwrap_or("?");
             writeln!(f, "  #{depth:<2} {:#018x}  {symbol}", call.address)?;
@@ -172,6 +186,28 @@ mod tests {
         });
         assert_eq!(report.calls.len(), 1 + MAX_CALLS);
         assert_eq!(report.calls.last().map(|call| call.address), Some(0x1000 + MAX_CALLS as u64 - 1));
+        world.check_end(vec![guest]);
+    }
+
+    #[test]
+    fn a_crash_shows_the_bytes_at_rip_and_names_a_privileged_instruction() {
+        let mut world = World::new();
+        let guest = world.guest();
+        world.poke(&guest, page(3), &[0x0f_u8, 0x22, 0xe0, 0xf4, 0x90]);
+        let told = |rip| {
+            let report = world.on_vcpu(&guest, |_, vcpu| {
+                vcpu.context.registers.rip = rip;
+                CrashReport::new(&Failure::Crash("test".into()), vcpu, &world.services.mmu, None)
+            });
+            let text = report.to_string();
+            text.lines().find(|line| line.contains("code at rip")).expect("a line of code").trim().to_owned()
+        };
+        let whole = told(page(3));
+        assert!(whole.starts_with("code at rip: 0f 22 e0 f4 90 00 "), "{whole}");
+        assert!(whole.ends_with("(mov cr4, rax: privileged, and not emulated)"), "{whole}");
+        assert!(told(page(3) + 3).ends_with("(hlt: privileged, and not emulated)"));
+        assert!(told(page(3) + 4).ends_with("00 00 00"), "nop is for everybody");
+        assert_eq!(told(0x10), "code at rip: cannot be read");
         world.check_end(vec![guest]);
     }
 
