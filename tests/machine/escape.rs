@@ -237,7 +237,7 @@ fn doorbell_of_39_bits() -> Result<(), Failed> {
     // And no memory is where doorbells are.
     let too_large =
         KvmMachine::new(config(1 << 27)).map(drop).expect_err("a machine of 2^39 bytes").to_string();
-    check(too_large.contains("524288M") && too_large.contains("at most 524287M"), || too_large)
+    check(too_large.contains("524288 MiB") && too_large.contains("at most 524287 MiB"), || too_large)
 }
 
 /// A vCPU leaves an access half-done; the next one must not find itself in the middle of it.

@@ -21,6 +21,7 @@ mod area;
 pub mod bare;
 mod cpuid;
 mod descriptors;
+mod device;
 mod doorbells;
 mod entry;
 mod exception;

@@ -4,6 +4,7 @@ use super::super::{MachineError, MachineMemory};
 use super::area::{AREA, Area, DoorbellAddresses, LSTAR, PcpuPages};
 use super::cpuid::CpuidPolicy;
 use super::descriptors;
+use super::device;
 use super::entry;
 use super::run::Run;
 use kvm_bindings::{
@@ -33,14 +34,12 @@ const EFER: u64 = entry::EFER_SCE | 1 << 8 | 1 << 10 | 1 << 11; // LME LMA NXE
 pub enum HostError {
     /// No device node.
     #[error(
-        "/dev/kvm does not exist: load the module (modprobe kvm-intel or kvm-amd), or enable virtualisation in the firmware or for this virtual machine"
+        "/dev/kvm does not exist: load the module (modprobe kvm-intel or kvm-amd), and enable virtualisation in the firmware or for this virtual machine; one without VMX and SVM can have kvm_pvm (modprobe kvm-pvm), where its kernel does"
     )]
     Missing,
     /// No permission.
-    #[error(
-        "/dev/kvm may not be opened by this user: join its group (usermod -aG kvm $USER, then log in again) or run as root"
-    )]
-    NotPermitted,
+    #[error("/dev/kvm may not be opened by this user: {0}")]
+    NotPermitted(String),
     /// In use.
     #[error(
         "/dev/kvm is busy: another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualisation; stop it and try again"
@@ -51,7 +50,7 @@ pub enum HostError {
     Lacks(&'static str),
     /// More memory than this host's processors can address below the doorbells.
     #[error(
-        "a machine of {}M is more than this host's processors can address: it can have at most {}M",
+        "a machine of {} MiB is more than this host's processors can address: it can have at most {} MiB",
         .frames.div_ceil(256), .most / 256
     )]
     TooLarge {
@@ -86,7 +85,7 @@ pub struct Vm {
 pub(super) fn open_error(error: kvm_ioctls::Error) -> HostError {
     match error.errno() {
         libc::ENOENT | libc::ENXIO | libc::ENODEV => HostError::Missing,
-        libc::EACCES | libc::EPERM => HostError::NotPermitted,
+        libc::EACCES | libc::EPERM => HostError::NotPermitted(device::remedy()),
         libc::EBUSY => HostError::Busy,
         _ => MachineError::new("/dev/kvm cannot be used", error).into(),
     }
