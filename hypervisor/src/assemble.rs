@@ -7,6 +7,7 @@ use crate::machine::MachineError;
 use crate::machine::kvm::{self, HostError, KvmMachine, MachineConfig};
 use crate::paging::Mmu;
 use std::sync::Arc;
+use std::time::Instant;
 
 impl CpuidPolicy for kvm::CpuidPolicy {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -19,7 +20,16 @@ impl CpuidPolicy for kvm::CpuidPolicy {
 /// # Errors
 /// What the host lacks, or which probe failed.
 pub fn machine(frames: u64, pcpus: u32) -> Result<KvmMachine, HostError> {
-    KvmMachine::new(MachineConfig { frames, pcpus, leaves: &HYPERVISOR_LEAVES })
+    let start = Instant::now();
+    let machine = KvmMachine::new(MachineConfig { frames, pcpus, leaves: &HYPERVISOR_LEAVES })?;
+    let (mebibytes, elapsed, report) = (frames.div_ceil(256), start.elapsed(), &machine.report);
+    tracing::debug!(
+        "a machine of {mebibytes} MiB and {pcpus} pcpus is ready after {elapsed:.1?}: {:?} KVM, tables by {:?}, gate {}",
+        report.kvm,
+        report.tables,
+        report.gate
+    );
+    Ok(machine)
 }
 
 /// Puts the layers on a machine, and starts its pcpus.

@@ -31,6 +31,7 @@ pub mod contain;
 pub mod control;
 pub mod cpuid;
 pub mod decode;
+pub mod defect;
 pub mod domain;
 pub mod emulate;
 pub mod error;

@@ -44,6 +44,10 @@ pub fn create(services: &Services, config: DomainConfig) -> Result<Arc<Domain>, 
     let made = make(services, id, frame, config).map_err(|source| {
         MachineError::new("the shared page cannot be used", std::io::Error::other(source)).into()
     });
+    if let Ok(domain) = &made {
+        let (mebibytes, vcpus) = (domain.maximum_pages() / 256, domain.vcpus().len());
+        tracing::debug!("{id} ({}) is made: {mebibytes} MiB, {vcpus} vCPUs", domain.name());
+    }
     if made.is_err() {
         super::teardown::release_all(&services.mmu, id);
         services.mmu.take_doorbell_page(id);

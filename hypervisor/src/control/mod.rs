@@ -166,7 +166,7 @@ impl Hypervisor {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
-                tracing::error!("a thread of the hypervisor panicked");
+                tracing::error!(target: crate::defect::TARGET, "a thread of the hypervisor panicked");
             }
         }
     }

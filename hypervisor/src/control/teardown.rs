@@ -27,10 +27,11 @@ pub(crate) fn reap_once(services: &Services) {
         services.scheduler.evict(domain.id());
         if !services.scheduler.knows(domain.id()) {
             if let Err(defect) = contained(|| take_apart(services, domain)) {
-                tracing::error!(domain = %domain.id(), %defect, "frames of a dead domain are lost");
+                tracing::error!(target: crate::defect::TARGET, domain = %domain.id(), %defect, "frames of a dead domain are lost");
             }
             services.domains.remove(domain.id());
             domain.life().gone();
+            tracing::debug!("{} is gone; {} MiB are free", domain.id(), services.mmu.free_frames() / 256);
         }
     }
 }
@@ -57,7 +58,7 @@ pub(super) fn release_all(mmu: &Mmu, id: DomId) -> bool {
             Ok(Progress::Preempted) => thread::yield_now(),
             Ok(Progress::Done) => return true,
             Err(failure) => {
-                tracing::error!(domain = %id, %failure, "frames of a dead domain are lost");
+                tracing::error!(target: crate::defect::TARGET, domain = %id, %failure, "frames of a dead domain are lost");
                 return false;
             }
         }

@@ -36,7 +36,7 @@ impl Drop for Doorbell {
     fn drop(&mut self) {
         let Some(eventfd) = self.end.eventfd() else { return };
         if let Err(error) = self.doorbells.take_down(self.page, self.value, eventfd) {
-            tracing::error!(%error, doorbell = ?self, "a doorbell stays where it hangs");
+            tracing::error!(target: crate::defect::TARGET, %error, doorbell = ?self, "a doorbell stays where it hangs");
         }
     }
 }

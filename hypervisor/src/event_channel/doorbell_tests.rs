@@ -1,13 +1,17 @@
 //! Doorbells, on a machine whose bells the test rings.
 
 use super::*;
+use crate::machine::Doorbells;
 use crate::machine::fake::Sabotage;
 use crate::machine::{DOORBELL_ADDRESS, DOORBELLS_PER_PAGE};
 use crate::testing::{Guest, World, page};
 use backends::bell::Bell;
 use pv_abi::extension::Doorbell;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// The extension's hypercall, and its operation.
 const EXTENSION: u64 = 127;
@@ -178,4 +182,31 @@ fn the_page_of_a_domain_that_cannot_be_taken_apart_is_nobodys() {
     world.machine.translations.sabotage(Sabotage::None);
     let third = world.guest();
     assert_eq!(world.services.mmu.doorbell_page(third.domain.id()), None);
+}
+
+/// Counts what is told of defects.
+#[derive(Clone, Default)]
+struct Told(Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber> Layer<S> for Told {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == crate::defect::TARGET {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_doorbell_that_cannot_be_taken_down_is_told_as_a_defect() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let (port, channel, _bell) = connected(&guest);
+    ask(&world, &guest, port).unwrap();
+    let page = world.services.mmu.doorbell_page(guest.domain.id()).unwrap();
+    // Behind its back, so that its own end fails.
+    world.machine.doorbells.take_down(page, port.0, std::io::stdin().as_fd()).unwrap();
+    let told = Told::default();
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(told.clone()), || drop(channel));
+    assert_eq!(told.0.load(Ordering::Relaxed), 1);
+    world.check_end(vec![guest]);
 }

@@ -284,7 +284,7 @@ impl FrameTable {
     /// A reference was given back that nobody had: a defect of the hypervisor. The frame is leaked, which is
     /// safe, rather than freed, which is not.
     fn report_defect(&self, mfn: Mfn, refusal: Refusal) {
-        tracing::error!(%mfn, word = ?self.word(mfn), %refusal, "reference count defect");
+        tracing::error!(target: crate::defect::TARGET, %mfn, word = ?self.word(mfn), %refusal, "reference count defect");
         debug_assert!(false, "{mfn}: {refusal}: {:?}", self.word(mfn));
     }
 

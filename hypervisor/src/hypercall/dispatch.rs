@@ -119,7 +119,9 @@ fn answer(call: &mut Call<'_>, row: Option<&Hypercall>, number: u64, arguments: 
     };
     match reply {
         Err(Failure::Refused(refusal)) => {
-            tracing::debug!(domain = %call.domain.id(), number, ?arguments, %refusal, "hypercall refused");
+            let name = row.map_or("unknown", |row| row.name);
+            let arguments = arguments.map(|argument| format!("{argument:#x}")).join(", ");
+            tracing::debug!(domain = %call.domain.id(), "{name} ({number}) of ({arguments}) is refused: {refusal}");
             Ok(Outcome::Done(refusal.errno.to_return()))
         }
         other => other,

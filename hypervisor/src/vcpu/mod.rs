@@ -164,7 +164,7 @@ impl Vcpu {
     pub fn release(&mut self, mmu: &Mmu) {
         self.gdt.release(mmu);
         if let Err(failure) = mmu.release_roots(self.domain, &mut self.roots) {
-            tracing::warn!(domain = %self.domain, %failure, "root tables are not returned");
+            tracing::error!(target: crate::defect::TARGET, domain = %self.domain, %failure, "root tables are not returned");
         }
     }
 }

@@ -4,6 +4,9 @@
 #![allow(missing_docs, rustdoc::broken_intra_doc_links)] // the sources are documented where they live
 
 #[cfg(not(test))] // its own tests, and those of others below, need the rest of the hypervisor
+#[path = "../../../hypervisor/src/defect.rs"]
+pub mod defect;
+#[cfg(not(test))]
 #[path = "../../../hypervisor/src/domain/mod.rs"]
 pub mod domain;
 #[cfg(not(test))]
