@@ -3,9 +3,14 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use support::{Outcome, run, test};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Outcome, finish, needs_kvm, paravane, run, skippable_kvm_test, test};
 use tempfile::TempDir;
 
 const CONFIGURATION: i32 = 1;
@@ -28,6 +33,13 @@ fn trials() -> Vec<Trial> {
         test("a_file_that_describes_no_domain_is_refused_with_line_and_key", damaged_domains),
         test("domains_that_do_not_go_together_are_refused", domains_that_clash),
         test("json_is_json_whatever_the_host_is_like", check_json),
+        test("a_misspelt_word_is_guessed_and_the_right_help_named", misspelt),
+        test("xs_alone_shows_its_usage", xs_alone),
+        test("a_value_may_begin_with_a_dash", dashes),
+        test("a_wrong_paravane_log_is_refused", wrong_log),
+        needs_kvm("debug_tells_what_an_ordinary_run_does", ordinary_log),
+        test("the_process_gets_no_new_privileges_and_is_not_dumpable", process_is_confined),
+        skippable_kvm_test("guest_memory_is_in_no_core_dump", guest_memory_is_not_dumped),
     ]
 }
 
@@ -51,11 +63,15 @@ fn usage_errors() {
         (&["run", "--memory", "128"], "a unit is needed"),
         (&["run", "--memory", "lots"], "a number with a unit"),
         (&["run", "--memory", "5K"], "multiple of 4K"),
-        (&["run", "--memory", "0M"], "more than nothing"),
-        (&["run", "--memory", "9999999T"], "not supported"),
+        (&["run", "--memory", "0M"], "from 4 KiB to 1 TiB"),
+        (&["run", "--memory", "9999999T"], "from 4 KiB to 1 TiB"),
         (&["run", "--machine-memory", "1X"], "--machine-memory"),
-        (&["run", "--pcpus", "0"], "--pcpus"),
-        (&["run", "--pcpus", "many"], "--pcpus"),
+        (&["run", "--machine-memory", "0M"], "from 4 KiB to 1073741700 KiB"),
+        (&["run", "--machine-memory", "1T"], "from 4 KiB to 1073741700 KiB"),
+        (&["run", "--pcpus", "0"], "a whole number from 1 to 64"),
+        (&["run", "--pcpus", "many"], "a whole number from 1 to 64"),
+        (&["run", "--vcpus", "33"], "a whole number from 1 to 32"),
+        (&["run", "--vcpus", "99999999999"], "a whole number from 1 to 32"),
         (&["run", "--exec", "a \" b"], "double quote"),
         (&["run", "--memory", "64M", "one.toml"], "cannot be used with"),
         (&["run", "one.toml", "--exec", "version"], "--exec"),
@@ -64,7 +80,7 @@ fn usage_errors() {
         (&["run", "one.toml", "--cmdline", "quiet"], "--cmdline"),
         (&["kernel"], "--output"),
         (&["bench", "cpu"], "no suite cpu; there are: core"),
-        (&["bench", "--pairs", "3"], "--pairs"),
+        (&["bench", "--pairs", "3"], "a whole number from 30 to 1000000"),
     ] {
         assert_refused(&run(arguments), USAGE, &[word]);
     }
@@ -191,7 +207,9 @@ fn memory_that_does_not_fit() {
     let machine = run(&["run", "--memory", "64M", "--machine-memory", "32M"]);
     assert_refused(&machine, CONFIGURATION, &["--machine-memory", "64 MiB", "32 MiB"]);
     let host = run(&["run", "--memory", "1T"]);
-    assert_refused(&host, CONFIGURATION, &["--memory", "1048576 MiB"]);
+    assert_refused(&host, CONFIGURATION, &["--memory", "1 TiB"]);
+    let host = run(&["run", "--machine-memory", "1023G"]);
+    assert_refused(&host, CONFIGURATION, &["--machine-memory", "1023 GiB is more than this host has"]);
 }
 
 fn long_command_lines() {
@@ -213,18 +231,30 @@ fn domains(directory: &TempDir, texts: &[&str]) -> Vec<String> {
 fn damaged_domains() {
     let directory = directory();
     for (contents, words) in [
-        ("name = 'a'\nmemory = '64'\n", &["line 2: memory: ", "64M, say"][..]),
-        ("kernle = 'k'\n", &["line 1: ", "`kernle`", "`kernel`"]),
-        ("exec = 7\n", &["line 1: exec: ", "expected a string"]),
-        ("name: a\n", &["line 1: "]),
-        ("name = 'a b'\n", &["name: ", "letters, digits"]),
+        ("name = 'a b'\n", &["name: ", "letters, digits"][..]),
         ("exec = 'a \" b'\n", &["exec: ", "double quote"]),
         ("kernel = 'missing'\n", &["missing: no such file"]),
         ("memory = '1M'\n", &["memory too small"]),
-        ("memory = '1T'\n", &["d0.toml: memory: ", "1048576 MiB"]),
+        ("memory = '1T'\n", &["d0.toml: memory: ", "1 TiB"]),
     ] {
         let names = domains(&directory, &[contents]);
         assert_refused(&run(&["run", &names[0]]), CONFIGURATION, words);
+    }
+    for (contents, words) in [
+        (
+            "name = 'a'\nmemory = '64'\n",
+            &["d0.toml: line 2, column 10: memory: ", "64M, say", "\n   |          ^^^^\n"][..],
+        ),
+        ("kernle = 'k'\n", &["line 1, column 1: ", "no key `kernle`", "`kernel`", " 1 | kernle = 'k'\n"]),
+        ("exec = 7\n", &["line 1, column 8: exec: ", "text in quotes is needed here, and not the number 7"]),
+        ("name: a\n", &["line 1, column "]),
+    ] {
+        let names = domains(&directory, &[contents]);
+        let outcome = run(&["run", &names[0]]);
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(CONFIGURATION), 3), "{outcome:?}");
+        for word in words {
+            assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
+        }
     }
     assert_refused(&run(&["run", "/nowhere/one.toml"]), CONFIGURATION, &["/nowhere/one.toml: no such file"]);
     let binary = directory.path().join("binary.toml");
@@ -242,7 +272,7 @@ fn domains_that_clash() {
     assert_refused(&machine, CONFIGURATION, &["--machine-memory", "2 guests' together 128 MiB", "64 MiB"]);
     let names = domains(&directory, &["memory = '512G'", "memory = '512G'"]);
     let host = run(&["run", &names[0], &names[1]]);
-    assert_refused(&host, CONFIGURATION, &["the memory of 2 domains", "1048576 MiB"]);
+    assert_refused(&host, CONFIGURATION, &["the memory of 2 domains", "1 TiB"]);
 }
 
 fn check_json() {
@@ -252,4 +282,132 @@ fn check_json() {
     assert_eq!(verdict["usable"], serde_json::Value::Bool(outcome.status == Some(0)));
     let (one, other) = if outcome.status == Some(0) { ("probes", "missing") } else { ("missing", "probes") };
     assert!(!verdict[one].is_null() && verdict[other].is_null(), "{outcome:?}");
+}
+
+fn misspelt() {
+    for (arguments, words) in [
+        (&["chekc"][..], &["'chekc'", "a similar", "'check'", "(see paravane --help)"][..]),
+        (&["run", "--memroy", "1G"], &["'--memroy'", "a similar", "'--memory'", "(see paravane run --help)"]),
+        (&["xs", "raed", "/"], &["'raed'", "'read'", "(see paravane xs --help)"]),
+        (&["bench", "--jason"], &["'--json'", "(see paravane bench --help)"]),
+        (&["run", "--pcpus", "0"], &["(see paravane run --help)"]),
+        (&["--pcpus", "0"], &["(see paravane --help)"]),
+    ] {
+        assert_refused(&run(arguments), USAGE, words);
+    }
+}
+
+fn xs_alone() {
+    let outcome = run(&["xs"]);
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(USAGE), ""));
+    for word in ["Usage: paravane xs", "ls", "read", "write", "rm", "watch", "--socket"] {
+        assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
+    }
+}
+
+/// What follows is not taken for an option: these get as far as the file or socket that is not there.
+fn dashes() {
+    for arguments in [
+        &["run", "--cmdline", "--x", "--kernel", "/nowhere/k"][..],
+        &["run", "--exec", "-v", "--kernel", "/nowhere/k"],
+        &["xs", "--socket", "/nowhere/s", "write", "/a", "-5"],
+        &["xs", "--socket", "/nowhere/s", "write", "/a", "--5"],
+    ] {
+        assert_refused(&run(arguments), CONFIGURATION, &["/nowhere/"]);
+    }
+}
+
+fn wrong_log() {
+    for (filter, word) in [("debgu", "\"debgu\""), ("hypervizor=debug", "hypervizor"), ("", "off, error")] {
+        let outcome =
+            finish(paravane(&["check"]).env("PARAVANE_LOG", filter).spawn().expect("paravane starts"));
+        assert_refused(&outcome, USAGE, &["PARAVANE_LOG", word, "trace", "hypervisor::paging=trace"]);
+    }
+}
+
+fn ordinary_log() {
+    let logged = |level| {
+        let run =
+            paravane(&["run", "--memory", "64M", "--exec", "version"]).env("PARAVANE_LOG", level).spawn();
+        let outcome = finish(run.expect("paravane starts"));
+        assert_eq!(outcome.status, Some(0), "{outcome:?}");
+        outcome.stderr
+    };
+    let debug = logged("debug");
+    for words in ["pcpus is ready after ", "64 MiB, 1 vCPUs", " is gone; ", " MiB are free"] {
+        assert!(debug.contains(words), "{words:?} is missing: {debug}");
+    }
+    assert!(!logged("error").contains("is ready after"), "that is no error");
+}
+
+/// Waits for what another process does.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} does not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn end(mut child: Child) {
+    child.kill().expect("it runs");
+    child.wait().expect("it is waited for");
+}
+
+/// The files in `/proc` of a process that is not dumpable are root's, whoever runs it.
+fn process_is_confined() {
+    const NOBODY: u32 = 65_534;
+    let directory = directory();
+    let text_of = |name: &str| text(&directory.path().join(name)).to_owned();
+    let (program, socket) = (text_of("paravane"), text_of("socket"));
+    std::fs::copy(env!("CARGO_BIN_EXE_paravane"), &program).expect("a copy that everybody can execute");
+    let listener = UnixListener::bind(&socket).expect("a socket that never answers");
+    for path in [directory.path().to_str().expect("a path in UTF-8"), &program, &socket] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("its mode is set");
+    }
+    let start = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env_remove("PARAVANE_LOG").stdin(Stdio::null()).stdout(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY);
+        }
+        command.spawn().expect("it starts")
+    };
+    let owner =
+        |child: &Child| std::fs::metadata(format!("/proc/{}/status", child.id())).expect("it runs").uid();
+    let status =
+        |child: &Child| std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it runs");
+
+    let other = start("sleep", &["50"]);
+    wait_for("sleep", || status(&other).starts_with("Name:\tsleep").then_some(()));
+    assert_ne!(owner(&other), 0, "any other process is its user's");
+    assert!(status(&other).contains("NoNewPrivs:\t0"));
+    end(other);
+    let ours = start(&program, &["xs", "--socket", &socket, "watch", "/"]);
+    let _client = listener.accept().expect("it connects");
+    assert!(status(&ours).contains("NoNewPrivs:\t1"), "{}", status(&ours));
+    assert_eq!(owner(&ours), 0, "it is dumpable");
+    end(ours);
+}
+
+fn guest_memory_is_not_dumped() -> Result<Completion, Failed> {
+    let child = paravane(&["run", "--memory", "64M", "--exec", "sleep 50"]).spawn().expect("paravane starts");
+    let smaps = || std::fs::read_to_string(format!("/proc/{}/smaps", child.id()));
+    let flags = wait_for("the machine's memory", || match smaps() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Some(None),
+        Err(error) => panic!("{error}"),
+        Ok(text) => {
+            let (_, of_memory) = text.split_once("paravane-machine")?;
+            let flags = of_memory.lines().find_map(|line| line.strip_prefix("VmFlags:"))?;
+            flags.split_whitespace().any(|flag| flag == "dd").then(|| Some(flags.to_owned()))
+        }
+    });
+    end(child);
+    Ok(match flags {
+        Some(_) => Completion::Completed,
+        None => Completion::ignored_with("only root looks at the mappings of a process that is not dumpable"),
+    })
 }

@@ -68,7 +68,12 @@ fn read_write_watch() {
     let runtime = TempDir::new().expect("a directory");
     let (guest, runtime) = (guest(runtime.path()), runtime.path());
     assert_eq!(said(runtime, &["read", "/local/domain/1/name"]), "guest\n");
-    assert!(said(runtime, &["ls", "/local/domain/1"]).lines().any(|name| name == "console"));
+    let listed = said(runtime, &["ls", "/local/domain/1"]);
+    assert!(listed.lines().any(|line| line == "name = \"guest\""), "{listed}");
+    assert!(listed.lines().any(|line| line == "console = \"\"") && !listed.contains("ring-ref"), "{listed}");
+    let all = said(runtime, &["ls", "-r", "/local"]);
+    assert!(all.starts_with("domain = \"\"\n ") && all.contains("\n  name = \"guest\"\n"), "{all}");
+    assert!(all.contains("\n   ring-ref = \""), "{all}");
     for arguments in [["xs", "ls", "/"], ["xs", "read", "/local/domain/1/name"], ["xs", "watch", "/tool"]] {
         let full = File::options().write(true).open("/dev/full").expect("a full device");
         let outcome = finish(command(runtime, &arguments).stdout(full).spawn().expect("paravane starts"));
@@ -79,17 +84,21 @@ fn read_write_watch() {
     let mut watching = watching.expect("paravane starts");
     let mut events = BufReader::new(watching.stdout.take().expect("a pipe")).lines();
     let mut next = || events.next().expect("an event").expect("text");
-    assert_eq!(next(), "/tool", "the first event is of the watch itself");
+    assert_eq!(next(), "/tool is not there", "the first event is of the watch itself");
+    said(runtime, &["write", "/tool/answer", "-42"]);
+    assert_eq!(next(), "/tool/answer = \"-42\"");
     said(runtime, &["write", "/tool/answer", "42"]);
-    assert!(next().starts_with("/tool"));
+    assert_eq!(next(), "/tool/answer = \"42\"");
     assert_eq!(said(runtime, &["read", "/tool/answer"]), "42\n");
     said(runtime, &["rm", "/tool/answer"]);
     let gone = xs(runtime, &["read", "/tool/answer"]);
     assert_eq!(gone.status, Some(1));
     assert!(gone.stderr.contains("/tool/answer") && gone.stderr.contains("ENOENT"), "{}", gone.stderr);
-    watching.kill().expect("it runs");
-    watching.wait().expect("it is waited for");
+    assert_eq!(next(), "/tool/answer is not there");
     end(guest);
+    assert!(events.next().is_none(), "the run has ended");
+    let outcome = finish(watching);
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (Some(0), ""), "and so does the watch, well");
 }
 
 fn shut_down() {

@@ -5,7 +5,7 @@ use super::liveness::connect_patiently;
 use pv_abi::Errno;
 use pv_abi::io::xenstore::{Header, MessageType, PAYLOAD_MAX, error_named};
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -27,9 +27,21 @@ pub enum ClientError {
         /// Why it was not done.
         errno: Errno,
     },
+    /// Who served the store has gone.
+    #[error("xenstore is served no more: its paravane has ended")]
+    Ended,
     /// The socket is not there, or does not answer as a store does.
     #[error("{0}")]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Ended,
+            _ => Self::Socket(error),
+        }
+    }
 }
 
 /// A connection.
@@ -189,8 +201,8 @@ impl Client {
 /// What the host calls a time that is up, in words.
 fn unanswered(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
-            io::ErrorKind::TimedOut,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => io::Error::new(
+            ErrorKind::TimedOut,
             "xenstore does not answer; whoever serves it may be stopped",
         ),
         _ => error,
@@ -198,5 +210,5 @@ fn unanswered(error: io::Error) -> io::Error {
 }
 
 fn nonsense() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "what answers there is no xenstore")
+    io::Error::new(ErrorKind::InvalidData, "what answers there is no xenstore")
 }

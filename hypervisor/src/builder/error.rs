@@ -176,10 +176,10 @@ pub struct Amount(pub u64);
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = u128::from(self.0) * PAGE_SIZE as u128;
-        if bytes.is_multiple_of(1 << 20) {
-            write!(f, "{} MiB", bytes >> 20)
-        } else {
-            write!(f, "{} KiB", bytes >> 10)
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20)];
+        match units.into_iter().find(|(_, shift)| bytes != 0 && bytes.is_multiple_of(1 << shift)) {
+            Some((unit, shift)) => write!(f, "{} {unit}", bytes >> shift),
+            None => write!(f, "{} KiB", bytes >> 10),
         }
     }
 }

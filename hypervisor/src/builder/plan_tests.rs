@@ -66,7 +66,7 @@ fn memory_that_is_too_small_is_refused_with_both_figures_and_the_needed_one_does
     }
     let message = |pages| plan_of(&Maker::default(), pages, None).unwrap_err().to_string();
     assert_eq!(message(511), "memory too small: this kernel needs at least 4 MiB, the domain has 2044 KiB");
-    assert_eq!(message(0), "memory too small: this kernel needs at least 1040 KiB, the domain has 0 MiB");
+    assert_eq!(message(0), "memory too small: this kernel needs at least 1040 KiB, the domain has 0 KiB");
 }
 
 #[test]

@@ -84,20 +84,20 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub ramdisk: Option<PathBuf>,
     /// The kernel's command line
-    #[arg(long, value_name = "STR", default_value = "")]
+    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,
     /// The guest's memory: 256M, 1G
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, value_parser = size::parse)]
     pub memory: Amount,
     /// Memory of the whole machine, the hypervisor's own included [default: what the guest needs]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_machine)]
     pub machine_memory: Option<Amount>,
     /// Physical CPUs of the machine
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = |text: &str| count(text, 1, 64))]
     pub pcpus: u32,
     /// The guest's vCPUs; there may be more of them than physical CPUs
     #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
+        value_parser = |text: &str| count(text, 1, MAX_VCPUS))]
     pub vcpus: u32,
     /// A disk for the guest: an image, raw or qcow2. With ro it is only read, with direct past the host's cache; bps and
     /// iops limit bytes and requests a second. A comma of the path is written twice. May be repeated
@@ -113,7 +113,7 @@ pub struct RunArgs {
     #[arg(long, requires = "trace")]
     pub force: bool,
     /// Commands for the bundled kernel's shell, instead of what is typed; the first that fails is the last
-    #[arg(long, value_name = "CMD; CMD")]
+    #[arg(long, value_name = "CMD; CMD", allow_hyphen_values = true)]
     pub exec: Option<String>,
 }
 
@@ -182,7 +182,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub json: bool,
     /// Pairs of measurements that make a row
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(30..))]
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = |text: &str| count(text, 30, 1_000_000))]
     pub pairs: u32,
 }
 
@@ -200,8 +200,11 @@ pub struct XsArgs {
 /// What can be done with the store.
 #[derive(Debug, Subcommand)]
 pub enum XsCommand {
-    /// The names of a node's children
+    /// The names of a node's children, with their values
     Ls {
+        /// And what is below them
+        #[arg(short, long)]
+        recursive: bool,
         /// The node, such as /local/domain/1
         path: String,
     },
@@ -215,6 +218,7 @@ pub enum XsCommand {
         /// The node
         path: String,
         /// The value
+        #[arg(allow_hyphen_values = true)]
         value: String,
     },
     /// Remove a node and all below it
@@ -222,11 +226,17 @@ pub enum XsCommand {
         /// The node
         path: String,
     },
-    /// Tell whenever a node or one below it changes, until interrupted
+    /// Tell whenever a node or one below it changes, and what it is then, until the run ends
     Watch {
         /// The node
         path: String,
     },
+}
+
+/// Reads how many there are to be.
+fn count(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("a whole number from {least} to {most} is needed"))
 }
 
 #[cfg(test)]
@@ -254,5 +264,18 @@ mod tests {
             run(&["paravane", "run", "--exec", "selftest; poweroff"]).exec.unwrap(),
             "selftest; poweroff"
         );
+    }
+
+    #[test]
+    fn a_value_may_begin_with_a_dash() {
+        assert_eq!(run(&["paravane", "--cmdline", "--x", "--vcpus", "2"]).cmdline, "--x");
+        assert_eq!(run(&["paravane", "run", "--exec", "-v"]).exec.unwrap(), "-v");
+        let words = ["paravane", "xs", "write", "/a", "-5"];
+        match Args::try_parse_from(words).unwrap().into_command() {
+            Command::Xs(XsArgs { command: XsCommand::Write { path, value }, .. }) => {
+                assert_eq!((path.as_str(), value.as_str()), ("/a", "-5"));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -5,6 +5,7 @@ use super::files;
 use super::size;
 use super::spec::{DEFAULT_MEMORY, Origin, Spec};
 use super::status::Failure;
+use super::toml_error;
 use hypervisor::builder::Amount;
 use hypervisor::control::MAX_VCPUS;
 use serde::de::Error as _;
@@ -87,11 +88,7 @@ fn read(path: &Path) -> Result<Spec, Failure> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
-    let file: DomainFile = toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or_else(String::new, |span| place(text, span.start, error.message()));
-        let words: Vec<_> = error.message().split_whitespace().collect();
-        Failure::about(path.display(), format_args!("{at}{}", words.join(" ")))
-    })?;
+    let file: DomainFile = toml::from_str(text).map_err(|error| toml_error::describe(path, text, &error))?;
     let origin = Origin::File(path.to_owned());
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = file.name.unwrap_or_else(stem);
@@ -108,18 +105,6 @@ fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
         disks: file.disks.into_iter().map(|DiskText(disk)| disk.beside(&path.with_file_name(""))).collect(),
         exec: file.exec,
     })
-}
-
-/// Line and key of an error, as the beginning of its message.
-fn place(text: &str, offset: usize, message: &str) -> String {
-    let before = text.get(..offset).unwrap_or(text);
-    let above = before.matches('\n').count();
-    let line = text.lines().nth(above).unwrap_or_default();
-    let number = above.saturating_add(1);
-    match line.split_once('=').map(|(key, _)| key.trim()) {
-        Some(key) if !message.contains(&format!("`{key}`")) => format!("line {number}: {key}: "),
-        _ => format!("line {number}: "),
-    }
 }
 
 /// A name marks lines, so it must not look like anything else in them.
@@ -166,20 +151,42 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_key() {
         for (text, words) in [
-            ("name = 'a'\nmemory = '12'", &["guests/web.toml: line 2: memory: ", "a unit is needed"][..]),
-            ("memory = 128", &["line 1: memory: ", "expected a string"]),
-            ("vcpus = 0", &["line 1: vcpus: ", "1 to 32 vCPUs"]),
-            ("\n\nmemry = '128M'", &["line 3: ", "unknown field `memry`", "`memory`"]),
-            ("disks = ['a.img,rw']", &["line 1: disks: ", "\"rw\" is no option"]),
-            ("name = 'a'\nname = 'b'", &["line 2: ", "duplicate key"]),
-            ("name = ", &["guests/web.toml: line 1: name: "]),
-            ("kernel\n", &["guests/web.toml: line 1: "]),
+            (
+                "name = 'a'\nmemory = '12'",
+                &[
+                    "guests/web.toml: line 2, column 10: memory: a unit is needed",
+                    "\n 2 | memory = '12'\n   |          ^^^^",
+                ][..],
+            ),
+            (
+                "memory = 128",
+                &["line 1, column 10: memory: text in quotes is needed here, and not the number 128"],
+            ),
+            ("kernel = true", &["kernel: text in quotes is needed here, and not the word true"]),
+            ("vcpus = 0", &["line 1, column 9: vcpus: ", "1 to 32 vCPUs"]),
+            ("vcpus = 'two'", &["vcpus: a whole number is needed here, and not the text \"two\""]),
+            ("vcpus = 1.5", &["vcpus: a whole number is needed here, and not the number 1.5"]),
+            ("disks = 'a.img'", &["disks: a list in [ ] is needed here, and not the text \"a.img\""]),
+            (
+                "disks = [\n\t7\n]",
+                &["line 2, column 2: disks: text in quotes is needed", "\n 2 | \t7\n   | \t^"],
+            ),
+            (
+                "\n\nmemry = '128M'",
+                &["line 3, column 1: there is no key `memry`; there are ", "`memory`", "^^^^^"],
+            ),
+            ("disks = ['a.img,rw']", &["line 1, column 9: disks: ", "\"rw\" is no option"]),
+            ("name = 'a'\nname = 'b'", &["line 2, column 1: ", "for the second time"]),
+            ("name = ", &["guests/web.toml: line 1, column "]),
+            ("kernel\n", &["guests/web.toml: line 1, column "]),
             ("name = ''", &["guests/web.toml: name: it must not be empty"]),
             ("name = 'a|b'", &["guests/web.toml: name: ", "letters, digits"]),
             ("name = 'abcdefghijklmnopqrstuvwxyzabcdefg'", &["at most 32"]),
         ] {
             let message = parsed(text).expect_err(text);
-            assert_eq!(message.lines().count(), 1, "{message}");
+            for theirs in ["i64", "u32", "expected a string", "sequence", "invalid type"] {
+                assert!(!message.contains(theirs), "{theirs:?} in {message}");
+            }
             for word in words {
                 assert!(message.contains(word), "{word:?} is missing for {text:?}: {message}");
             }

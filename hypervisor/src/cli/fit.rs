@@ -4,7 +4,10 @@ use super::args::RunArgs;
 use super::spec::Spec;
 use super::status::Failure;
 use hypervisor::builder::Amount;
-use hypervisor::machine::kvm::frames_needed;
+use hypervisor::machine::kvm::{MOST_FRAMES, frames_needed};
+
+/// Pages of a mebibyte.
+const MEBIBYTE: u64 = 256;
 
 /// Frames of a domain that are not its memory: its shared info page, and room for the builder.
 const DOMAIN_OVERHEAD: u64 = 16;
@@ -21,6 +24,12 @@ pub fn machine_frames(specs: &[Spec], args: &RunArgs) -> Result<u64, Failure> {
         };
         return Err(Failure::about(what, format_args!("{memory} is more than this host has ({host})")));
     }
+    if let Some((machine, host)) =
+        args.machine_memory.zip(host_memory()).filter(|(machine, host)| machine.0 > host.0)
+    {
+        let message = format_args!("{machine} is more than this host has ({host})");
+        return Err(Failure::about("--machine-memory", message));
+    }
     let guests = match specs.len() {
         1 => "a guest's".to_owned(),
         many => format!("{many} guests' together"),
@@ -30,10 +39,15 @@ pub fn machine_frames(specs: &[Spec], args: &RunArgs) -> Result<u64, Failure> {
             "--machine-memory",
             format_args!(
                 "{guests} {memory} do not fit into a machine of {machine}: with the hypervisor's own, {} are needed",
-                Amount(needed)
+                Amount(needed.next_multiple_of(MEBIBYTE))
             ),
         )),
         Some(machine) => Ok(machine.0),
+        None if needed > MOST_FRAMES => {
+            let most = Amount(MOST_FRAMES);
+            let message = format_args!("with the hypervisor's own, {guests} {memory} are more than {most}");
+            Err(Failure::about("the machine's memory", message))
+        }
         None => Ok(needed),
     }
 }
@@ -50,12 +64,12 @@ pub fn needed_frames(domain: u64, pcpus: u32) -> u64 {
     }
 }
 
-/// The memory of this host, where it can be found out.
+/// The memory of this host in whole mebibytes, where it can be found out.
 fn host_memory() -> Option<Amount> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(Amount(kib / 4))
+    Some(Amount((kib >> 10).saturating_mul(MEBIBYTE)))
 }
 
 #[cfg(test)]

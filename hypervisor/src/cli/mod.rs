@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod command_line;
 mod company;
+mod confine;
 mod console;
 mod demo_disk;
 mod desk;
@@ -22,6 +23,7 @@ mod kernel;
 mod keyboard;
 mod keys;
 mod life;
+mod log;
 mod manual;
 mod marked;
 mod new_file;
@@ -38,25 +40,26 @@ mod status;
 mod stderr;
 mod stdout;
 mod terminal;
+mod toml_error;
 mod trace;
 mod voice;
 mod xs;
 
 use args::{Args, Command};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use hypervisor::contain::is_contained;
 use status::{Failure, Status};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
 
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {
     install_panic_hook();
-    start_log();
+    let ready = confine::confine().and_then(|()| log::start());
     let outcome = match Args::try_parse() {
-        Ok(args) => dispatch(args.into_command()),
+        Ok(args) => ready.and_then(|()| dispatch(args.into_command())),
         Err(error) => return usage(&error),
     };
     let status = outcome.unwrap_or_else(|failure| failed(&failure));
@@ -95,12 +98,25 @@ fn usage(error: &clap::Error) -> ExitCode {
         let printed = stdout::printed(error.print().and_then(|()| io::stdout().flush()));
         return printed.map_or_else(|failure| failed(&failure), |_| Status::Fine).into();
     }
-    let text = error.to_string();
-    // The first paragraph is the error; usage and hints follow.
-    let words = text.lines().take_while(|line| !line.trim().is_empty()).flat_map(str::split_whitespace);
-    let line = words.collect::<Vec<_>>().join(" ");
-    say(&format!("{} (see paravane --help)", line.strip_prefix("error: ").unwrap_or(&line)));
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // It goes to stderr: one that cannot be written is nobody's loss.
+        let _ = error.print();
+        return Status::Usage.into();
+    }
+    say(&one_line(&error.to_string(), std::env::args()));
     Status::Usage.into()
+}
+
+/// What clap says in paragraphs: the error, suggestions, and of which command there is help.
+fn one_line(text: &str, mut typed: impl Iterator<Item = String>) -> String {
+    let joined = |lines: &str| lines.split_whitespace().collect::<Vec<_>>().join(" ");
+    let error = joined(text.split("\n\n").next().unwrap_or_default());
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    let tips: String = tips.map(|tip| format!("; {}", joined(tip))).collect();
+    let commands = Args::command();
+    let chosen = typed.find_map(|word| commands.find_subcommand(word).map(clap::Command::get_name));
+    let command = chosen.map_or_else(String::new, |name| format!(" {name}"));
+    format!("{}{tips} (see paravane{command} --help)", error.strip_prefix("error: ").unwrap_or(&error))
 }
 
 /// A panic is a defect of ours, and the message is shown. One that ends a single guest goes on to do that; from any
@@ -116,18 +132,4 @@ fn install_panic_hook() {
             std::process::exit(Status::Configuration as i32);
         }
     }));
-}
-
-/// `PARAVANE_LOG` says what is traced, in the syntax of `tracing_subscriber::EnvFilter`.
-fn start_log() {
-    let Ok(filter) = std::env::var("PARAVANE_LOG") else { return };
-    match EnvFilter::try_new(filter) {
-        Ok(filter) => tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(|| stderr::Log)
-            .with_ansi(io::stderr().is_terminal())
-            .log_internal_errors(false)
-            .init(),
-        Err(error) => say(&format!("PARAVANE_LOG is ignored: {error}")),
-    }
 }

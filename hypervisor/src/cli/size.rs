@@ -1,12 +1,23 @@
 //! Amounts of memory on the command line.
 
 use hypervisor::builder::{Amount, MAX_PAGES};
+use hypervisor::machine::kvm::MOST_FRAMES;
 use pv_abi::{PAGE_SHIFT, PAGE_SIZE};
 
-/// Reads a number with a unit: K, M, G or T, powers of 1024. The result is whole pages.
+/// Reads the memory of a domain: see [`parse_up_to`].
+pub fn parse(text: &str) -> Result<Amount, String> {
+    parse_up_to(text, MAX_PAGES)
+}
+
+/// Reads the memory of a machine, which ends below the doorbells.
+pub fn parse_machine(text: &str) -> Result<Amount, String> {
+    parse_up_to(text, MOST_FRAMES)
+}
+
+/// Reads a number with a unit: K, M, G or T, powers of 1024. The result is whole pages, one at least.
 ///
 /// A number without a unit is refused: some tools mean bytes by it, others mebibytes.
-pub fn parse(text: &str) -> Result<Amount, String> {
+fn parse_up_to(text: &str, most: u64) -> Result<Amount, String> {
     let (number, factor) = match split(text) {
         ("", _) => return Err("a number with a unit is needed, such as 256M or 1G".into()),
         (number, Some(1)) => return Err(format!("a unit is needed: {number}M, say")),
@@ -14,12 +25,11 @@ pub fn parse(text: &str) -> Result<Amount, String> {
         (number, Some(factor)) => (number, factor),
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    let pages = bytes.map(|bytes| bytes >> PAGE_SHIFT).filter(|&pages| pages <= MAX_PAGES);
-    let (Some(bytes), Some(pages)) = (bytes, pages) else {
-        return Err(format!("more than {} is not supported", Amount(MAX_PAGES)));
-    };
+    let pages = bytes.map(|bytes| bytes >> PAGE_SHIFT).filter(|&pages| pages <= most);
+    let range = || format!("it must be from {} to {}", Amount(1), Amount(most));
+    let (Some(bytes), Some(pages)) = (bytes, pages) else { return Err(range()) };
     match bytes.is_multiple_of(PAGE_SIZE as u64) {
-        _ if bytes == 0 => Err("it must be more than nothing".into()),
+        _ if bytes == 0 => Err(range()),
         true => Ok(Amount(pages)),
         false => Err("it must be a multiple of 4K, the size of a page".into()),
     }
@@ -62,14 +72,22 @@ mod tests {
             ("128", "128M, say"),
             ("1.5G", "one of K, M, G, T"),
             ("128MB", "one of K, M, G, T"),
-            ("0M", "more than nothing"),
+            ("0M", "from 4 KiB to 1 TiB"),
             ("5K", "multiple of 4K"),
-            ("2T", "more than 1048576 MiB"),
-            ("99999999999999999999G", "more than"),
-            ("18446744073709551615G", "more than"),
+            ("2T", "from 4 KiB to 1 TiB"),
+            ("99999999999999999999G", "from 4 KiB to 1 TiB"),
+            ("18446744073709551615G", "from 4 KiB to 1 TiB"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
         }
+    }
+
+    /// A machine ends below its doorbells.
+    #[test]
+    fn a_machine_has_a_most_of_its_own() {
+        assert_eq!(parse_machine("1048575M"), Ok(Amount(1_048_575 << 8)));
+        let error = parse_machine("1T").unwrap_err();
+        assert_eq!(error, format!("it must be from 4 KiB to {}", Amount(MOST_FRAMES)));
     }
 }

@@ -54,6 +54,9 @@ impl MachineMemory {
         // SAFETY: the range is exactly the mapping made above; the advice changes neither contents nor layout.
         // A kernel without transparent huge pages says EINVAL, which is as good.
         let _ = unsafe { madvise(region.as_ptr().cast(), bytes, Advice::LinuxNoHugepage) };
+        // SAFETY: as above. A core dump of this process is no place for the memory of guests.
+        unsafe { madvise(region.as_ptr().cast(), bytes, Advice::LinuxDontDump) }
+            .map_err(|errno| failed(errno.into()))?;
         Ok(Self { region, file, frames })
     }
 
