@@ -2,13 +2,14 @@
 
 mod support;
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use support::terminal::Terminal;
-use support::{Outcome, finish, main_one_at_a_time, needs_kvm, run, run_typing};
+use support::{Outcome, finish, main_one_at_a_time, needs_kvm, paravane, run, run_typing};
 use tempfile::TempDir;
 
 const CRASHED: i32 = 3;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     main_one_at_a_time(vec![
         needs_kvm("each_line_has_its_domain_s_mark", marks),
         needs_kvm("a_single_file_is_a_single_guest", single),
+        needs_kvm("a_file_without_stdin_runs_the_guest", headless),
         needs_kvm("an_attack_harms_nobody_else", attack),
         needs_kvm("an_attack_harms_nobody_else_on_two_pcpus", attack_on_two_pcpus),
         needs_kvm("the_status_is_the_worst_of_all", statuses),
@@ -103,6 +105,24 @@ fn single() {
     assert_ended(&outcome, 0);
     assert!(outcome.stdout.lines().any(|line| line.starts_with("interface:")), "{outcome:?}");
     assert_told(&outcome, "powered off after ");
+}
+
+/// A domain's file and no stdin: the guest runs, until it is asked to shut down.
+fn headless() {
+    let files = Files::new(&[("a", "")]);
+    let mut child = paravane(&files.arguments(&[])).spawn().expect("paravane starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("booted in") {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).expect("text"), 0, "it has ended");
+    }
+    kill_process(Pid::from_raw(child.id() as i32).expect("a process"), Signal::TERM).expect("it runs");
+    let told: Vec<_> = stderr.lines().map_while(Result::ok).collect();
+    let outcome = finish(child);
+    assert_eq!(outcome.status, Some(128 + 15), "{told:?}");
+    assert!(told.iter().any(|line| line == "paravane: ended by SIGTERM: the guest powered off"), "{told:?}");
+    assert!(!outcome.stdout.contains("selftest: "), "{}", outcome.stdout);
 }
 
 /// The examples of the documentation, as they are found where its sources are not.

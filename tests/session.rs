@@ -38,6 +38,11 @@ fn trials() -> Vec<Trial> {
         needs_kvm("the_screen_and_the_last_line_are_on_stderr", screens),
         needs_kvm("statistics_name_every_hypercall", statistics),
         needs_kvm("a_signal_ends_the_run_with_128_plus_its_number", signals),
+        needs_kvm("every_signal_that_ends_a_process_ends_it_in_order", every_signal),
+        needs_kvm("a_file_size_limit_is_an_error_of_the_write", file_size_limit),
+        needs_kvm("a_raw_terminal_is_raw_again_when_the_process_goes_on", goes_on),
+        needs_kvm("quiet_tells_nothing_of_a_run_that_ends_well", quiet),
+        needs_kvm("json_tells_the_end_and_the_statistics_to_programs", json),
         needs_kvm("a_reader_who_has_seen_enough_ends_the_run_cleanly", broken_pipe),
         needs_kvm("ctrl_bracket_leaves_and_the_terminal_is_as_before", leave),
         needs_kvm("a_line_is_edited_on_a_terminal", edited),
@@ -271,7 +276,81 @@ fn signals() {
         let mut rest = String::new();
         let _ = stderr.read_to_string(&mut rest);
         assert_eq!(outcome.status, Some(128 + number), "{rest}");
+        let how = if signal == Signal::HUP { "was ended" } else { "powered off" };
+        assert!(rest.contains(&format!(": the guest {how}")), "{rest}");
     }
+}
+
+/// None of them leaves the terminal raw, and each says what it was.
+fn every_signal() {
+    let names = ["SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGXCPU", "SIGVTALRM", "SIGPROF"];
+    let signals = [
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::XCPU,
+        Signal::VTALARM,
+        Signal::PROF,
+    ];
+    for (signal, name) in signals.into_iter().zip(names) {
+        let terminal = Terminal::open();
+        let child = terminal.session(&[]);
+        kill(&child, signal);
+        let outcome = finish(child);
+        assert_ended(&outcome, 128 + signal.as_raw());
+        assert!(outcome.stderr.contains(&format!("ended by {name}: ")), "{}", outcome.stderr);
+        terminal.assert_restored();
+    }
+}
+
+/// The limit is above the machine's memory, which is a file, too.
+fn file_size_limit() {
+    let image = tempfile::NamedTempFile::new().expect("a file");
+    image.as_file().set_len(4 << 30).expect("room");
+    let mut command = std::process::Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -f 1048576; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_paravane"),
+        "run",
+        "--disk",
+    ]);
+    command.arg(image.path()).args(["--exec", "dd write xvda 6000000"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let outcome = finish(child.expect("a shell"));
+    assert_ended(&outcome, FAILED);
+}
+
+fn goes_on() {
+    let mut terminal = Terminal::open();
+    let child = terminal.session(&[]);
+    terminal.cook();
+    kill(&child, Signal::CONT);
+    terminal.wait_until_raw();
+    terminal.keyboard.write_all(b"\x1d").expect("a key");
+    assert_ended(&finish(child), 0);
+    terminal.assert_restored();
+}
+
+fn quiet() {
+    let outcome = run(&["--quiet", "--exec", "version"]);
+    assert_ended(&outcome, 0);
+    assert_eq!(outcome.stderr, "");
+    assert!(outcome.stdout.contains("interface:"), "{outcome:?}");
+}
+
+fn json() {
+    let outcome = run(&["--json", "--statistics", "--exec", "poweroff 7"]);
+    assert_ended(&outcome, FAILED);
+    let told: serde_json::Value = serde_json::from_str(&outcome.stderr).expect("one value");
+    assert_eq!((&told["domain"], &told["status"]), (&"guest".into(), &4.into()));
+    assert_eq!(told["end"], "powered off with status 7");
+    let calls = told["statistics"]["hypercalls"].as_object().expect("an object");
+    assert_eq!(calls.values().filter_map(serde_json::Value::as_u64).sum::<u64>(), told["hypercalls"]);
+    let brief: serde_json::Value =
+        serde_json::from_str(&run(&["--json", "--exec", ""]).stderr).expect("one value");
+    assert_eq!((&brief["end"], brief.get("statistics")), (&"powered off".into(), None));
 }
 
 fn broken_pipe() {

@@ -2,7 +2,7 @@
 
 use super::paravane;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Termios, tcgetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
@@ -43,12 +43,22 @@ impl Terminal {
     /// Starts a session that waits for keys, and waits until it does.
     pub fn session(&self, arguments: &[&str]) -> Child {
         let child = self.spawn(arguments);
+        self.wait_until_raw();
+        child
+    }
+
+    /// Waits until keys arrive as they are pressed.
+    pub fn wait_until_raw(&self) {
         let start = Instant::now();
         while !self.is_raw() {
             assert!(start.elapsed() < Duration::from_secs(60), "the terminal never becomes raw");
             std::thread::sleep(Duration::from_millis(5));
         }
-        child
+    }
+
+    /// Makes it what it was before, as a shell does that stops a process.
+    pub fn cook(&self) {
+        tcsetattr(&self.line, OptionalActions::Now, &self.before).expect("a terminal");
     }
 
     /// It is as it was before.

@@ -201,10 +201,9 @@ impl Client {
 /// What the host calls a time that is up, in words.
 fn unanswered(error: io::Error) -> io::Error {
     match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => io::Error::new(
-            ErrorKind::TimedOut,
-            "xenstore does not answer; whoever serves it may be stopped",
-        ),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            io::Error::new(ErrorKind::TimedOut, "xenstore does not answer; whoever serves it may be stopped")
+        }
         _ => error,
     }
 }

@@ -28,6 +28,15 @@ Exit status: 0 fine; 1 configuration or host; 2 usage; 3 the guest crashed; 4 th
 PARAVANE_LOG=debug traces what the hypervisor does, on stderr.";
 
 impl Args {
+    /// How much is to be logged: 0, 1 or more.
+    pub fn verbosity(&self) -> u8 {
+        match &self.command {
+            Some(Command::Run(run)) => run.options.verbose,
+            Some(_) => 0,
+            None => self.run.verbose,
+        }
+    }
+
     /// The command; without one, `run`.
     pub fn into_command(self) -> Command {
         self.command.unwrap_or(Command::Run(RunCommand { options: self.run, domains: Vec::new() }))
@@ -106,6 +115,18 @@ pub struct RunArgs {
     /// Tell at the end how often each hypercall was made, and what the exits were
     #[arg(long)]
     pub statistics: bool,
+    /// Tell a domain's end, and its statistics where they are asked for, as JSON: a line for each domain, on stderr
+    #[arg(long)]
+    pub json: bool,
+    /// Tell only what goes wrong, and what was asked for
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Log what the hypervisor does, on stderr; twice for more. PARAVANE_LOG says it in detail
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Seconds that guests have to shut down when INT or TERM asks them to, before they are ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub grace: u32,
     /// Record every exit, hypercall and event with its duration, for Perfetto
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

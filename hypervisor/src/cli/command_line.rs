@@ -12,6 +12,8 @@ pub enum Commands<'a> {
     Typed,
     /// Something else as stdin: it is typed to the shell up to its end.
     Piped,
+    /// Nothing comes from stdin, and it has no end.
+    Nobody,
 }
 
 impl Commands<'_> {
@@ -31,7 +33,7 @@ pub fn compose(spec: &Spec, commands: Commands<'_>) -> Result<String, Failure> {
             return Err(spec.origin.nonsense("exec", "a double quote would end the commands early"));
         }
         Commands::Given(exec) => format!("exec=\"{exec}\""),
-        Commands::Piped => "stdin=pipe".into(),
+        Commands::Piped | Commands::Nobody => "stdin=pipe".into(),
         Commands::Typed => String::new(),
     };
     Ok(format!("{} {word}", spec.cmdline).trim().to_owned())
@@ -65,6 +67,7 @@ mod tests {
         assert_eq!(composed("quiet", Commands::Given("a; b")).unwrap(), "quiet exec=\"a; b\"");
         assert_eq!(composed("", Commands::Given("")).unwrap(), "exec=\"\"");
         assert_eq!(composed("", Commands::Piped).unwrap(), "stdin=pipe");
+        assert_eq!(composed("", Commands::Nobody).unwrap(), "stdin=pipe");
         assert_eq!(composed("quiet", Commands::Typed).unwrap(), "quiet");
         assert_eq!(composed("", Commands::Given("echo \"")), Err(Status::Usage));
     }

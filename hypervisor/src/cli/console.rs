@@ -6,15 +6,17 @@ use super::exit::Exit;
 use super::guest::Guest;
 use super::keyboard::{self, Hearer, Stdin};
 use super::say;
-use super::screen;
+use super::screen::{self, Telling};
 use super::session::Session;
-use super::status::Failure;
-use super::terminal::{self, Raw};
+use super::signals;
+use super::status::{Failure, Status};
+use super::terminal::Raw;
 use super::voice::{Voice, voices};
 use backends::xenstore::StoreHandle;
 use hypervisor::control::Hypervisor;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the head of this file. The terminal is raw while this lives, if somebody types.
 pub struct Console {
@@ -26,10 +28,13 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens it for these guests. `finish` is done before a signal ends the process.
+    /// Opens it for these guests. A signal gives them `grace` to shut down; `finish` is done where one ends the process as
+    /// it is.
     pub fn open(
         guests: &[Guest<'_>],
         hypervisor: &Arc<Hypervisor>,
+        store: &StoreHandle,
+        grace: Duration,
         finish: impl FnOnce() + Send + 'static,
     ) -> Result<Self, Failure> {
         let names: Vec<_> = guests.iter().map(|guest| guest.spec.name.clone()).collect();
@@ -41,21 +46,22 @@ impl Console {
             screen::company(&names, typed_to.map(String::as_str));
         }
         let of_terminal = |error: io::Error| Failure::about("the terminal", error);
-        terminal::end_on_signals(finish).map_err(of_terminal)?;
+        let (voices, exit) = speech(&names, Exit::new(hypervisor, store.clone())).map_err(of_terminal)?;
+        let of_signals = |error: io::Error| Failure::about("signals", error);
+        signals::start(Arc::clone(&exit), grace, finish).map_err(of_signals)?;
         let raw = (stdin == Stdin::Terminal).then(Raw::enter).transpose().map_err(of_terminal)?;
-        let (voices, exit) = speech(&names, hypervisor).map_err(of_terminal)?;
         let user = User { voices: voices.clone(), exit: Arc::clone(&exit) };
         keyboard::start(stdin, Arc::clone(&desk), user).map_err(of_terminal)?;
         Ok(Self { voices, desk, exit, stdin, _raw: raw })
     }
 
-    /// A session with each of the guests, whose statistics are told at its end if `statistics` says so.
+    /// A session with each of the guests; `telling` says what is told at its end.
     pub fn sessions<'a>(
         &self,
         guests: Vec<Guest<'a>>,
         hypervisor: &Arc<Hypervisor>,
         store: &StoreHandle,
-        statistics: bool,
+        telling: Telling,
     ) -> Vec<Session<'a>> {
         let session = |(index, (guest, voice)): (usize, (Guest<'a>, &Voice))| Session {
             index,
@@ -65,21 +71,26 @@ impl Console {
             voice: voice.clone(),
             desk: Arc::clone(&self.desk),
             exit: Arc::clone(&self.exit),
-            statistics,
+            telling,
         };
         guests.into_iter().zip(&self.voices).enumerate().map(session).collect()
     }
 
-    /// Waits until all that was said is written, or nobody wants to read it.
+    /// Waits until all that was said is written, or nobody wants to read it. The status, where a signal has ended the run.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn finish(&self) -> Result<(), Failure> {
+    pub fn finish(&self) -> Result<Option<Status>, Failure> {
         match self.exit.finish_output() {
             0 => {}
             lost => say(&format!("{lost} bytes of output were not read in time, and are lost")),
         }
-        self.exit.take_failure().map_or(Ok(()), Err)
+        if let Some(failure) = self.exit.take_failure() {
+            return Err(failure);
+        }
+        let Some(signal) = self.exit.signal() else { return Ok(None) };
+        say(&format!("ended by {}: {}", signals::name(signal), self.exit.ends()));
+        Ok(Some(Status::Signal(signal)))
     }
 
     /// The voices of those that somebody at a terminal can turn to.
@@ -92,8 +103,8 @@ impl Console {
 }
 
 /// A voice for each domain, and a way out: that no voice is heard any more is one.
-fn speech(names: &[String], hypervisor: &Arc<Hypervisor>) -> io::Result<(Vec<Voice>, Arc<Exit>)> {
-    let exit = Arc::new(Exit::new(hypervisor));
+fn speech(names: &[String], exit: Exit) -> io::Result<(Vec<Voice>, Arc<Exit>)> {
+    let exit = Arc::new(exit);
     let leaving = Arc::clone(&exit);
     let (voices, printer) = voices(names, move |error| leaving.output_failed(error))?;
     exit.set_printer(printer);

@@ -3,6 +3,7 @@
 use super::files::reason;
 use super::printer::Printer;
 use super::status::Failure;
+use backends::xenstore::StoreHandle;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::Domain;
 use std::collections::BTreeMap;
@@ -19,24 +20,32 @@ pub struct Exit {
     /// The state has changed.
     changed: Condvar,
     printer: OnceLock<Arc<Printer>>,
+    store: StoreHandle,
 }
 
 #[derive(Default)]
 struct State {
     left: bool,
+    /// The signal that ends the run.
+    signal: Option<i32>,
+    /// The guests are asked to shut down.
+    asked: bool,
+    /// What has become of each guest.
+    ends: Vec<(String, String)>,
     failure: Option<Failure>,
     /// By the place of each on the command line.
     domains: BTreeMap<usize, Arc<Domain>>,
 }
 
 impl Exit {
-    /// For the domains of a hypervisor.
-    pub fn new(hypervisor: &Arc<Hypervisor>) -> Self {
+    /// For the domains of a hypervisor, which find what they are asked in `store`.
+    pub fn new(hypervisor: &Arc<Hypervisor>, store: StoreHandle) -> Self {
         Self {
             hypervisor: Arc::downgrade(hypervisor),
             state: Mutex::default(),
             changed: Condvar::new(),
             printer: OnceLock::new(),
+            store,
         }
     }
 
@@ -78,15 +87,64 @@ impl Exit {
         }
     }
 
+    /// A signal asks the guests to shut down, as a toolstack does. False where there is none to be asked.
+    pub fn ask(&self, signal: i32) -> bool {
+        let mut state = self.state();
+        (state.signal, state.asked) = (Some(signal), true);
+        self.changed.notify_all();
+        let live = state.domains.values().filter(|domain| !domain.life().has_ended());
+        let live: Vec<_> = live.map(|domain| domain.id()).collect();
+        drop(state);
+        for id in &live {
+            // One that cannot be asked is ended later.
+            let _ = self.store.write(&format!("/local/domain/{}/control/shutdown", id.0), "poweroff");
+        }
+        !live.is_empty()
+    }
+
+    /// A signal ends the run.
+    pub fn leave_by(&self, signal: i32) {
+        self.state().signal.get_or_insert(signal);
+        self.leave();
+    }
+
+    /// The signal that ends the run, if one does.
+    pub fn signal(&self) -> Option<i32> {
+        self.state().signal
+    }
+
+    /// Notes what has become of a guest.
+    pub fn note_end(&self, name: &str, how: &str) {
+        self.state().ends.push((name.to_owned(), how.to_owned()));
+    }
+
+    /// What has become of the guests, in a line.
+    pub fn ends(&self) -> String {
+        match self.state().ends.as_slice() {
+            [] => "no guest ran".into(),
+            [(_, how)] => format!("the guest {how}"),
+            several => {
+                several.iter().map(|(name, how)| format!("{name} {how}")).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
+    /// Whether guests that end are not started again.
+    pub fn is_over(&self) -> bool {
+        let state = self.state();
+        state.left || state.asked
+    }
+
     /// Whether the run was left by one of the two.
     pub fn has_left(&self) -> bool {
         self.state().left
     }
 
-    /// Waits so long, unless the run is left: whether it is.
-    pub fn left_within(&self, time: Duration) -> bool {
-        let waited = self.changed.wait_timeout_while(self.state(), time, |state| !state.left);
-        waited.unwrap_or_else(PoisonError::into_inner).0.left
+    /// Waits so long, unless guests are not started again: whether that is so.
+    pub fn is_over_within(&self, time: Duration) -> bool {
+        let goes_on = |state: &mut State| !state.left && !state.asked;
+        drop(self.changed.wait_timeout_while(self.state(), time, goes_on));
+        self.is_over()
     }
 
     /// What the host did.
@@ -98,7 +156,7 @@ impl Exit {
     pub fn set_domain(&self, index: usize, domain: &Arc<Domain>) {
         let mut state = self.state();
         state.domains.insert(index, Arc::clone(domain));
-        if state.left {
+        if state.left || state.asked {
             self.destroy(domain);
         }
     }

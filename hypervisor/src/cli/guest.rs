@@ -3,7 +3,7 @@
 use super::command_line::{Commands, compose};
 use super::disk::open_all;
 use super::image::Images;
-use super::spec::Spec;
+use super::spec::{Origin, Spec};
 use super::status::Failure;
 use super::terminal;
 use backends::block::Disk;
@@ -30,6 +30,8 @@ impl<'a> Guest<'a> {
         let commands = match &spec.exec {
             Some(exec) => Commands::Given(exec),
             None if terminal::is_terminal() => Commands::Typed,
+            // A service's: nobody is there, and nobody was meant to be.
+            None if matches!(spec.origin, Origin::File(_)) && terminal::is_nowhere() => Commands::Nobody,
             None => Commands::Piped,
         };
         Ok(Self { spec, images, kernel: images.kernel()?, disks: open_all(spec)?, commands })

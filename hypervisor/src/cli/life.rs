@@ -1,6 +1,6 @@
 //! A guest's lives, from the first to the last, and how that one ended.
 
-use super::screen::{self, Summary, Validation};
+use super::screen::{self, Summary, Telling, Validation};
 use super::session::{Life, Session};
 use super::status::{Failure, Status};
 use hypervisor::domain::{DomainEnd, End};
@@ -22,7 +22,7 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
         let time = born.elapsed();
         let validation = Validation::of(&session.hypervisor).since(validation_before);
         let told = || tell(session, &end, time, validation);
-        if session.exit.has_left() || end.reason() != ShutdownReason::REBOOT {
+        if session.exit.is_over() || end.reason() != ShutdownReason::REBOOT {
             return Ok(told());
         }
         match reboots.wait(time) {
@@ -32,7 +32,7 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
                         .voice
                         .warn(&format!("{reboots}: it is started again in {:.1} s", wait.as_secs_f64()));
                 }
-                if session.exit.left_within(wait) {
+                if session.exit.is_over_within(wait) {
                     return Ok(told());
                 }
             }
@@ -88,6 +88,7 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
         session.voice.tell(&report.to_string());
     }
     let (status, how) = match &end.end {
+        End::Destroyed if session.exit.signal().is_some() => (Status::Fine, "was ended".to_owned()),
         End::Destroyed | End::Shutdown(ShutdownReason::REBOOT) if session.exit.has_left() => {
             (Status::Fine, "left".to_owned())
         }
@@ -102,6 +103,7 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
         }
         other => (Status::Failed, other.to_string()),
     };
+    session.exit.note_end(&session.guest.spec.name, &how);
     let statistics = &end.statistics;
     let summary = Summary {
         time,
@@ -109,8 +111,14 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
         hypercalls: statistics.hypercalls.iter().map(|(_, count)| count).sum(),
         validation,
     };
+    let Telling { statistics: in_detail, json } = session.telling;
+    if json {
+        let name = &session.guest.spec.name;
+        screen::ended_as_json(name, &how, status, summary, in_detail.then_some(statistics));
+        return status;
+    }
     screen::ended(&session.voice, &how, summary);
-    if session.statistics {
+    if in_detail {
         screen::statistics(&session.voice, statistics);
     }
     status

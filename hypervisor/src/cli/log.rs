@@ -1,4 +1,4 @@
-//! What is logged on stderr: by `PARAVANE_LOG`, what that asks for; without it, defects only.
+//! What is logged on stderr: by `PARAVANE_LOG`, what that asks for; without it, what `-v` asks for, or defects only.
 
 use super::say;
 use super::status::{Failure, Status};
@@ -17,11 +17,15 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Lines about defects that are shown. A defect comes seldom alone, and the first are those that tell.
 const MOST_DEFECTS: usize = 20;
 
-/// Starts logging.
-pub fn start() -> Result<(), Failure> {
+/// Starts logging: `-v` so often.
+pub fn start(verbosity: u8) -> Result<(), Failure> {
     let log = match var("PARAVANE_LOG") {
         Ok(wanted) => Some(filter(&wanted).map_err(refused)?),
-        Err(VarError::NotPresent) => None,
+        Err(VarError::NotPresent) => match verbosity {
+            0 => None,
+            1 => Some(EnvFilter::new("info")),
+            _ => Some(EnvFilter::new("debug")),
+        },
         Err(VarError::NotUnicode(_)) => return Err(refused("it is no text".into())),
     };
     let log = log.map(|filter| {

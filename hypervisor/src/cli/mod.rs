@@ -33,6 +33,7 @@ mod run;
 mod screen;
 mod served;
 mod session;
+mod signals;
 mod size;
 mod sockets;
 mod spec;
@@ -57,11 +58,12 @@ use std::time::Duration;
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {
     install_panic_hook();
-    let ready = confine::confine().and_then(|()| log::start());
-    let outcome = match Args::try_parse() {
-        Ok(args) => ready.and_then(|()| dispatch(args.into_command())),
+    let args = match Args::try_parse() {
+        Ok(args) => args,
         Err(error) => return usage(&error),
     };
+    let ready = confine::confine().and_then(|()| log::start(args.verbosity()));
+    let outcome = ready.and_then(|()| dispatch(args.into_command()));
     let status = outcome.unwrap_or_else(|failure| failed(&failure));
     stderr::settle(LAST_MESSAGES);
     status.into()
@@ -129,7 +131,7 @@ fn install_panic_hook() {
         say(&format!("internal error, please report it: {panic}"));
         if !is_contained() {
             stderr::settle(LAST_MESSAGES);
-            std::process::exit(Status::Configuration as i32);
+            std::process::exit(Status::Configuration.code().into());
         }
     }));
 }

@@ -7,7 +7,7 @@ use super::fit::machine_frames;
 use super::guest::Guest;
 use super::image::Images;
 use super::say;
-use super::screen::{self, Validation};
+use super::screen::{self, Telling, Validation};
 use super::sockets;
 use super::status::{Failure, Status};
 use super::stderr;
@@ -17,7 +17,7 @@ use hypervisor::assemble::{self, assemble};
 use hypervisor::builder::Plan;
 use hypervisor::control::Hypervisor;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Boots guests and stays with them until their end.
 pub fn run(command: &RunCommand) -> Result<Status, Failure> {
@@ -30,6 +30,9 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     let guests = guests.collect::<Result<Vec<_>, _>>()?;
     let plans = guests.iter().map(|guest| guest.plan(guest.commands)).collect::<Result<Vec<_>, _>>()?;
 
+    if options.quiet || options.json {
+        screen::be_quiet();
+    }
     let mut tracing = Tracing::start(options)?;
     stderr::start().map_err(|error| Failure::about("a thread cannot be started", error))?;
     let status = run_guests(guests, &plans, frames, options, tracing.as_mut())?;
@@ -49,19 +52,22 @@ fn run_guests(
         tracing.trace(&hypervisor)?;
     }
     let finish = tracing.map(|tracing| tracing.finisher());
-    let console = Console::open(&guests, &hypervisor, || finish.into_iter().for_each(|finish| finish()))?;
+    let telling = Telling { statistics: options.statistics, json: options.json };
     let store = StoreHandle::default();
+    let grace = Duration::from_secs(options.grace.into());
+    let finish = || finish.into_iter().for_each(|finish| finish());
+    let console = Console::open(&guests, &hypervisor, &store, grace, finish)?;
     let _socket = sockets::serve(store.clone())
         .inspect_err(|failure| say(&format!("xenstore cannot be looked into: {}", failure.message)));
-    let sessions = console.sessions(guests, &hypervisor, &store, options.statistics);
+    let sessions = console.sessions(guests, &hypervisor, &store, telling);
     let born = Instant::now();
     let status = live_together(&sessions, plans, console.typed_to());
-    console.finish()?;
+    let signalled = console.finish()?;
     let status = status?;
     if sessions.len() > 1 {
         screen::all_ended(sessions.len(), born.elapsed(), Validation::of(&hypervisor));
     }
-    Ok(status)
+    Ok(signalled.unwrap_or(status))
 }
 
 fn hypervisor(frames: u64, pcpus: u32) -> Result<Arc<Hypervisor>, Failure> {

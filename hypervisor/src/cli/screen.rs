@@ -2,6 +2,8 @@
 
 use super::check::kind;
 use super::demo_disk::MIB;
+use super::say;
+use super::status::Status;
 use super::stderr;
 use super::voice::Voice;
 use hypervisor::control::Hypervisor;
@@ -9,8 +11,11 @@ use hypervisor::domain::StatisticsSnapshot;
 use hypervisor::hypercall::find;
 use hypervisor::machine::kvm::ProbeReport;
 use pv_abi::hypercall::HypercallNumber;
+use serde::Serialize;
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Writes lines to stderr as they are. What cannot be written is nobody's loss.
@@ -18,10 +23,38 @@ pub fn show(text: &str) {
     stderr::write(text.as_bytes());
 }
 
+/// Whether only what was asked for, and what went wrong, is told.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on, only what was asked for, and what went wrong, is told.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::SeqCst);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::SeqCst)
+}
+
+/// Shows what nobody has asked for.
+fn mention(text: &str) {
+    if !is_quiet() {
+        show(text);
+    }
+}
+
+/// What is told at the end of a domain.
+#[derive(Clone, Copy, Debug)]
+pub struct Telling {
+    /// How often each hypercall was made, and what the exits were.
+    pub statistics: bool,
+    /// For programs.
+    pub json: bool,
+}
+
 /// Before the guest starts: what this is, and on what.
 pub fn title(report: &ProbeReport) {
     let cost = report.gates.iter().find(|cost| cost.gate == report.gate).map_or(0, |cost| cost.round_trip_ns);
-    show(&format!(
+    mention(&format!(
         "Paravane {}: a paravirtual hypervisor on /dev/kvm that speaks Xen's PV ABI\n{}; hypercalls by {}, {:.1} µs\n",
         env!("CARGO_PKG_VERSION"),
         kind(report),
@@ -38,18 +71,21 @@ pub fn company(names: &[String], first: Option<&str>) {
             names.len().min(9)
         )
     });
-    show(&format!("{} domains: {}\n{keys}", names.len(), names.join(", ")));
+    mention(&format!("{} domains: {}\n{keys}", names.len(), names.join(", ")));
 }
 
 /// At the guest's first words: how long it took since its domain was begun to be built.
 pub fn booted(voice: &Voice, kernel: &str, time: Duration, help: bool) {
+    if is_quiet() {
+        return;
+    }
     let help = if help && !voice.has_company() { "help, selftest; Ctrl-] leaves\n" } else { "" };
     voice.tell(&format!("{kernel} booted in {}\n{help}", duration(time)));
 }
 
 /// Of the disk that nobody asked for.
 pub fn demo_disk() {
-    show(&format!(
+    mention(&format!(
         "xvda is a disk of {MIB} MiB in memory, gone at the end; --disk PATH attaches an image instead\n"
     ));
 }
@@ -95,6 +131,9 @@ impl Validation {
 
 /// At the end of a domain.
 pub fn ended(voice: &Voice, how: &str, summary: Summary) {
+    if is_quiet() {
+        return;
+    }
     let Summary { time, exits, hypercalls, validation } = summary;
     let what =
         format!("{how} after {}: {} exits, {} hypercalls", duration(time), count(exits), count(hypercalls));
@@ -104,15 +143,75 @@ pub fn ended(voice: &Voice, how: &str, summary: Summary) {
     }
 }
 
-/// What a domain did, by name, the most frequent first.
-pub fn statistics(voice: &Voice, statistics: &StatisticsSnapshot) {
-    let exits = statistics.exits.iter().map(|(name, times)| ((*name).to_owned(), *times));
+/// What a program gets to read at the end of a domain.
+#[derive(Serialize)]
+struct Ended<'a> {
+    domain: &'a str,
+    end: &'a str,
+    status: u8,
+    seconds: f64,
+    exits: u64,
+    hypercalls: u64,
+    entries_validated: u64,
+    refused: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    exits: BTreeMap<String, u64>,
+    hypercalls: BTreeMap<String, u64>,
+}
+
+/// At the end of a domain, for programs: one line.
+pub fn ended_as_json(
+    name: &str,
+    how: &str,
+    status: Status,
+    summary: Summary,
+    statistics: Option<&StatisticsSnapshot>,
+) {
+    let Summary { time, exits, hypercalls, validation } = summary;
+    let ended = Ended {
+        domain: name,
+        end: how,
+        status: status.code(),
+        seconds: time.as_secs_f64(),
+        exits,
+        hypercalls,
+        entries_validated: validation.validated,
+        refused: validation.refused,
+        statistics: statistics.map(|statistics| Detail {
+            exits: named_exits(statistics).collect(),
+            hypercalls: named_hypercalls(statistics).collect(),
+        }),
+    };
+    match serde_json::to_string(&ended) {
+        Ok(line) => show(&format!("{line}\n")),
+        Err(error) => say(&format!("the summary of {name}: {error}")),
+    }
+}
+
+fn named_exits(statistics: &StatisticsSnapshot) -> impl Iterator<Item = (String, u64)> {
+    statistics.exits.iter().map(|(name, times)| ((*name).to_owned(), *times))
+}
+
+fn named_hypercalls(statistics: &StatisticsSnapshot) -> impl Iterator<Item = (String, u64)> {
     let name = |number: u64| match find(number) {
         Some(row) => row.name.to_owned(),
         None => HypercallNumber(number).to_string(),
     };
-    let hypercalls = statistics.hypercalls.iter().map(|(number, times)| (name(*number), *times));
-    voice.tell(&format!("exits: {}\nhypercalls: {}\n", ranking(exits), ranking(hypercalls)));
+    statistics.hypercalls.iter().map(move |(number, times)| (name(*number), *times))
+}
+
+/// What a domain did, by name, the most frequent first.
+pub fn statistics(voice: &Voice, statistics: &StatisticsSnapshot) {
+    voice.tell(&format!(
+        "exits: {}\nhypercalls: {}\n",
+        ranking(named_exits(statistics)),
+        ranking(named_hypercalls(statistics))
+    ));
 }
 
 fn ranking(counts: impl Iterator<Item = (String, u64)>) -> String {
@@ -124,7 +223,7 @@ fn ranking(counts: impl Iterator<Item = (String, u64)>) -> String {
 
 /// At the end of several domains.
 pub fn all_ended(domains: usize, time: Duration, validation: Validation) {
-    show(&format!("{domains} domains ended after {}: {}\n", duration(time), validated(validation)));
+    mention(&format!("{domains} domains ended after {}: {}\n", duration(time), validated(validation)));
 }
 
 /// At the end of a trace.
@@ -135,7 +234,7 @@ pub fn traced(file: &Path, events: u64, dropped: u64) {
             format!("; {} more were dropped, since they came faster than they can be written", count(dropped))
         }
     };
-    show(&format!("{}: {} events, for https://ui.perfetto.dev{lost}\n", file.display(), count(events)));
+    mention(&format!("{}: {} events, for https://ui.perfetto.dev{lost}\n", file.display(), count(events)));
 }
 
 fn validated(Validation { validated, refused }: Validation) -> String {

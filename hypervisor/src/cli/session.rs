@@ -6,7 +6,7 @@ use super::desk::Desk;
 use super::exit::Exit;
 use super::guest::Guest;
 use super::output::Output;
-use super::screen::{self, Validation};
+use super::screen::{self, Telling, Validation};
 use super::served::Served;
 use super::status::Failure;
 use super::stderr;
@@ -38,8 +38,8 @@ pub struct Session<'a> {
     pub desk: Arc<Desk>,
     /// What ends the guests from outside.
     pub exit: Arc<Exit>,
-    /// Whether its statistics are told at its end.
-    pub statistics: bool,
+    /// What is told at its end.
+    pub telling: Telling,
 }
 
 /// One life of a guest: a domain that runs.
@@ -72,7 +72,7 @@ impl Session<'_> {
             self.hypervisor.destroy(&domain);
             self.hypervisor.wait(&domain);
             // A user who leaves meanwhile is no failure.
-            if self.exit.has_left() { Ok(None) } else { Err(failure) }
+            if self.exit.is_over() { Ok(None) } else { Err(failure) }
         })?;
         Ok(Life { born, validation_before, domain, served })
     }

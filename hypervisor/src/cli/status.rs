@@ -3,22 +3,36 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-/// What the process reports to whoever started it. A signal adds 128 to its number instead.
+/// What the process reports to whoever started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The guest ended well, or what was asked for was done.
-    Fine = 0,
+    Fine,
     /// The configuration or the host does not allow it, or Paravane has a defect.
-    Configuration = 1,
+    Configuration,
     /// The command line makes no sense.
-    Usage = 2,
+    Usage,
     /// The guest crashed.
-    Crashed = 3,
+    Crashed,
     /// The guest ended with a failure.
-    Failed = 4,
+    Failed,
+    /// This signal has ended the run.
+    Signal(i32),
 }
 
 impl Status {
+    /// Its number: that of a signal is 128 and the signal's.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Configuration => 1,
+            Self::Usage => 2,
+            Self::Crashed => 3,
+            Self::Failed => 4,
+            Self::Signal(signal) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
+        }
+    }
+
     /// Of several, the worst is reported: a host's failure before a guest's crash, that before a guest's failure.
     pub fn severity(self) -> u8 {
         match self {
@@ -27,13 +41,14 @@ impl Status {
             Self::Crashed => 2,
             Self::Configuration => 3,
             Self::Usage => 4,
+            Self::Signal(_) => 5,
         }
     }
 }
 
 impl From<Status> for ExitCode {
     fn from(status: Status) -> Self {
-        Self::from(status as u8)
+        Self::from(status.code())
     }
 }
 

@@ -1,15 +1,27 @@
 //! The user's terminal: raw while a guest has it, and as it was before after that, however the process ends.
 
-use super::{LAST_MESSAGES, say, stderr};
-use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
+use rustix::fs::{FileType, fstat, major, minor};
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
-use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::register_signal_handler;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the terminal was like. Set once; read by whoever ends the process.
 static ORIGINAL: OnceLock<Termios> = OnceLock::new();
+
+/// What it is like while a guest has it.
+static RAW: OnceLock<Termios> = OnceLock::new();
+/// Whether a guest has it.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
+
+/// Whether stdin comes from nowhere: it is `/dev/null`.
+pub fn is_nowhere() -> bool {
+    fstat(io::stdin()).is_ok_and(|found| {
+        let is_device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+        is_device && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3)
+    })
+}
 
 /// Whether stdin is a terminal.
 pub fn is_terminal() -> bool {
@@ -20,6 +32,15 @@ pub fn is_terminal() -> bool {
 pub fn restore() {
     if let Some(original) = ORIGINAL.get() {
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, original);
+    }
+}
+
+/// The process goes on after it was stopped: whoever had the terminal meanwhile may have changed it. In the background it
+/// is left alone.
+pub fn resume() {
+    let in_background = tcgetpgrp(io::stdin()).is_ok_and(|group| group != getpgrp());
+    if let (Some(raw), true, false) = (RAW.get(), IS_RAW.load(Ordering::SeqCst), in_background) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, raw);
     }
 }
 
@@ -34,50 +55,15 @@ impl Raw {
         let mut raw = ORIGINAL.get_or_init(|| original).clone();
         raw.make_raw();
         raw.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        tcsetattr(io::stdin(), OptionalActions::Now, RAW.get_or_init(|| raw))?;
+        IS_RAW.store(true, Ordering::SeqCst);
         Ok(Self(()))
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
+        IS_RAW.store(false, Ordering::SeqCst);
         restore();
     }
-}
-
-/// The last signal that came.
-static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// What wakes the thread that ends the process.
-static SIGNALLED: OnceLock<EventFd> = OnceLock::new();
-
-/// Only stores and writes: all that a signal handler may do.
-extern "C" fn handle(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    SIGNAL.store(signal, Ordering::SeqCst);
-    if let Some(event) = SIGNALLED.get() {
-        let _ = event.write(1);
-    }
-}
-
-/// From now on INT, TERM, HUP and QUIT end the process with 128 + their number, and the terminal restored. Nothing
-/// else needs an orderly end: the machine is this process's memory and file descriptors.
-///
-/// `before` is done first.
-pub fn end_on_signals(before: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let event = EventFd::new(0)?;
-    let waiting = event.try_clone()?;
-    // A second call finds the first one's in place, which is as good.
-    let _ = SIGNALLED.set(event);
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
-        register_signal_handler(signal, handle)?;
-    }
-    let end = move || {
-        while waiting.read().is_err() {}
-        restore();
-        before();
-        let signal = SIGNAL.load(Ordering::SeqCst);
-        say(&format!("ended by signal {signal}"));
-        stderr::settle(LAST_MESSAGES);
-        std::process::exit(signal.saturating_add(128));
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(end).map(drop)
 }

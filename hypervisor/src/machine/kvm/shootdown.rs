@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use vmm_sys_util::signal::register_signal_handler;
 
 /// Interrupts KVM_RUN. Not a real-time signal: those queue, and two kicks are no more than one.
-const KICK_SIGNAL: libc::c_int = libc::SIGUSR1;
+/// One that does nothing to a process, unless it is asked for.
+const KICK_SIGNAL: libc::c_int = libc::SIGURG;
 
 /// The part of a pcpu that other threads use.
 #[derive(Debug)]
