@@ -171,8 +171,22 @@ impl<H: Host> Backend<H> {
         Ok(())
     }
 
+    /// Tells whoever runs the guest where the engine had to change its way.
+    fn tell_of_engine(&mut self) {
+        if let Some(error) = &self.engine.take_failure() {
+            let outcome = "the disk goes on without it, one call after the other";
+            self.disk.failures().add(&Failure {
+                operation: "io_uring",
+                place: String::new(),
+                error,
+                outcome,
+            });
+        }
+    }
+
     /// Takes what the engine has finished, no more than the ring has slots; true where there was anything.
     fn complete(&mut self) -> bool {
+        self.tell_of_engine();
         let mut any = false;
         for _ in 0..self.ring.slots() {
             let Some((token, result)) = self.engine.finished() else { break };

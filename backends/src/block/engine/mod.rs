@@ -64,6 +64,11 @@ pub trait Engine<P: Page>: Send {
     /// From now on, until the next [`Self::submit`], the bell that the engine was made with is rung when a call ends.
     /// True where one has ended already.
     fn prepare_to_sleep(&mut self) -> bool;
+
+    /// Why calls are made in another way than before, once: the host does not make them any more as the engine asks for.
+    fn take_failure(&mut self) -> Option<io::Error> {
+        None
+    }
 }
 
 /// The best engine that there is for an image on this host: for `depth` calls at a time, which ring `bell`.

@@ -7,6 +7,10 @@
 //! hand each to a thread of the kernel's, for several times the price of the write itself. Neither holds for an image that
 //! goes past the cache: all its calls go through the ring.
 //!
+//! A host that has set up a ring may still refuse to be entered through it, for a while (it has no memory) or for good (a
+//! filter of system calls). It is asked again for about a second. Then the ring is given up: calls that the kernel has not
+//! got are made one after the other, as all later ones are. Those that it has got end without being asked for.
+//!
 //! Invariants:
 //! - what the kernel was given pointers to (pages, and the vectors that list them) stays where it is, owned by
 //!   `under_way`, until the completion of its call was taken; dropping the engine waits for that;
@@ -14,9 +18,8 @@
 //! - the image outlives the ring that was given its descriptor.
 #![allow(unsafe_code)]
 
-use super::{Call, Engine, Transfer};
+use super::{Call, Engine, Transfer, blocking};
 use crate::bell::Bell;
-use crate::block::buffer::Buffer;
 use crate::block::image::{Image, RawImage, system};
 use crate::host::Page;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
@@ -37,11 +40,24 @@ const FILE: types::Fixed = types::Fixed(0);
 /// Reads that come alone after so many others which did are not worth a way that several could share.
 const LATELY: u32 = 4;
 
+/// How often in a row the kernel is entered in vain before the ring is given up, and the pause after each time: about a
+/// second in all.
+const ATTEMPTS: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// The engine that works through io_uring.
 pub(crate) struct Uring<P: Page> {
     ring: IoUring,
     /// By token.
     under_way: Vec<Option<UnderWay<P>>>,
+    /// Tokens of those that are in the ring's queue and that the kernel has not got, in their order there.
+    unsubmitted: VecDeque<u32>,
+    /// How often in a row the kernel was entered in vain.
+    refusals: u32,
+    /// The kernel is not entered any more.
+    given_up: bool,
+    /// Why it is not, until somebody asks.
+    failure: Option<io::Error>,
     /// A read that goes into the ring if it does not stay alone.
     first: Option<(u32, Transfer<P>)>,
     /// How many reads have come alone, one after the other.
@@ -56,11 +72,12 @@ pub(crate) struct Uring<P: Page> {
 
 /// What the kernel was given pointers to.
 struct UnderWay<P> {
-    _buffer: Option<Arc<Buffer<P>>>,
+    /// It owns the pages.
+    call: Call<P>,
     _vectors: Vec<libc::iovec>,
 }
 
-// SAFETY: the vectors point into the pages of the buffer beside them, which may be used from any thread (`Page` is
+// SAFETY: the vectors point into the pages of the call beside them, which may be used from any thread (`Page` is
 // `Send` and `Sync`); only the kernel follows the pointers.
 unsafe impl<P: Page> Send for UnderWay<P> {}
 
@@ -100,6 +117,10 @@ impl<P: Page> Uring<P> {
         let mut engine = Self {
             ring,
             under_way,
+            unsubmitted: VecDeque::new(),
+            refusals: 0,
+            given_up: false,
+            failure: None,
             first: None,
             alone: 0,
             finished: VecDeque::new(),
@@ -123,19 +144,56 @@ impl<P: Page> Uring<P> {
         let place = place.ok_or_else(|| io::Error::other("the token is not free"))?;
         let (entry, kept) = entry(call)?;
         *place = Some(kept);
-        // SAFETY: the entry's pointers are to the vectors and into the pages of the buffer, both of which `under_way`
+        // SAFETY: the entry's pointers are to the vectors and into the pages of the call, both of which `under_way`
         // owns from now on: neither moves nor goes before `finished` has taken the completion with this token.
         let pushed = unsafe { self.ring.submission().push(&entry.user_data(token.into())) };
-        pushed.map_err(|_| {
+        if pushed.is_err() {
             self.under_way.get_mut(token as usize).map(Option::take);
-            io::Error::other("the queue of calls is full")
-        })
+            return Err(io::Error::other("the queue of calls is full"));
+        }
+        self.unsubmitted.push_back(token);
+        Ok(())
     }
 
     /// Puts a call into the ring.
     fn enter(&mut self, token: u32, call: Call<P>) {
-        if let Err(error) = self.try_start(token, call) {
+        if self.given_up {
+            self.make(token, &call);
+        } else if let Err(error) = self.try_start(token, call) {
             self.finished.push_back((token, Err(error)));
+        }
+    }
+
+    /// Makes a call without the ring.
+    fn make(&mut self, token: u32, call: &Call<P>) {
+        self.finished.push_back((token, blocking::make(&*self.image, call)));
+    }
+
+    /// Hands the kernel what it has not got, and waits until so many calls have ended. Where it does not let us, this is to
+    /// be tried again, or the ring was given up.
+    fn enter_kernel(&mut self, ends: usize) {
+        let entered = self.ring.submit_and_wait(ends);
+        let left = self.ring.submission().len();
+        self.unsubmitted.drain(..self.unsubmitted.len().saturating_sub(left));
+        match entered {
+            Ok(_) => self.refusals = 0,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                self.refusals = self.refusals.saturating_add(1);
+                if self.refusals < ATTEMPTS { std::thread::sleep(PAUSE) } else { self.give_up(error) }
+            }
+        }
+    }
+
+    /// The ring is not entered any more, so the kernel never looks at what is in its queue.
+    fn give_up(&mut self, error: io::Error) {
+        self.given_up = true;
+        self.failure = Some(error);
+        for token in std::mem::take(&mut self.unsubmitted) {
+            let kept = self.under_way.get_mut(token as usize).and_then(Option::take);
+            if let Some(UnderWay { call, .. }) = kept {
+                self.make(token, &call);
+            }
         }
     }
 
@@ -155,9 +213,8 @@ impl<P: Page> Uring<P> {
     }
 
     /// Calls that the kernel has, and whose completion was not taken.
-    fn in_kernel(&mut self) -> usize {
-        let unsubmitted = self.ring.submission().len();
-        self.under_way.iter().flatten().count().saturating_sub(unsubmitted)
+    fn in_kernel(&self) -> usize {
+        self.under_way.iter().flatten().count().saturating_sub(self.unsubmitted.len())
     }
 }
 
@@ -173,38 +230,27 @@ fn vectors<P: Page>(transfer: &Transfer<P>) -> io::Result<Vec<libc::iovec>> {
 
 /// What the kernel is told of a call, and what that points to.
 fn entry<P: Page>(call: Call<P>) -> io::Result<(squeue::Entry, UnderWay<P>)> {
-    let nothing = UnderWay { _buffer: None, _vectors: Vec::new() };
-    Ok(match call {
-        Call::Read(transfer) => {
-            let vectors = vectors(&transfer)?;
-            let entry = match vectors[..] {
-                [one] => opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32)
-                    .offset(transfer.offset)
-                    .build(),
-                _ => opcode::Readv::new(FILE, vectors.as_ptr(), vectors.len() as u32)
-                    .offset(transfer.offset)
-                    .build(),
-            };
-            (entry, UnderWay { _buffer: Some(transfer.buffer), _vectors: vectors })
+    let vectors = match &call {
+        Call::Read(transfer) | Call::Write(transfer) => vectors(transfer)?,
+        Call::Flush | Call::Discard { .. } => Vec::new(),
+    };
+    let (count, all) = (vectors.len() as u32, vectors.as_ptr());
+    let entry = match (&call, &vectors[..]) {
+        (Call::Read(transfer), [one]) => {
+            opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(transfer.offset).build()
         }
-        Call::Write(transfer) => {
-            let vectors = vectors(&transfer)?;
-            let entry = match vectors[..] {
-                [one] => opcode::Write::new(FILE, one.iov_base.cast(), one.iov_len as u32)
-                    .offset(transfer.offset)
-                    .build(),
-                _ => opcode::Writev::new(FILE, vectors.as_ptr(), vectors.len() as u32)
-                    .offset(transfer.offset)
-                    .build(),
-            };
-            (entry, UnderWay { _buffer: Some(transfer.buffer), _vectors: vectors })
+        (Call::Read(transfer), _) => opcode::Readv::new(FILE, all, count).offset(transfer.offset).build(),
+        (Call::Write(transfer), [one]) => {
+            opcode::Write::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(transfer.offset).build()
         }
-        Call::Flush => (opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(), nothing),
-        Call::Discard { offset, length } => {
+        (Call::Write(transfer), _) => opcode::Writev::new(FILE, all, count).offset(transfer.offset).build(),
+        (Call::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        (&Call::Discard { offset, length }, _) => {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            (opcode::Fallocate::new(FILE, length).offset(offset).mode(mode.bits() as i32).build(), nothing)
+            opcode::Fallocate::new(FILE, length).offset(offset).mode(mode.bits() as i32).build()
         }
-    })
+    };
+    Ok((entry, UnderWay { call, _vectors: vectors }))
 }
 
 /// Whether this file can be read without waiting where its bytes are in memory. Where it cannot, io_uring hands every
@@ -218,14 +264,8 @@ pub(super) fn suits(file: &File) -> bool {
 impl<P: Page> Engine<P> for Uring<P> {
     fn start(&mut self, token: u32, call: Call<P>) {
         match call {
-            Call::Write(transfer) if !self.direct => {
-                let slices = transfer.buffer.slices(transfer.from).map_err(io::Error::other);
-                let written = slices.and_then(|slices| self.image.write(transfer.offset, &slices));
-                self.finished.push_back((token, written));
-            }
-            Call::Read(transfer)
-                if !self.direct && self.first.is_none() && self.ring.submission().is_empty() =>
-            {
+            Call::Write(_) if !self.direct => self.make(token, &call),
+            Call::Read(transfer) if !self.direct && self.first.is_none() && self.unsubmitted.is_empty() => {
                 self.first = Some((token, transfer));
             }
             call => {
@@ -237,7 +277,7 @@ impl<P: Page> Engine<P> for Uring<P> {
     }
 
     fn batch(&self) -> u32 {
-        u32::MAX
+        if self.given_up { blocking::BATCH } else { u32::MAX }
     }
 
     fn submit(&mut self) {
@@ -250,9 +290,8 @@ impl<P: Page> Engine<P> for Uring<P> {
                 None => self.enter(token, Call::Read(transfer)),
             }
         }
-        if !self.ring.submission().is_empty() {
-            // The host has no memory, or was interrupted: what is left is submitted the next time.
-            let _ = self.ring.submit();
+        if !self.unsubmitted.is_empty() {
+            self.enter_kernel(0);
         }
     }
 
@@ -275,12 +314,8 @@ impl<P: Page> Engine<P> for Uring<P> {
     fn wait(&mut self) {
         self.enter_first();
         if self.finished.is_empty() && self.under_way.iter().any(Option::is_some) {
-            match self.ring.submit_and_wait(1) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => {
-                    std::thread::sleep(Duration::from_millis(1))
-                }
-                _ => {}
-            }
+            // What the kernel has got ends all the same.
+            if self.given_up { std::thread::sleep(PAUSE) } else { self.enter_kernel(1) }
         }
     }
 
@@ -290,7 +325,11 @@ impl<P: Page> Engine<P> for Uring<P> {
         // Either the kernel sees that it is to ring, or we see what it has completed before.
         fence(Ordering::SeqCst);
         let ended = !self.ring.completion().is_empty() || !self.finished.is_empty();
-        ended || self.first.is_some() || !self.ring.submission().is_empty()
+        ended || self.first.is_some() || !self.unsubmitted.is_empty()
+    }
+
+    fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
     }
 }
 

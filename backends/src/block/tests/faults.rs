@@ -206,6 +206,100 @@ fn an_engine_keeps_the_pages_of_a_read_that_nobody_else_has() {
     }
 }
 
+/// Ends each `io_uring_enter` of this thread with EPERM, as a filter of system calls does that somebody has put around the
+/// process.
+#[allow(unsafe_code)] // nothing safe installs a filter
+fn refuse_io_uring_enter() {
+    let code = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let is_enter = libc::SYS_io_uring_enter as u32;
+    let mut filter = [
+        code((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, 0),
+        code((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, is_enter, 0, 1),
+        code((libc::BPF_RET | libc::BPF_K) as u16, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        code((libc::BPF_RET | libc::BPF_K) as u16, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and what it points to live during the call, which copies them.
+    let (modest, filtered) = unsafe {
+        let modest = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        (modest, libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program))
+    };
+    assert_eq!((modest, filtered), (0, 0), "{}", io::Error::last_os_error());
+}
+
+/// Runs a test in a thread of its own, whose filter ends with it.
+fn in_thread(test: fn()) {
+    std::thread::spawn(test).join().unwrap();
+}
+
+/// It is asked for about a second; then the disk goes on without it, and whoever runs the guest is told once.
+#[test]
+fn a_host_that_refuses_io_uring_is_not_asked_for_ever() {
+    in_thread(|| {
+        let (mut front, (file, disk)) = (Front::new(), file_disk(1024));
+        file.write_all_at(&[7; 1024 * 512], 0).unwrap();
+        let mut backend = front.connect_by(&disk, By::Uring);
+        refuse_io_uring_enter();
+        front.ask_all((0..16).map(|id| read(id, id * 8, &[whole(id as u32)])).chain([flush(16)]));
+        let mut answers = Vec::new();
+        for turn in 0.. {
+            assert!(turn < 10_000, "{} of 17 requests were answered", answers.len());
+            backend.serve().unwrap();
+            answers.extend(front.answers());
+            if answers.len() == 17 {
+                break;
+            }
+        }
+        assert!(answers.iter().all(|(_, status)| *status == Status::OKAY), "{answers:?}");
+        assert!((0..16).all(|page| front.page(page).bytes() == [7; PAGE_SIZE]));
+        if crate::block::engine::uring::is_available() {
+            let outcome = "the disk goes on without it, one call after the other";
+            let told = format!("io_uring failed: {}; {outcome}", io::Error::from(Errno::PERM));
+            assert_eq!(disk.failures().total(), (1, Some(told)));
+        }
+        front.ask_all((0..16).map(|id| read(id, id * 8, &[whole(id as u32)])));
+        while front.ring.outstanding() != 0 {
+            backend.serve().unwrap();
+            assert!(front.answers().iter().all(|(_, status)| *status == Status::OKAY));
+        }
+        assert!(disk.failures().total().0 <= 1, "it is told once");
+    });
+}
+
+/// What the kernel has got is its own until it has reported, also where it is not asked for that any more.
+#[test]
+fn a_ring_that_is_given_up_keeps_the_pages_that_the_kernel_has_got() {
+    in_thread(|| {
+        let ((file, disk), front) = (file_disk(1024), Front::new());
+        file.write_all_at(&[7; 1024 * 512], 0).unwrap();
+        let mut engine = By::Uring.engine(Arc::clone(disk.image()), 32, &front.bell);
+        (0..24).for_each(|number| engine.start(number, read_page(&front, number)));
+        engine.submit();
+        refuse_io_uring_enter();
+        (24..32).for_each(|number| engine.start(number, read_page(&front, number)));
+        let given_up = (0..10_000).any(|_| {
+            engine.wait();
+            engine.take_failure().is_some()
+        });
+        assert!(given_up || !crate::block::engine::uring::is_available());
+        let mut under_way: Vec<u32> = (0..32).collect();
+        while !under_way.is_empty() {
+            for number in under_way.iter().filter(|number| **number < 24 && given_up) {
+                assert_eq!(front.page(*number).times_mapped(), 1, "page {number}");
+            }
+            engine.wait();
+            while let Some((token, result)) = engine.finished() {
+                assert_eq!(result.unwrap(), PAGE_SIZE);
+                assert!(under_way.contains(&token), "{token} is reported twice");
+                under_way.retain(|number| *number != token);
+            }
+        }
+        assert!((0..32).all(|number| front.page(number).bytes() == [7; PAGE_SIZE]));
+        drop(engine);
+        assert!((0..32).all(|number| front.page(number).times_mapped() == 0));
+    });
+}
+
 /// A call that reads the page of that number of the image.
 fn read_page(front: &Front, number: u32) -> Call<FakePage> {
     let page = front.host.map_grant(GUEST, GrantRef(DATA + number), Access::ReadWrite).unwrap();

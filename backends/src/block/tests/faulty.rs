@@ -146,4 +146,8 @@ impl<F: FnMut(&Event) -> Option<Fault> + Send> Engine<FakePage> for Faulty<dyn E
     fn prepare_to_sleep(&mut self) -> bool {
         self.engine.prepare_to_sleep() || !self.failed.is_empty() || !self.stalled.is_empty()
     }
+
+    fn take_failure(&mut self) -> Option<io::Error> {
+        self.engine.take_failure()
+    }
 }

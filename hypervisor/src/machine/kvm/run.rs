@@ -15,6 +15,7 @@ use kvm_ioctls::VcpuFd;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 use vmm_sys_util::ioctl_io_nr;
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
@@ -82,6 +83,22 @@ impl Drop for Mapping {
     }
 }
 
+/// How often KVM_RUN is made before EAGAIN is believed, and the pause between two: about a second in all. KVM says EAGAIN
+/// where it cannot start a thread of its own, as under a limit of processes, and has not entered the guest then.
+const ATTEMPTS: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Makes a call again while it ends with EAGAIN, up to [`ATTEMPTS`] times.
+fn retried<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 1..ATTEMPTS {
+        match call() {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    call()
+}
+
 /// A KVM vCPU and the right to run it.
 #[derive(Debug)]
 pub struct Run {
@@ -131,19 +148,29 @@ impl Run {
     /// Runs the vCPU until it exits. Only its own thread may.
     ///
     /// # Errors
-    /// The host's; an interruption is none.
+    /// The host's, also where it has no resources for this for about a second; an interruption is none.
     pub fn run(&mut self) -> Result<Reason, MachineError> {
+        let vcpu = self.vcpu.as_raw_fd();
         // SAFETY: the descriptor is a vCPU's, and this ioctl takes no argument. It writes machine memory, which
         // no Rust reference points into, and this page.
-        let result = unsafe { libc::ioctl(self.vcpu.as_raw_fd(), KVM_RUN(), 0) };
-        if result < 0 {
-            let error = std::io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::EINTR | libc::EAGAIN) => Ok(Reason::Interrupted),
+        let result = retried(|| match unsafe { libc::ioctl(vcpu, KVM_RUN(), 0) } {
+            0.. => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+        match result {
+            Ok(()) => Ok(self.reason()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => Ok(Reason::Interrupted),
+                Some(libc::EAGAIN) => {
+                    let what = format!(
+                        "a pcpu cannot run: KVM_RUN has failed {ATTEMPTS} times in a row; look whether the host lets \
+                         this process have more threads (ulimit -u, pids.max of its cgroup)"
+                    );
+                    Err(MachineError::new(what, error))
+                }
                 _ => Err(MachineError::new("a pcpu cannot run (KVM_RUN)", error)),
-            };
+            },
         }
-        Ok(self.reason())
     }
 
     fn reason(&self) -> Reason {
@@ -258,6 +285,43 @@ impl Run {
                     return Err(MachineError::new("an access could not be completed", error));
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, Result};
+
+    /// A call that ends with EAGAIN so often, and with `last` from then on; and how often it was made.
+    fn made(refusals: u32, last: fn() -> Result<()>) -> (Result<()>, u32) {
+        let mut made = 0;
+        let result = retried(|| {
+            made += 1;
+            if made <= refusals { Err(Error::from_raw_os_error(libc::EAGAIN)) } else { last() }
+        });
+        (result, made)
+    }
+
+    #[test]
+    fn a_host_without_resources_is_asked_again_but_not_for_ever() {
+        assert!(matches!(made(0, || Ok(())), (Ok(()), 1)));
+        assert!(matches!(made(3, || Ok(())), (Ok(()), 4)));
+        assert!(matches!(made(ATTEMPTS - 1, || Ok(())), (Ok(()), ATTEMPTS)));
+        let (result, made) = made(u32::MAX, || Ok(()));
+        assert_eq!((result.unwrap_err().raw_os_error(), made), (Some(libc::EAGAIN), ATTEMPTS));
+    }
+
+    #[test]
+    fn other_errors_are_reported_at_once() {
+        for errno in [libc::EINTR, libc::EFAULT] {
+            let mut made = 0;
+            let result = retried(|| {
+                made += 1;
+                Err::<(), _>(Error::from_raw_os_error(errno))
+            });
+            assert_eq!((result.unwrap_err().raw_os_error(), made), (Some(errno), 1));
         }
     }
 }
