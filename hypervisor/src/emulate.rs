@@ -6,6 +6,7 @@ use crate::error::Failure;
 use crate::hypercall::Services;
 use crate::vcpu::{InfoPage, Mode, Vcpu, bounce_syscall32, bounce_sysenter, bounce_trap};
 use pv_abi::address::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{PageFaultError, Vector};
 use pv_abi::{Mfn, PAGE_SIZE, Pfn};
 
@@ -23,43 +24,70 @@ pub struct Fault {
 /// Bits of a #GP's error code: the index is into the IDT.
 const IDT: u64 = 0b10;
 
-/// Carries out what an exception stands for, or delivers it to the guest's kernel.
+/// What has become of an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// What it stands for was carried out, or the guest's kernel has got it.
+    Out,
+    /// It stands for `syscall` of 64-bit code. RIP, RCX and R11 are those behind the instruction.
+    Syscall,
+    /// It is the guest's own.
+    Not,
+}
+
+/// Carries out what an exception stands for, or delivers it to the guest's kernel. What `syscall` stands for is left to
+/// the caller.
 ///
 /// # Errors
 /// [`Failure::Crash`] where the kernel cannot take it.
-pub fn exception(services: &Services, vcpu: &mut Vcpu, info: &InfoPage, fault: Fault) -> Result<(), Failure> {
-    let done = match Vector(fault.vector) {
-        Vector::INVALID_OPCODE | Vector::GENERAL_PROTECTION => instruction(services, vcpu, info)?,
-        Vector::PAGE_FAULT => m2p_read(services, vcpu, fault)?,
+pub fn exception(
+    services: &Services,
+    vcpu: &mut Vcpu,
+    info: &InfoPage,
+    fault: Fault,
+) -> Result<Carried, Failure> {
+    let out = |done| if done { Carried::Out } else { Carried::Not };
+    let carried = match Vector(fault.vector) {
+        vector @ (Vector::INVALID_OPCODE | Vector::GENERAL_PROTECTION) => {
+            instruction(services, vcpu, info, vector)?
+        }
+        Vector::PAGE_FAULT => out(m2p_read(services, vcpu, fault)?),
         Vector::NMI | Vector::DOUBLE_FAULT => {
             return Err(Failure::Crash(format!("exception {} in the guest", Vector(fault.vector))));
         }
-        _ => false,
+        _ => Carried::Not,
     };
-    if done {
-        return Ok(());
+    if carried == Carried::Not {
+        bounce_trap(vcpu, info, &services.mmu, fault.vector, fault.error_code, fault.cr2)?;
+        return Ok(Carried::Out);
     }
-    bounce_trap(vcpu, info, &services.mmu, fault.vector, fault.error_code, fault.cr2)
+    Ok(carried)
 }
 
-/// The instruction that raised #UD or #GP, fetched once. True where it was carried out.
-fn instruction(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<bool, Failure> {
+/// The instruction that raised #UD or #GP, fetched once.
+fn instruction(
+    services: &Services,
+    vcpu: &mut Vcpu,
+    info: &InfoPage,
+    vector: Vector,
+) -> Result<Carried, Failure> {
+    let out = |done| if done { Carried::Out } else { Carried::Not };
     let bytes = match vcpu.space(&services.mmu).fetch(vcpu.context.registers.rip) {
         Ok(bytes) => bytes,
-        Err(Failure::Refused(_)) => return Ok(false),
+        Err(Failure::Refused(_)) => return Ok(Carried::Not),
         Err(other) => return Err(other),
     };
     match decode(bytes.bytes()) {
         Decoded::SoftwareInterrupt { vector, length } => {
             software_interrupt(services, vcpu, info, vector, length)?;
-            Ok(true)
+            Ok(Carried::Out)
         }
         Decoded::Cpuid { length } => {
             let registers = &mut vcpu.context.registers;
             let leaf = cpuid(&*services.cpuid, registers.rax as u32, registers.rcx as u32);
             [registers.rax, registers.rbx, registers.rcx, registers.rdx] = leaf.map(u64::from);
             registers.rip = registers.rip.wrapping_add(length);
-            Ok(true)
+            Ok(Carried::Out)
         }
         Decoded::Io { reads, length } if vcpu.iopl >= vcpu.virtual_cpl() => {
             let registers = &mut vcpu.context.registers;
@@ -67,14 +95,23 @@ fn instruction(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<
                 target.write(registers, u64::MAX);
             }
             registers.rip = registers.rip.wrapping_add(length);
-            Ok(true)
+            Ok(Carried::Out)
         }
-        Decoded::Sysenter => bounce_sysenter(vcpu, info, &services.mmu),
-        // AMD's CPUs have it in 32-bit code; Intel's do not, nor does software KVM.
-        Decoded::Syscall { length } if vcpu.context.runs_32_bit_code() => {
-            bounce_syscall32(vcpu, info, &services.mmu, length)
+        Decoded::Sysenter => Ok(out(bounce_sysenter(vcpu, info, &services.mmu)?)),
+        Decoded::Syscall { length } if vector == Vector::INVALID_OPCODE => {
+            if vcpu.context.runs_32_bit_code() {
+                return Ok(out(bounce_syscall32(vcpu, info, &services.mmu, length)?));
+            }
+            let context = &mut vcpu.context;
+            (context.cs, context.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
+            let registers = &mut context.registers;
+            registers.rip = registers.rip.wrapping_add(length);
+            (registers.rcx, registers.r11) = (registers.rip, registers.rflags);
+            Ok(Carried::Syscall)
         }
-        Decoded::Syscall { .. } | Decoded::Io { .. } | Decoded::Load { .. } | Decoded::Other => Ok(false),
+        Decoded::Syscall { .. } | Decoded::Io { .. } | Decoded::Load { .. } | Decoded::Other => {
+            Ok(Carried::Not)
+        }
     }
 }
 

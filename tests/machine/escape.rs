@@ -59,7 +59,7 @@ impl Setup {
         let mut context = self.guest.context(1);
         context.cs = cs;
         context.registers.rdi = rdi;
-        let exit = enter(&mut self.pcpu, &mut context)?;
+        let exit = enter(&self.machine.memory, &mut self.pcpu, &mut context)?;
         self.pcpu.save(&mut context)?;
         Ok((exit, context.registers))
     }
@@ -178,14 +178,14 @@ fn jumping_to_the_landing_page() -> Result<(), Failed> {
     let code = [0x48, 0xb9, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x49, 0xc7, 0xc3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xe7];
     for offset in 0..8 {
         let (exit, registers) = setup.run(&code, LSTAR + offset)?;
-        let gate = [(0, Exit::Syscall), (4, Exit::Syscall32)].contains(&(offset, exit.clone()));
+        let gate = (offset, exit.clone()) == (0, Exit::Syscall);
         check(is_fault(&exit, &[6, 13, 14]) || gate, || format!("at {offset}: {exit:?}"))?;
         if gate {
             check(setup.machine.report.kvm == KvmKind::Software, || format!("at {offset}"))?;
             // Going on there is the guest's own problem: a fault, not a failed entry.
             let mut context = setup.guest.context(3);
             context.registers = registers;
-            let exit = enter(&mut setup.pcpu, &mut context)?;
+            let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
             check(is_fault(&exit, &[13]), || format!("resumed at a non-canonical address: {exit:?}"))?;
             setup.pcpu.save(&mut context)?;
         }
@@ -252,7 +252,7 @@ fn doorbell_then_another_vcpu() -> Result<(), Failed> {
         setup.machine.memory.write(setup.guest.code(), 0x80, &[0x0f, 0x05])?;
         other.registers.rip = CODE + 0x80;
         other.registers.rax = 0x1234;
-        let exit = enter(&mut setup.pcpu, &mut other)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut other)?;
         check(exit == Exit::Syscall && other.registers.rax == 0x1234, || {
             format!("{exit:?} {:x?}", other.registers)
         })?;
@@ -269,11 +269,11 @@ fn single_steps_over_the_gates() -> Result<(), Failed> {
         setup.machine.memory.write(setup.guest.code(), 0, code)?;
         let mut context = setup.guest.context(1);
         context.registers.rflags |= 1 << 8;
-        let exit = enter(&mut setup.pcpu, &mut context)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(exit == gate, || format!("{gate:?}: {exit:?}"))?;
         context.registers.rflags |= 1 << 8;
         let behind = context.registers.rip;
-        let exit = enter(&mut setup.pcpu, &mut context)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(is_fault(&exit, &[1]) && context.registers.rip == behind + 1, || {
             format!("behind {gate:?}: {exit:?} at {:#x}", context.registers.rip)
         })?;
@@ -322,9 +322,8 @@ fn random_contexts() -> Result<(), Failed> {
                 if random() % 2 == 0 { random() as u16 } else { known[random() as usize % known.len()] };
         }
         context.descriptors = (0..16).map(|_| random()).collect();
-        let exit = enter(&mut setup.pcpu, &mut context)?;
-        let gate = matches!(exit, Exit::Syscall | Exit::Syscall32);
-        let contained = gate || matches!(exit, Exit::Exception { .. } | Exit::Unhandled { .. });
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
+        let contained = matches!(exit, Exit::Exception { .. } | Exit::Syscall | Exit::Unhandled { .. });
         check(contained, || format!("round {round}: {exit:?} {context:x?}"))?;
         setup.pcpu.save(&mut context)?;
     }
@@ -340,7 +339,7 @@ fn breakpoints_stay_with_their_vcpu() -> Result<Completion, Failed> {
     (watched.debug.addresses[1], watched.debug.control) = (CODE + 1, 0x404);
     for round in 0..10 {
         (watched.registers.rip, other.registers.rip) = (CODE, CODE);
-        let exit = enter(&mut setup.pcpu, &mut watched)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut watched)?;
         if round == 0 && exit == Exit::Syscall {
             return Ok(Completion::ignored_with("no breakpoint ever fires at CPL3 on this host"));
         }
@@ -348,7 +347,7 @@ fn breakpoints_stay_with_their_vcpu() -> Result<Completion, Failed> {
         check(stopped && watched.debug.status & 0xf == 2, || format!("{exit:?} {watched:x?}"))?;
         watched.debug.status = DebugRegisters::STATUS_AT_REST;
         setup.pcpu.save(&mut watched)?;
-        let exit = enter(&mut setup.pcpu, &mut other)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut other)?;
         check(exit == Exit::Syscall, || format!("the other vCPU: {exit:?}"))?;
         setup.pcpu.save(&mut other)?;
     }
@@ -366,7 +365,7 @@ fn breakpoints_at_the_hypervisors() -> Result<(), Failed> {
             let mut context = setup.guest.context(address ^ control);
             (context.debug.addresses, context.debug.control) = ([address; 4], control);
             context.debug.status = u64::MAX;
-            let exit = enter(&mut setup.pcpu, &mut context)?;
+            let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
             check(exit == Exit::Syscall, || format!("{address:#x} {control:#x}: {exit:?}"))?;
             setup.pcpu.save(&mut context)?;
         }
@@ -381,13 +380,13 @@ fn a_root_that_is_gone() -> Result<(), Failed> {
     setup.machine.memory.write(setup.guest.code(), 0, &[0x0f, 0x05])?;
     for _ in 0..20 {
         let (old, new) = (context.root, setup.guest.other_root());
-        let exit = enter(&mut setup.pcpu, &mut context)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(exit == Exit::Syscall, || format!("{exit:?}"))?;
         setup.machine.memory.copy_frame(old, new)?;
         setup.machine.translations.retire(old, Level::L4)?;
         setup.machine.memory.zero(old)?;
         (context.root, context.root_replaced, context.registers.rip) = (new, true, CODE);
-        let exit = enter(&mut setup.pcpu, &mut context)?;
+        let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(exit == Exit::Syscall, || format!("on the new root: {exit:?}"))?;
         setup.machine.memory.copy_frame(new, old)?;
         (context.root, context.root_replaced, context.registers.rip) = (old, true, CODE);
@@ -406,14 +405,14 @@ fn descriptors_of_the_guests_own() -> Result<(), Failed> {
     let descriptor = 0x00cf_f300_0000_ffff | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56;
     let mut context = setup.guest.context(1);
     context.descriptors = vec![0, 0, 0, descriptor];
-    let exit = enter(&mut setup.pcpu, &mut context)?;
+    let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
     check(exit == Exit::Syscall && context.registers.rax == 0x5555, || {
         format!("{exit:?} {:x?}", context.registers)
     })?;
     setup.pcpu.save(&mut context)?;
     // The next vCPU has none: the selector must not load.
     let mut other = setup.guest.context(2);
-    let exit = enter(&mut setup.pcpu, &mut other)?;
+    let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut other)?;
     check(is_fault(&exit, &[13]), || format!("another vCPU's descriptor: {exit:?}"))
 }
 

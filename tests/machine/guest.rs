@@ -87,11 +87,38 @@ pub fn put(memory: &MachineMemory, table: Mfn, level: Level, address: u64, pte: 
 }
 
 /// Enters until something other than a kick happens.
-pub fn enter(pcpu: &mut dyn Pcpu, context: &mut Context) -> Result<Exit, Failed> {
+pub fn enter(memory: &MachineMemory, pcpu: &mut dyn Pcpu, context: &mut Context) -> Result<Exit, Failed> {
     loop {
-        match pcpu.enter(context)? {
+        match enter_once(memory, pcpu, context)? {
             Exit::Kicked => {}
             exit => return Ok(exit),
         }
     }
+}
+
+/// Enters. Where the machine refuses `syscall`, this carries it out, as the layers above the machine do.
+pub fn enter_once(
+    memory: &MachineMemory,
+    pcpu: &mut dyn Pcpu,
+    context: &mut Context,
+) -> Result<Exit, Failed> {
+    let exit = pcpu.enter(context)?;
+    let refused = matches!(exit, Exit::Exception { vector: 6, .. }) && !context.runs_32_bit_code();
+    if refused && bytes_at(memory, context.root, context.registers.rip) == Some([0x0f, 0x05]) {
+        context.registers.rip += 2;
+        return Ok(Exit::Syscall);
+    }
+    Ok(exit)
+}
+
+/// Two bytes of a guest's, within a page.
+fn bytes_at(memory: &MachineMemory, root: Mfn, address: u64) -> Option<[u8; 2]> {
+    let mut table = root;
+    for level in [Level::L4, Level::L3, Level::L2, Level::L1] {
+        let entry = memory.entry(table, level.index(address)).ok().filter(|entry| entry.is_present())?;
+        table = entry.mfn();
+    }
+    let mut bytes = [0; 2];
+    memory.read(table, address as usize % PAGE_SIZE, &mut bytes).ok()?;
+    Some(bytes)
 }

@@ -1,9 +1,10 @@
 //! Two vCPUs on one pcpu, kicked at random moments: what belongs to one never reaches the other.
 
-use crate::guest::{CODE, Guest, machine};
+use crate::guest::{CODE, Guest, enter_once, machine};
 use crate::support::{check, fail, kvm_test};
 use hypervisor::machine::{Context, Exit, Kick, Pcpu};
 use libtest_mimic::{Failed, Trial};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ fn a_spinning_guest_is_got_out_of() -> Result<(), Failed> {
     let (mut pcpu, kick) = machine.pcpus.remove(0);
     let mut context = guest.context(1);
     for _ in 0..20 {
-        let kick = std::sync::Arc::clone(&kick);
+        let kick = Arc::clone(&kick);
         let kicker = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(2));
             kick.kick();
@@ -57,6 +58,7 @@ fn in_turn_under_kicks(
 ) -> Result<(), Failed> {
     let mut machine = machine(1)?;
     let guests = [Guest::new(&machine, 0, code)?, Guest::new(&machine, 1, code)?];
+    let memory = Arc::clone(&machine.memory);
     let (mut pcpu, kick) = machine.pcpus.remove(0);
     let mut contexts = [guests[0].context(1), guests[1].context(2)];
     for (n, context) in contexts.iter_mut().enumerate() {
@@ -81,7 +83,7 @@ fn in_turn_under_kicks(
             while kicked < KICKS && Instant::now() < end {
                 for (n, context) in contexts.iter_mut().enumerate() {
                     for _ in 0..3 {
-                        match pcpu.enter(context)? {
+                        match enter_once(&memory, &mut pcpu, context)? {
                             Exit::Kicked => kicked += 1,
                             exit => {
                                 seen[n] += 1;

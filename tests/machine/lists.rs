@@ -52,7 +52,7 @@ impl Setup {
     fn read(&mut self, address: u64) -> Result<Option<u64>, Failed> {
         let mut context = self.guest.context(1);
         context.registers.rdi = address;
-        match enter(&mut self.pcpu, &mut context)? {
+        match enter(&self.machine.memory, &mut self.pcpu, &mut context)? {
             Exit::Syscall => Ok(Some(context.registers.rax)),
             Exit::Exception { vector: 14, .. } => Ok(None),
             exit => Err(format!("{address:#x}: {exit:?}").into()),

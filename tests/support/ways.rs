@@ -1,5 +1,6 @@
 //! Instructions by which a CPU may get from CPL3 to CPL0, but for `syscall`, whose gates are tried by themselves. They
 //! are bytes that mean the same in 64-bit and in 32-bit code, where both have them.
+#![allow(dead_code)] // no test program uses all of it
 
 /// One way, and what arrives where it is closed.
 pub struct Way {
@@ -11,6 +12,8 @@ pub struct Way {
     pub arrives: &'static [u64],
     /// Only 32-bit code has it.
     pub only_32_bit: bool,
+    /// KVM may answer it itself, and the code behind it goes on.
+    pub is_answered: bool,
 }
 
 impl Way {
@@ -26,15 +29,19 @@ impl Way {
 }
 
 const fn refused(name: &'static str, code: &'static [u8]) -> Way {
-    Way { name, code, arrives: &[], only_32_bit: false }
+    Way { name, code, arrives: &[], only_32_bit: false, is_answered: false }
 }
 
 const fn trap(name: &'static str, code: &'static [u8], arrives: &'static [u64]) -> Way {
-    Way { name, code, arrives, only_32_bit: false }
+    Way { name, code, arrives, only_32_bit: false, is_answered: false }
+}
+
+const fn answered(name: &'static str, code: &'static [u8]) -> Way {
+    Way { name, code, arrives: &[], only_32_bit: false, is_answered: true }
 }
 
 const fn of_32_bits(name: &'static str, code: &'static [u8], arrives: &'static [u64]) -> Way {
-    Way { name, code, arrives, only_32_bit: true }
+    Way { name, code, arrives, only_32_bit: true, is_answered: false }
 }
 
 /// The list. A far pointer's selector is the stub's code (0xe008), its data (0xe010) or the TSS (0xe040).
@@ -74,8 +81,8 @@ pub const WAYS: &[Way] = &[
     refused("out to the 32-bit gate's port", &[0xe6, 0x61]),
     refused("out to the scribe's port", &[0xe6, 0x62]),
     // To the monitor of a virtual machine, to system management and to enclaves.
-    refused("vmcall", &[0x0f, 0x01, 0xc1]),
-    refused("vmmcall", &[0x0f, 0x01, 0xd9]),
+    answered("vmcall", &[0x0f, 0x01, 0xc1]),
+    answered("vmmcall", &[0x0f, 0x01, 0xd9]),
     refused("vmrun", &[0x0f, 0x01, 0xd8]),
     refused("vmload", &[0x0f, 0x01, 0xda]),
     refused("vmlaunch", &[0x0f, 0x01, 0xc2]),
@@ -91,4 +98,10 @@ pub const WAYS: &[Way] = &[
     refused("eretu", &[0xf3, 0x0f, 0x01, 0xca]),
     refused("erets", &[0xf2, 0x0f, 0x01, 0xca]),
     refused("pvalidate", &[0xf2, 0x0f, 0x01, 0xff]),
+    refused("rmpadjust", &[0xf3, 0x0f, 0x01, 0xfe]),
+    refused("invlpgb", &[0x0f, 0x01, 0xfe]),
+    refused("tdcall", &[0x66, 0x0f, 0x01, 0xcc]),
+    refused("seamcall", &[0x66, 0x0f, 0x01, 0xcf]),
+    refused("wrmsrns", &[0x0f, 0x01, 0xc6]),
+    refused("swapgs", &[0x0f, 0x01, 0xf8]),
 ];

@@ -36,7 +36,10 @@ pub fn run(command: &RunCommand) -> Result<Status, Failure> {
     let mut tracing = Tracing::start(options)?;
     stderr::start().map_err(|error| Failure::about("a thread cannot be started", error))?;
     let status = run_guests(guests, &plans, frames, options, tracing.as_mut())?;
-    tracing.map_or(Ok(()), Tracing::finish)?;
+    match (status, tracing.map_or(Ok(()), Tracing::finish)) {
+        (Status::Signal(_), Err(failure)) => say(&failure.message),
+        (_, finished) => finished?,
+    }
     Ok(status)
 }
 
@@ -62,12 +65,23 @@ fn run_guests(
     let sessions = console.sessions(guests, &hypervisor, &store, telling);
     let born = Instant::now();
     let status = live_together(&sessions, plans, console.typed_to());
-    let signalled = console.finish()?;
-    let status = status?;
-    if sessions.len() > 1 {
+    let finished = console.finish();
+    if status.is_ok() && sessions.len() > 1 {
         screen::all_ended(sessions.len(), born.elapsed(), Validation::of(&hypervisor));
     }
-    Ok(signalled.unwrap_or(status))
+    match (status, finished) {
+        // The first failure may be why there is another; both are told.
+        (Err(first), Err(second)) => {
+            say(&second.message);
+            Err(first)
+        }
+        (Err(failure), Ok(Some(signal))) => {
+            say(&failure.message);
+            Ok(signal)
+        }
+        (status, Ok(None)) => status,
+        (Ok(_), finished) => finished.map(|signal| signal.unwrap_or(Status::Fine)),
+    }
 }
 
 fn hypervisor(frames: u64, pcpus: u32) -> Result<Arc<Hypervisor>, Failure> {

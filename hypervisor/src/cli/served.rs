@@ -97,10 +97,18 @@ fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Serv
     (0..).zip(&session.guest.disks).map(serve).collect()
 }
 
+/// The end of a disk's customary name: a to z, then aa to zz.
+fn letters(index: u8) -> String {
+    let letter = |n: u8| char::from(b'a'.saturating_add(n % 26));
+    match index / 26 {
+        0 => letter(index).into(),
+        more => [letter(more.saturating_sub(1)), letter(index)].iter().collect(),
+    }
+}
+
 /// What a disk is called in messages.
 fn name_of(index: u8, disk: &Disk, session: &Session<'_>) -> String {
-    let letter = char::from(b'a'.saturating_add(index));
-    let device = format!("disk xvd{letter} ({})", disk.name());
+    let device = format!("disk xvd{} ({})", letters(index), disk.name());
     // Where there are several domains, the line is marked.
     match session.voice.has_company() {
         true => device,
@@ -122,4 +130,16 @@ fn serve_console(
     };
     let input = session.desk.input(session.index);
     start_console(host, filled.console_port, input, output, ended).map_err(Failure::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::letters;
+
+    #[test]
+    fn disks_have_the_names_that_guests_give_them() {
+        for (index, name) in [(0, "a"), (25, "z"), (26, "aa"), (51, "az"), (52, "ba"), (63, "bl")] {
+            assert_eq!(letters(index), name);
+        }
+    }
 }

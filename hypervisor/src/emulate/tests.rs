@@ -91,34 +91,55 @@ fn sysenter_is_its_callback_where_there_is_one() {
     }
 }
 
-/// CPUs without it, and software KVM, refuse it with #UD.
 #[test]
 fn syscall_of_32_bit_code_is_its_callback_where_there_is_one() {
     let world = World::new();
     let guest = guest(&world);
     world.machine.memory.write(guest.user_pages[0], 0, &[0x0f, 0x05]).unwrap();
     let callback = Some(Callback { address: BASE + 0x400, masks_events: false });
-    // The flat segment, and one of the guest's own of each kind.
-    let (code64, code32) = (0x00af_fb00_0000_ffff, 0x00cf_fb00_0000_ffff);
+    // The flat segment, and one of the guest's own.
     for (cs, callback, arrived) in [
         (0xe023, callback, BASE + 0x400),
         (0xe023, None, handler(UD)),
-        (0xe033, callback, handler(UD)),
         (0x0b, callback, BASE + 0x400),
-        (0x13, callback, handler(UD)),
-        (0xfff3, callback, handler(UD)),
+        (0x0b, None, handler(UD)),
     ] {
         let rip = world.on_vcpu(&guest, |handle, vcpu| {
             vcpu.callbacks.syscall32 = callback;
             vcpu.user_for_test(&world.services.mmu, guest.user_root);
-            vcpu.context.descriptors = vec![0, code32, code64];
+            vcpu.context.descriptors = vec![0, 0x00cf_fb00_0000_ffff];
             (vcpu.context.cs, vcpu.context.registers.rip) = (cs, USER_BASE);
             let fault = Fault { vector: UD, error_code: 0, cr2: 0 };
-            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            assert_eq!(exception(&world.services, vcpu, handle.info(), fault).unwrap(), Carried::Out);
             vcpu.context.registers.rip
         });
         assert_eq!(rip, arrived, "{cs:#x} {callback:?}");
     }
+}
+
+/// Where the machine refuses it: left to the caller, with the registers that the instruction leaves.
+#[test]
+fn syscall_of_64_bit_code_is_not_the_guests_fault() {
+    let world = World::new();
+    let guest = guest(&world);
+    world.poke(&guest, BASE, &[0x0fu8, 0x05]);
+    // The flat segment, and one of the guest's own.
+    for cs in [0xe033, 0x0b] {
+        world.on_vcpu(&guest, |handle, vcpu| {
+            vcpu.context.descriptors = vec![0, 0x00af_fb00_0000_ffff];
+            (vcpu.context.cs, vcpu.context.ss) = (cs, 0x13);
+            let registers = &mut vcpu.context.registers;
+            (registers.rip, registers.rsp, registers.rflags, registers.rax) = (BASE, STACK, 0x646, 17);
+            let fault = Fault { vector: UD, error_code: 0, cr2: 0 };
+            assert_eq!(exception(&world.services, vcpu, handle.info(), fault).unwrap(), Carried::Syscall);
+            let r = vcpu.context.registers;
+            assert_eq!((r.rip, r.rcx, r.r11, r.rflags), (BASE + 2, BASE + 2, 0x646, 0x646));
+            assert_eq!((r.rax, r.rsp), (17, STACK));
+            assert_eq!((vcpu.context.cs, vcpu.context.ss), (0xe033, 0xe02b));
+        });
+    }
+    // #GP is never what it raises.
+    assert_eq!(raise(&world, &guest, &[0x0f, 0x05], GP, 0), handler(GP));
 }
 
 #[test]

@@ -138,11 +138,9 @@ impl Context {
 /// Why a vCPU stopped. Its [`Context`] is complete and up to date with every one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It executed `syscall`. RIP and RFLAGS are those behind the instruction (RCX and R11 hold them, too).
+    /// It executed `syscall` in 64-bit code. RIP and RFLAGS are those behind the instruction (RCX and R11 hold them,
+    /// too). On machines that refuse the instruction it comes as #UD, as in 32-bit code it does on all.
     Syscall,
-    /// It executed `syscall` in 32-bit code. RIP and RFLAGS are those behind the instruction, CS is the flat 32-bit
-    /// one. On CPUs that do not have it, and on software KVM, it comes as #UD.
-    Syscall32,
     /// It stored to the hypercall doorbell; RIP is behind the store.
     Doorbell,
     /// It rang a doorbell that does not hang there ([`super::Doorbells`]); RIP is behind the store.

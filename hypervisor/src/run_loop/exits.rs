@@ -2,12 +2,12 @@
 
 use super::TurnEnd;
 use crate::domain::{Domain, End, ExitKind};
-use crate::emulate::{Fault, exception};
+use crate::emulate::{Carried, Fault, exception};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Reply, Services, dispatch};
 use crate::machine::Exit;
 use crate::report::CrashReport;
-use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_syscall32, bounce_trap, bounce_user_syscall};
+use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall};
 use pv_abi::trap::Vector;
 use std::sync::Arc;
 
@@ -23,22 +23,9 @@ pub(super) fn act(
     let (info, mmu) = (handle.info(), &services.mmu);
     let count = |kind| domain.statistics().exit(kind);
     match (exit, vcpu.mode) {
-        (Exit::Syscall, Mode::Kernel) => {
+        (Exit::Syscall, _) => {
             count(ExitKind::Syscall);
-            return after(dispatch(services, domain, handle, vcpu, true));
-        }
-        (Exit::Syscall, Mode::User) => {
-            count(ExitKind::Syscall);
-            bounce_user_syscall(vcpu, info, mmu)?;
-        }
-        (Exit::Syscall32, _) => {
-            count(ExitKind::Syscall);
-            const LENGTH: u64 = 2;
-            let registers = &mut vcpu.context.registers;
-            registers.rip = registers.rip.wrapping_sub(LENGTH);
-            if !bounce_syscall32(vcpu, info, mmu, LENGTH)? {
-                bounce_trap(vcpu, info, mmu, Vector::INVALID_OPCODE.0, 0, 0)?;
-            }
+            return syscall(services, domain, handle, vcpu);
         }
         (Exit::Doorbell, Mode::Kernel) => {
             count(ExitKind::Doorbell);
@@ -52,7 +39,10 @@ pub(super) fn act(
         (Exit::Unanswered, _) => count(ExitKind::Unanswered),
         (&Exit::Exception { vector, error_code, cr2 }, _) => {
             count(ExitKind::Exception);
-            exception(services, vcpu, info, Fault { vector, error_code, cr2 })?;
+            let fault = Fault { vector, error_code, cr2 };
+            if exception(services, vcpu, info, fault)? == Carried::Syscall {
+                return syscall(services, domain, handle, vcpu);
+            }
         }
         (Exit::Kicked, _) => count(ExitKind::Kicked),
         (Exit::Unhandled { what }, _) => {
@@ -62,6 +52,19 @@ pub(super) fn act(
         }
     }
     Ok(None)
+}
+
+/// `syscall` of 64-bit code: a hypercall of the kernel, or a system call of one of its programs.
+fn syscall(
+    services: &Services,
+    domain: &Arc<Domain>,
+    handle: &VcpuHandle,
+    vcpu: &mut Vcpu,
+) -> Result<Option<TurnEnd>, Failure> {
+    match vcpu.mode {
+        Mode::Kernel => after(dispatch(services, domain, handle, vcpu, true)),
+        Mode::User => bounce_user_syscall(vcpu, handle.info(), &services.mmu).map(|()| None),
+    }
 }
 
 /// What a hypercall's outcome means for the turn.

@@ -10,7 +10,7 @@ use crate::machine::MachineError;
 use crate::report::{Symbol, SymbolTable};
 use crate::sched::SLICE;
 use crate::testing::{BASE, Guest, STACK, Threads, USER_BASE, World, page, syscall};
-use crate::vcpu::{Callback, Callbacks, Mode};
+use crate::vcpu::{Callback, Callbacks};
 use pv_abi::DomId;
 use pv_abi::event_channel::Virq;
 use pv_abi::mmu::MmuUpdate;
@@ -101,36 +101,38 @@ fn the_same_exits_mean_something_else_in_user_mode() {
     world.check_end(vec![guest]);
 }
 
+/// Machines that refuse `syscall` report #UD: it means what the instruction does.
 #[test]
-fn a_32_bit_system_call_is_its_callback_or_no_instruction() {
+fn a_refused_syscall_is_a_hypercall_or_a_system_call() {
     let mut world = World::new();
     let guest = world.guest();
     with_event_callback(&world, &guest);
-    let (seen, ud, callback) = (Seen::default(), BASE + 0x700, BASE + 0x780);
-    let round = |world: &mut World, mode, syscall32| {
-        world.on_vcpu(&guest, |_, vcpu| {
-            vcpu.traps.set(TrapInfo { vector: 6, flags: 0, cs: 0xe033, padding: 0, address: ud });
-            vcpu.callbacks.syscall32 = syscall32;
-            if mode == Mode::User {
-                vcpu.user_for_test(&world.services.mmu, guest.user_root);
-            }
-        });
-        world.script(&guest, |context| {
-            (context.cs, context.registers.rip) = (0xe023, USER_BASE + 2);
-            Exit::Syscall32
-        });
-        note(world, &guest, &seen, Exit::Kicked);
-        world.script(&guest, |context| syscall(context, 29, &[0]));
-        world.turns(0, 1);
-    };
-    let registered = Some(Callback { address: callback, masks_events: false });
-    round(&mut world, Mode::User, None);
-    let frame: [u64; 4] = world.peek(&guest, page(20) - 64);
-    assert_eq!(frame[3], USER_BASE, "#UD is told at the instruction");
-    round(&mut world, Mode::User, registered);
-    round(&mut world, Mode::Kernel, registered);
-    let rips: Vec<u64> = seen.lock().unwrap().iter().map(|&(rip, _)| rip).collect();
-    assert_eq!(rips, [ud, callback, ud]);
+    world.poke(&guest, BASE, &[0x0fu8, 0x05]);
+    world.machine.memory.write(guest.user_pages[0], 0, &[0x0f, 0x05]).unwrap();
+    let refused = Exit::Exception { vector: 6, error_code: 0, cr2: 0 };
+    let by_kernel = refused.clone();
+    world.script(&guest, move |context| {
+        context.registers.rip = BASE;
+        syscall(context, 17, &[0]);
+        by_kernel.clone()
+    });
+    world.script(&guest, |context| {
+        let r = context.registers;
+        assert_eq!((r.rip, r.rax, r.rcx), (BASE + 2, 4 << 16 | 17, BASE + 2));
+        syscall(context, 29, &[0])
+    });
+    world.turns(0, 1);
+    world.on_vcpu(&guest, |_, vcpu| vcpu.user_for_test(&world.services.mmu, guest.user_root));
+    world.script(&guest, move |context| {
+        context.registers.rip = USER_BASE;
+        refused.clone()
+    });
+    let seen = Seen::default();
+    note(&world, &guest, &seen, Exit::Kicked);
+    world.script(&guest, |context| syscall(context, 29, &[0]));
+    world.turns(0, 1);
+    assert_eq!(seen.lock().unwrap()[0].0, EVENT, "the callback of system calls");
+    assert_eq!(guest.domain.statistics().hypercalls_of(17), 1);
     world.check_end(vec![guest]);
 }
 

@@ -173,7 +173,6 @@ fn exit_name(exit: &Exit, mode: Mode) -> String {
     match (exit, mode) {
         (Exit::Syscall, Mode::Kernel) => "syscall".into(),
         (Exit::Syscall, Mode::User) => "system call".into(),
-        (Exit::Syscall32, _) => "32-bit system call".into(),
         (Exit::Doorbell, _) => "doorbell".into(),
         (Exit::Unanswered, _) => "unanswered".into(),
         (Exit::Exception { vector, .. }, _) => {
@@ -198,7 +197,7 @@ fn exit_arguments(exit: &Exit, mode: Mode, rip: u64) -> Value {
         Exit::Unhandled { what } => {
             args.insert("what".into(), what.as_str().into());
         }
-        Exit::Syscall | Exit::Syscall32 | Exit::Doorbell | Exit::Unanswered | Exit::Kicked => {}
+        Exit::Syscall | Exit::Doorbell | Exit::Unanswered | Exit::Kicked => {}
     }
     args.into()
 }

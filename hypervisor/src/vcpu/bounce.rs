@@ -111,7 +111,8 @@ pub fn bounce_syscall32(vcpu: &mut Vcpu, info: &InfoPage, mmu: &Mmu, length: u64
     }
     (vcpu.context.cs, vcpu.context.ss) = (FLAT_RING3_CS32, FLAT_RING3_SS64);
     let registers = &mut vcpu.context.registers;
-    registers.rip = registers.rip.wrapping_add(length);
+    // 32-bit code has 32 bits of it.
+    registers.rip = u64::from(registers.rip.wrapping_add(length) as u32);
     (registers.rcx, registers.r11) = (registers.rip, registers.rflags);
     let mut handler = Handler::callback(callback, "32-bit system call");
     handler.clears_direction = true;

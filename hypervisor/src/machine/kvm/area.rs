@@ -3,14 +3,14 @@
 //! | L4 slot | what | who |
 //! |---|---|---|
 //! | 256 | the M2P once more, where the host lets CPL3 use this slot | CPL3 reads |
-//! | 257 | [`AREA`]: stub, LSTAR page, IDT, doorbell, per-pcpu pages | CPL0, but for the LSTAR page on some hosts, and the doorbell |
+//! | 257 | [`AREA`]: stub, the gate's page, IDT, doorbell, per-pcpu pages | CPL0, but for the gate's page on some hosts, and the doorbell |
 //! | 258 | the M2P | CPL3 reads |
 //! | 259 | direct map of all memory, in the scribe's root only | CPL0 |
 //! | 260 | the domain's doorbell page, where it has one | CPL3 writes |
 //!
 //! Invariants:
 //! - Every frame below the M2P is the hypervisor's and no guest can map it; what CPL3 can reach in these slots is
-//!   the M2P (to read), the doorbells (no memory behind them), and the LSTAR page where the probe says so.
+//!   the M2P (to read), the doorbells (no memory behind them), and the gate's page where the probe says so.
 //! - A doorbell page is reached by slot 260 only, through tables that lead nowhere else
 //!   (`tests::a_doorbell_slot_leads_to_its_own_page_and_nowhere_else`).
 //! - After the start-up probes nothing in these tables changes: no guest can have a stale translation of them.
@@ -28,7 +28,7 @@ pub const DIRECT_MAP: u64 = 0xffff_8180_0000_0000;
 
 /// The stub's code: supervisor, read and execute.
 pub const STUB: u64 = AREA;
-/// The page that `syscall` lands on, whether LSTAR or CSTAR leads there: its gates ([`super::entry::Syscall`]).
+/// The page with the gate of `syscall`, where a host leaves that at CPL3 ([`super::entry`]).
 pub const LSTAR: u64 = AREA + PAGE_SIZE as u64;
 /// The IDT.
 pub const IDT: u64 = AREA + 2 * PAGE_SIZE as u64;
@@ -227,7 +227,7 @@ impl Area {
         self.pcpu(self.pcpus)
     }
 
-    /// Writes the tables, the LSTAR page left out: [`Self::map_lstar`] maps it when the probe knows how.
+    /// Writes the tables, the gate's page left out: [`Self::map_gate`] maps it where it is needed.
     ///
     /// # Errors
     /// [`NoSuchFrame`] where the machine is too small to hold them.
@@ -296,15 +296,13 @@ impl Area {
         Ok(())
     }
 
-    /// Maps the LSTAR page, for CPL3 to execute where `syscall` leaves the CPU there.
+    /// Maps the page of the gate, for CPL3 to execute.
     ///
     /// # Errors
     /// As [`Self::write_tables`].
-    pub fn map_lstar(&self, memory: &MachineMemory, for_user: bool) -> Result<(), NoSuchFrame> {
-        let user = if for_user { PteFlags::USER } else { PteFlags::empty() };
-        memory
-            .exchange_entry(self.area_l1(), 1, Pte::new(self.lstar(), PteFlags::PRESENT | user), 0)
-            .map(|_| ())
+    pub fn map_gate(&self, memory: &MachineMemory) -> Result<(), NoSuchFrame> {
+        let gate = Pte::new(self.lstar(), PteFlags::PRESENT | PteFlags::USER);
+        memory.exchange_entry(self.area_l1(), 1, gate, 0).map(|_| ())
     }
 
     /// What slots 256–271 of an L4 table hold.

@@ -8,7 +8,7 @@ use super::super::{MachineError, MachineMemory, NoSuchFrame};
 use super::area::{Area, LSTAR, PcpuPages, STUB};
 use super::probe::KvmKind;
 use super::run::{Reason, Run};
-use super::stub::{self, PORT_SYSCALL, PORT_VECTOR, VECTORS};
+use super::stub::{self, PORT_VECTOR, VECTORS};
 use super::vm::{self, HostError, Vm};
 use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs, kvm_sregs};
 use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
@@ -21,6 +21,9 @@ use std::sync::Arc;
 pub const CODE: u64 = 0x40_0000;
 /// Where the window starts.
 pub const WINDOW: u64 = 0x80_0000;
+
+/// Bytes of `syscall`.
+const SYSCALL_LENGTH: u64 = 2;
 
 /// Why the guest stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,11 +149,6 @@ impl Bare {
                     self.registers = self.run.regs();
                     return Ok(BareExit::Doorbell);
                 }
-                Reason::Out { port: PORT_SYSCALL } => {
-                    self.at_cpl3 = false;
-                    let rsp = self.run.regs().rsp;
-                    return Ok(self.take_syscall(rsp));
-                }
                 Reason::Out { port } if (PORT_VECTOR..PORT_VECTOR + VECTORS).contains(&port) => {
                     self.at_cpl3 = false;
                     return self.take_exception((port - PORT_VECTOR) as u8);
@@ -161,12 +159,6 @@ impl Bare {
                 }
             }
         }
-    }
-
-    fn take_syscall(&mut self, rsp: u64) -> BareExit {
-        let regs = self.run.regs();
-        self.registers = kvm_regs { rip: regs.rcx, rflags: regs.r11, rsp, ..regs };
-        BareExit::Syscall
     }
 
     fn take_exception(&mut self, vector: u8) -> Result<BareExit, MachineError> {
@@ -180,7 +172,13 @@ impl Bare {
             |n: usize| bytes.as_chunks::<8>().0.get(n).copied().map(u64::from_le_bytes).unwrap_or_default();
         let (rip, flags, rsp) = (words(0), words(2), words(3));
         if rip == LSTAR {
-            return Ok(self.take_syscall(rsp));
+            self.registers = kvm_regs { rip: regs.rcx, rflags: regs.r11, rsp, ..regs };
+            return Ok(BareExit::Syscall);
+        }
+        // Nothing else in its code raises this.
+        if Vector(vector) == Vector::INVALID_OPCODE {
+            self.registers = kvm_regs { rip: rip.wrapping_add(SYSCALL_LENGTH), rflags: flags, rsp, ..regs };
+            return Ok(BareExit::Syscall);
         }
         self.registers = kvm_regs { rip, rflags: flags, rsp, ..regs };
         Ok(BareExit::Exception(vector))
@@ -221,7 +219,9 @@ fn build(
     kind: KvmKind,
     code: &[u8],
 ) -> Result<(), NoSuchFrame> {
-    area.map_lstar(memory, kind == KvmKind::Software)?;
+    if kind == KvmKind::Software {
+        area.map_gate(memory)?;
+    }
     let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
     let set = |table, index, page| memory.exchange_entry(table, index, Pte::new(page, flags), 0).map(|_| ());
     let (l3, l2, code_l1) = (frames.nth(2), frames.nth(3), frames.nth(4));

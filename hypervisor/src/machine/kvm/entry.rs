@@ -1,17 +1,18 @@
-//! `syscall` and `sysenter`: instructions by which a CPU gets from CPL3 to CPL0 without the IDT, and the MSRs that say
-//! where each lands. All other ways to CPL0 are listed in `docs/security.md`, "Ways to CPL0".
+//! `syscall` and `sysenter`: instructions by which a CPU can get from CPL3 to CPL0 without the IDT. Here they do not: the
+//! only way is an exception. `docs/security.md`, "Ways to CPL0", lists all that there are.
 //!
-//! An MSR of these that is left out is 0 and lands the guest at address 0 with CPL0, which it may have mapped. A start-up
-//! probe tries each instruction ([`super::probe::Probe::entries`]).
+//! EFER.SCE is off, so `syscall` is #UD, and the layers above carry it out. It has to be off for 32-bit code: KVM emulates
+//! that on some hosts, and on all others when it looks at an instruction again that raised #UD, which may be another one
+//! by then. The emulated instruction cuts CSTAR to 32 bits, and lands at an address that is a guest's, with CPL0.
 //!
-//! On software KVM `syscall` of 64-bit code stays at CPL3, whatever EFER says; that of 32-bit code is emulated and would
-//! land at the lower half of CSTAR, at CPL0. So EFER.SCE is cleared there, and it is #UD.
+//! On software KVM `syscall` of 64-bit code lands at LSTAR all the same, but stays at CPL3. There a page has a gate: an
+//! instruction that faults at CPL3, which [`super::pcpu`] takes for the call.
+//!
+//! No MSR of these is left out: one that is 0 would be a way to address 0. A start-up probe tries each instruction
+//! ([`super::probe::Probe::entries`]).
 
-use super::super::context::Exit;
 use super::area::LSTAR;
 use super::descriptors::STUB_CS;
-use super::stub::{GATE_STRIDE, PORT_SYSCALL};
-use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64};
 
 const IA32_SYSENTER_CS: u32 = 0x174;
 const IA32_SYSENTER_ESP: u32 = 0x175;
@@ -21,18 +22,17 @@ const LSTAR_MSR: u32 = 0xc000_0082;
 const CSTAR: u32 = 0xc000_0083;
 const FMASK: u32 = 0xc000_0084;
 
-/// Lets `syscall` enter CPL0 (EFER.SCE).
-pub const EFER_SCE: u64 = 1;
-
 /// Flags that `syscall` clears: TF IF DF IOPL NT AC.
 const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18;
+
+/// EFER of every pcpu: LME LMA NXE, and not SCE.
+pub const EFER: u64 = 1 << 8 | 1 << 10 | 1 << 11;
 
 /// Every MSR of these instructions, and its value on every pcpu.
 pub const MSRS: [(u32, u64); 7] = [
     (STAR, (STUB_CS as u64) << 32),
-    (LSTAR_MSR, Syscall::Bits64.address()),
-    // Used by AMD's CPUs; on Intel's, `syscall` in 32-bit code is #UD.
-    (CSTAR, Syscall::Bits32.address()),
+    (LSTAR_MSR, LSTAR),
+    (CSTAR, LSTAR),
     (FMASK, CLEARED_FLAGS),
     // Without a code segment `sysenter` is #GP on Intel's CPUs; on AMD's it is #UD in long mode.
     (IA32_SYSENTER_CS, 0),
@@ -40,89 +40,24 @@ pub const MSRS: [(u32, u64); 7] = [
     (IA32_SYSENTER_EIP, 0),
 ];
 
-/// `syscall`, by the kind of code that executed it: each kind has a gate of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Syscall {
-    /// 64-bit code.
-    Bits64,
-    /// 32-bit code (compatibility mode).
-    Bits32,
-}
-
-impl Syscall {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Bits64, Self::Bits32];
-
-    const fn number(self) -> u16 {
-        match self {
-            Self::Bits64 => 0,
-            Self::Bits32 => 1,
-        }
-    }
-
-    /// Where it lands.
-    pub const fn address(self) -> u64 {
-        LSTAR + self.number() as u64 * GATE_STRIDE
-    }
-
-    /// The port at which its gate reports.
-    pub const fn port(self) -> u16 {
-        PORT_SYSCALL + self.number()
-    }
-
-    /// The one that lands at `address`.
-    pub fn landing_at(address: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|syscall| syscall.address() == address)
-    }
-
-    /// The one whose gate reports at `port`.
-    pub fn reporting_at(port: u16) -> Option<Self> {
-        Self::ALL.into_iter().find(|syscall| syscall.port() == port)
-    }
-
-    /// Code selector of the guest behind it. The instruction does not save the one that the guest had.
-    pub const fn code_selector(self) -> u16 {
-        match self {
-            Self::Bits64 => FLAT_RING3_CS64,
-            Self::Bits32 => FLAT_RING3_CS32,
-        }
-    }
-
-    /// As the layers above see it.
-    pub const fn exit(self) -> Exit {
-        match self {
-            Self::Bits64 => Exit::Syscall,
-            Self::Bits32 => Exit::Syscall32,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::stub;
     use super::*;
 
     fn msr(index: u32) -> u64 {
         MSRS.into_iter().find(|(other, _)| *other == index).expect("an MSR that is set").1
     }
 
-    /// Each of the two `syscall`s lands on the `out` of a gate of its own.
+    /// With SCE, KVM's emulation of it lands at the lower half of CSTAR, which is a guest's.
     #[test]
-    fn syscall_lands_on_a_gate_whatever_code_executes_it() {
-        let code = stub::gate_code();
-        for (index, syscall) in [(LSTAR_MSR, Syscall::Bits64), (CSTAR, Syscall::Bits32)] {
-            assert_eq!(Syscall::landing_at(msr(index)), Some(syscall));
-            assert_eq!(Syscall::reporting_at(syscall.port()), Some(syscall));
-            let at = (msr(index) - LSTAR) as usize;
-            assert_eq!(code[at..at + 2], [0xe6, syscall.port() as u8], "out port, al");
-        }
-        assert_ne!(Syscall::Bits64.port(), Syscall::Bits32.port());
-        assert_eq!(Syscall::landing_at(LSTAR + 1), None);
-        assert_eq!(Syscall::reporting_at(stub::PORT_DONE), None);
+    fn syscall_enters_cpl0_on_no_cpu() {
+        const SCE: u64 = 1;
+        assert_eq!(EFER & SCE, 0);
+        assert_eq!([LSTAR_MSR, CSTAR].map(msr), [LSTAR; 2]);
     }
 
     #[test]
-    fn syscall_enters_with_the_stubs_segments_and_without_the_guests_flags() {
+    fn syscall_keeps_none_of_the_guests_segments_and_flags() {
         assert_eq!(msr(STAR), u64::from(STUB_CS) << 32);
         assert_eq!(msr(FMASK), 0x4_7700);
     }

@@ -1,13 +1,11 @@
 //! Where the CPU was when an exception came, read off the frames that it pushed on the pcpu's stacks.
 //!
-//! The stub itself raises nothing, so an exception at CPL0 is one that a guest left over: `syscall` had just landed,
-//! or #DB comes late. A breakpoint on a load of SS is held back until the instruction behind it is done, and that one
+//! The stub itself raises nothing, so an exception at CPL0 is one that a guest left over: #DB comes late. A breakpoint on a load of SS is held back until the instruction behind it is done, and that one
 //! may have entered the stub (`int3`) or left the guest. No test host does this, so it is tested here, on frames.
 
 use super::super::MachineMemory;
 use super::area::{PcpuPages, STUB};
 use super::descriptors::{self, STUB_CS};
-use super::entry::Syscall;
 use super::stub::{self, VECTOR_STRIDE, VECTORS};
 use pv_abi::PAGE_SIZE;
 use pv_abi::trap::Vector;
@@ -26,7 +24,7 @@ impl Frame {
     /// Bytes of a frame.
     pub const SIZE: u64 = 40;
 
-    fn at_cpl3(&self) -> bool {
+    pub fn at_cpl3(&self) -> bool {
         self.cs & 3 == 3
     }
 }
@@ -42,13 +40,6 @@ pub enum Origin {
         error_code: u64,
         /// Where the guest was.
         frame: Frame,
-    },
-    /// On the gates' page, where `syscall` had landed at CPL0 with this stack pointer, the guest's.
-    Syscall {
-        /// Which of the two.
-        syscall: Syscall,
-        /// The guest's stack pointer.
-        rsp: u64,
     },
     /// At the stub's first instruction on the way into a guest: nothing was done yet.
     Entry,
@@ -66,11 +57,6 @@ pub fn origin(memory: &MachineMemory, pages: &PcpuPages, vector: u8, rsp: u64) -
     let Some((error_code, frame)) = read(memory, pages, vector, rsp) else { return Ok(Origin::Astray) };
     if frame.at_cpl3() {
         return Ok(Origin::Guest { vector, error_code, frame });
-    }
-    if frame.cs == STUB_CS
-        && let Some(syscall) = Syscall::landing_at(frame.rip)
-    {
-        return Ok(Origin::Syscall { syscall, rsp: frame.rsp });
     }
     let stray = || format!("vector {vector} (error {error_code:#x}) in the stub at {:#x}", frame.rip);
     if frame.cs != STUB_CS || vector != Vector::DEBUG.0 {
@@ -199,15 +185,6 @@ mod tests {
     }
 
     #[test]
-    fn a_late_breakpoint_at_the_gate_is_the_call() {
-        for syscall in Syscall::ALL {
-            let landed = Stacks::new().debug_at(syscall.address(), 0x5678);
-            assert_eq!(landed, Ok(Origin::Syscall { syscall, rsp: 0x5678 }));
-        }
-        assert!(Stacks::new().debug_at(Syscall::Bits64.address() + 2, 0x5678).is_err(), "behind the gate");
-    }
-
-    #[test]
     fn a_late_breakpoint_before_a_guest_is_entered_undoes_nothing() {
         let (stacks, offsets) = (Stacks::new(), stub::offsets());
         for at in [offsets.resume, offsets.load_root] {
@@ -224,7 +201,7 @@ mod tests {
             let refusal = stacks.origin(vector, stacks.push(vector, 0, frame)).unwrap_err();
             assert!(refusal.contains("in the stub at"), "{refusal}");
         }
-        let frame = Frame { rip: Syscall::Bits64.address(), cs: 0x10, rflags: 2, rsp: 0, ss: 0 };
+        let frame = Frame { rip: STUB, cs: 0x10, rflags: 2, rsp: 0, ss: 0 };
         assert!(stacks.origin(DEBUG, stacks.push(DEBUG, 0, frame)).is_err(), "no such code segment");
     }
 }

@@ -7,10 +7,10 @@
 //! 2. Exceptions can be pending at an interruption: [`pcpu`] runs on until they were delivered.
 //! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
 //!    was told is still in the context.
-//! 4. The LSTAR page runs at CPL0 on hardware with the guest's stack: IST stacks and FMASK ([`descriptors`],
-//!    [`entry`]), one sanitising function before every `iretq` ([`sanitise`]). Breakpoints
-//!    reach no address of the hypervisor's, and one that comes late is taken for what it interrupted
-//!    ([`exception`]). No test host can show all of this; it is kept by review.
+//! 4. Nothing enters CPL0 but by the IDT: [`entry`]. The few exceptions that can come there have stacks of their own
+//!    ([`descriptors`]), and one sanitising function stands before every `iretq` ([`sanitise`]). Breakpoints reach no
+//!    address of the hypervisor's, and one that comes late is taken for what it interrupted ([`exception`]). No test host
+//!    can show all of this; it is kept by review.
 //! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
 //! 6. Shootdown: [`shootdown`]; that a flush loads the root: [`way_in`].
 //! 7. Invalidation needs a shared, unmerged, unlocked, small-page mapping: [`super::MachineMemory`].
@@ -167,13 +167,10 @@ impl KvmMachine {
 /// Everything that can be found out before a way of changing tables is chosen.
 fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Result<ProbeReport, HostError> {
     let mut probe = Probe::new(memory, area, 0)?;
-    const NO_PCPU: HostError = HostError::Lacks("a pcpu to probe (the machine was configured with none)");
-    let Some(first) = pcpus.first_mut() else { return Err(NO_PCPU) };
+    let Some(first) = pcpus.first_mut() else {
+        return Err(HostError::Lacks("a pcpu to probe (the machine was configured with none)"));
+    };
     let kvm = probe.kind(first)?;
-    if kvm == KvmKind::Software {
-        pcpus.iter_mut().for_each(KvmPcpu::forbid_syscall_at_cpl0);
-    }
-    let Some(first) = pcpus.first_mut() else { return Err(NO_PCPU) };
     let gates = probe.gates(first)?;
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;

@@ -12,9 +12,8 @@
 
 use super::super::context::{Exit, Pcpu, Registers};
 use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
-use super::area::{DoorbellAddresses, PcpuPages, STUB};
+use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
 use super::descriptors;
-use super::entry::{EFER_SCE, Syscall};
 use super::exception::{self, Frame, Origin};
 use super::fpu::Fpu;
 use super::registers::{from_kvm, to_kvm};
@@ -25,7 +24,7 @@ use super::stub::{self, PORT_VECTOR, VECTORS};
 use super::way_in::{Difference, LiveRoot, WayIn};
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
-use pv_abi::segment::FLAT_RING3_SS64;
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{Vector, rflags};
 use std::sync::Arc;
 
@@ -61,8 +60,6 @@ enum Stop {
     Astray { vector: u8 },
     /// An exception of the guest's.
     Exception { vector: u8, error_code: u64, frame: Frame },
-    /// `syscall` on the page of its gates, with the guest's stack pointer.
-    Syscall { syscall: Syscall, rsp: u64 },
     /// A 4-byte store to the doorbell.
     Doorbell,
     /// The same to the domain's own, where none hangs.
@@ -244,13 +241,6 @@ impl KvmPcpu {
                 Reason::Out { port } if !in_guest && (PORT_VECTOR..PORT_VECTOR + VECTORS).contains(&port) => {
                     return self.reported((port - PORT_VECTOR) as u8);
                 }
-                Reason::Out { port } if !in_guest => {
-                    let rsp = self.run.regs().rsp;
-                    return match Syscall::reporting_at(port) {
-                        Some(syscall) => Ok(Stop::Syscall { syscall, rsp }),
-                        None => Err(self.broken(&format!("the stub reported at port {port:#x}"))),
-                    };
-                }
                 Reason::Mmio { address, length: 4, is_write: true }
                     if in_guest
                         && (address == self.doorbells.hypercalls() || self.doorbells.is_page(address)) =>
@@ -304,7 +294,6 @@ impl KvmPcpu {
         let origin = exception::origin(&self.memory, &self.pages, vector, self.run.regs().rsp);
         Ok(match origin.map_err(|what| self.broken(&what))? {
             Origin::Guest { vector, error_code, frame } => Stop::Exception { vector, error_code, frame },
-            Origin::Syscall { syscall, rsp } => Stop::Syscall { syscall, rsp },
             Origin::Entry => Stop::InStub,
             Origin::Lost => Stop::Lost,
             Origin::Astray => Stop::Astray { vector },
@@ -322,11 +311,9 @@ impl KvmPcpu {
         context.registers = Registers { rip, rflags, rsp, ..from_kvm(&regs) };
         context.cs = visible_selector(cs);
         context.ss = visible_selector(ss);
-        // `out` of a gate, where `syscall` leaves the CPU at CPL3.
-        if vector == Vector::GENERAL_PROTECTION.0
-            && let Some(syscall) = Syscall::landing_at(rip)
-        {
-            return Ok(take_syscall(context, syscall, &regs, rsp));
+        // `out` of the gate, where `syscall` has led.
+        if rip == LSTAR && vector == Vector::GENERAL_PROTECTION.0 {
+            return Ok(take_syscall(context, &regs, rsp));
         }
         if vector == Vector::DEBUG.0 {
             self.read_debug_status(context)?;
@@ -378,12 +365,12 @@ impl KvmPcpu {
 }
 
 impl KvmPcpu {
-    /// Start-up probe: with the LSTAR page not mapped, whether `syscall` leaves the CPU at CPL3. `context` is about
-    /// to execute one, on a stack that can be written.
+    /// Start-up probe: with the gate's page not mapped, whether `syscall` of 64-bit code leads there, at CPL3. `context`
+    /// is about to execute one.
     ///
     /// # Errors
     /// The host's, or where something else happened.
-    pub(super) fn syscall_stays_at_cpl3(&mut self, context: &mut Context) -> Result<bool, MachineError> {
+    pub(super) fn syscall_leads_to_the_gate(&mut self, context: &mut Context) -> Result<bool, MachineError> {
         sanitise(context);
         self.load(context)?;
         self.shared.going_in();
@@ -397,21 +384,18 @@ impl KvmPcpu {
         });
         self.shared.is_out(true);
         match stop? {
-            // The fetch at LSTAR faults. From CPL3 the CPU changes to the pcpu's stack, from CPL0 it does not.
-            Stop::Exception { vector, .. } if vector == Vector::PAGE_FAULT.0 => Ok(true),
-            Stop::Astray { vector } if vector == Vector::PAGE_FAULT.0 => Ok(false),
-            _ => Err(self.broken("`syscall` to a page that is not mapped did not fault")),
+            Stop::Exception { vector, frame, .. }
+                if vector == Vector::PAGE_FAULT.0 && frame.rip == LSTAR && frame.at_cpl3() =>
+            {
+                Ok(true)
+            }
+            Stop::Exception { vector, frame, .. }
+                if vector == Vector::INVALID_OPCODE.0 && frame.rip == context.registers.rip =>
+            {
+                Ok(false)
+            }
+            _ => Err(self.broken("`syscall` was neither refused nor led to its gate at CPL3")),
         }
-    }
-}
-
-impl KvmPcpu {
-    /// Takes away what lets `syscall` enter CPL0, for a host that leaves it at CPL3 with or without: what KVM emulates
-    /// of the instruction is #UD then. It emulates that of 32-bit code, and cuts CSTAR to 32 bits: an address that is a
-    /// guest's.
-    pub(super) fn forbid_syscall_at_cpl0(&mut self) {
-        self.live.efer &= !EFER_SCE;
-        self.run.set_sregs(&self.live);
     }
 }
 
@@ -431,7 +415,6 @@ impl Pcpu for KvmPcpu {
             Stop::Exception { vector, error_code, frame } => {
                 self.take_exception(context, (vector, error_code), frame)?
             }
-            Stop::Syscall { syscall, rsp } => take_syscall(context, syscall, &self.run.regs(), rsp),
             Stop::Astray { vector } => {
                 return Err(self.broken(&format!("vector {vector} left its frame at an unknown place")));
             }
@@ -497,13 +480,31 @@ fn barrier(run: &Run) -> bool {
 }
 
 /// The state behind a `syscall` that landed with these registers and this stack pointer.
-fn take_syscall(context: &mut Context, syscall: Syscall, regs: &kvm_regs, rsp: u64) -> Exit {
+fn take_syscall(context: &mut Context, regs: &kvm_regs, rsp: u64) -> Exit {
     let mut registers = from_kvm(regs);
     registers.rsp = rsp;
     registers.rip = regs.rcx;
     registers.rflags = regs.r11;
     context.registers = registers;
-    context.cs = syscall.code_selector();
+    context.cs = FLAT_RING3_CS64;
     context.ss = FLAT_RING3_SS64;
-    syscall.exit()
+    Exit::Syscall
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_abi::Mfn;
+
+    #[test]
+    fn behind_the_gate_is_what_the_guest_had_before() {
+        let mut context = Context::new(1, Mfn(9), 0x1000);
+        (context.cs, context.ss) = (0x0b, 0x13);
+        let regs =
+            kvm_regs { rip: LSTAR, rcx: 0x1234, r11: 0x646, rax: 7, rsp: 1, rflags: 2, ..Default::default() };
+        assert_eq!(take_syscall(&mut context, &regs, 0x5678), Exit::Syscall);
+        let r = context.registers;
+        assert_eq!((r.rip, r.rflags, r.rsp, r.rax), (0x1234, 0x646, 0x5678, 7));
+        assert_eq!((context.cs, context.ss), (FLAT_RING3_CS64, FLAT_RING3_SS64));
+    }
 }

@@ -181,9 +181,23 @@ impl<'a> Probe<'a> {
         loop {
             match pcpu.enter(&mut self.context)? {
                 Exit::Kicked => {}
+                // Where `syscall` is refused, whoever is above carries it out: here, that is the probe.
+                Exit::Exception { vector, .. }
+                    if vector == Vector::INVALID_OPCODE.0 && self.is_at_syscall() =>
+                {
+                    self.context.registers.rip += SYSCALL.len() as u64;
+                    return Ok(Exit::Syscall);
+                }
                 exit => return Ok(exit),
             }
         }
+    }
+
+    /// Whether its 64-bit code has come to a `syscall`.
+    fn is_at_syscall(&self) -> bool {
+        let (mut bytes, at) = ([0; SYSCALL.len()], self.context.registers.rip.wrapping_sub(CODE));
+        let read = self.memory.read(self.frame(5), at as usize, &mut bytes);
+        !self.context.runs_32_bit_code() && at < PAGE_SIZE as u64 && read.is_ok() && bytes == *SYSCALL
     }
 
     fn access(&mut self, pcpu: &mut KvmPcpu, code: u64, address: u64) -> Result<Access, MachineError> {
@@ -197,17 +211,18 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Whether `syscall` leaves the CPU at CPL3; maps the LSTAR page accordingly.
+    /// Whether `syscall` leads to the gate at CPL3, which is mapped then, or is refused.
     ///
     /// # Errors
     /// The host's.
     pub fn kind(&mut self, pcpu: &mut KvmPcpu) -> Result<KvmKind, MachineError> {
         self.start_at(SYSCALL_AT);
-        let at_cpl3 = pcpu.syscall_stays_at_cpl3(&mut self.context)?;
-        self.area
-            .map_lstar(self.memory, at_cpl3)
-            .map_err(|error| MachineError::new("the LSTAR page", io::Error::other(error)))?;
-        Ok(if at_cpl3 { KvmKind::Software } else { KvmKind::Hardware })
+        if !pcpu.syscall_leads_to_the_gate(&mut self.context)? {
+            return Ok(KvmKind::Hardware);
+        }
+        let mapped = self.area.map_gate(self.memory);
+        mapped.map_err(|error| MachineError::new("the page of the gate", io::Error::other(error)))?;
+        Ok(KvmKind::Software)
     }
 
     /// Finds out whether a way of changing tables holds: nothing at CPL3 may succeed that a changed entry forbids.
@@ -303,8 +318,8 @@ impl<'a> Probe<'a> {
         Ok(before.and(after))
     }
 
-    /// Finds out whether the instructions that enter CPL0 without the IDT land at a gate, or are refused at CPL3, in
-    /// 64-bit code and in 32-bit code. The 64-bit `syscall` is what [`Self::kind`] tries.
+    /// Finds out whether the instructions that could enter CPL0 without the IDT are refused at CPL3, in 64-bit code and in
+    /// 32-bit code. The 64-bit `syscall` is what [`Self::kind`] tries.
     ///
     /// # Errors
     /// [`HostError::Probe`] where one lands elsewhere: code of a guest's would run there with CPL0.
@@ -319,7 +334,7 @@ impl<'a> Probe<'a> {
             let landed = self.enter(pcpu).map_err(|error| error.to_string());
             if !is_closed(&landed, self.context.registers.rip, CODE + at) {
                 let why = match landed {
-                    Ok(exit) => format!("{what} led to {exit:?}, neither to a gate nor to a refusal"),
+                    Ok(exit) => format!("{what} was not refused: {exit:?}"),
                     Err(error) => format!("{what} landed where guest code would run with CPL0: {error}"),
                 };
                 return Err(HostError::Probe { probe: "entries", why });
@@ -395,10 +410,9 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// Whether the instruction at `at` has landed at its gate, or was refused there with #UD or #GP.
+/// Whether the instruction at `at` was refused there with #UD or #GP.
 fn is_closed(landed: &Result<Exit, String>, rip: u64, at: u64) -> bool {
     match landed {
-        Ok(Exit::Syscall32) => rip == at + SYSCALL.len() as u64,
         Ok(Exit::Exception { vector, .. }) => {
             let refusal = [Vector::INVALID_OPCODE.0, Vector::GENERAL_PROTECTION.0].contains(vector);
             refusal && rip == at
@@ -416,7 +430,7 @@ mod tests {
 
     /// On a host whose CPU takes such an instruction elsewhere no guest is started.
     #[test]
-    fn an_entry_is_closed_by_its_gate_or_by_a_refusal_and_by_nothing_else() {
+    fn an_entry_is_closed_by_a_refusal_and_by_nothing_else() {
         let exception = |vector| Ok(Exit::Exception { vector, error_code: 0, cr2: 0 });
         for vector in 0..32 {
             let refuses = vector == 6 || vector == 13;
@@ -424,8 +438,6 @@ mod tests {
             assert!(!is_closed(&exception(vector), CODE + 2, CODE), "vector {vector} behind it");
             assert!(!is_closed(&exception(vector), 0, CODE), "vector {vector} at address 0");
         }
-        assert!(is_closed(&Ok(Exit::Syscall32), CODE + 2, CODE));
-        assert!(!is_closed(&Ok(Exit::Syscall32), CODE, CODE));
         for other in [Exit::Syscall, Exit::Doorbell, Exit::Unanswered, Exit::Kicked] {
             assert!(!is_closed(&Ok(other.clone()), CODE + 2, CODE), "{other:?}");
         }

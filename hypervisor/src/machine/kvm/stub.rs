@@ -6,14 +6,16 @@
 //! | code | who jumps here | stack | CR3 | then |
 //! |---|---|---|---|---|
 //! | vector n | an exception, by the IDT | the pcpu's (or an IST stack): the frame that the CPU pushed | the guest's | `out PORT_VECTOR + n`; the host takes over |
-//! | gate n | `syscall` at CPL3, by LSTAR (64-bit code) or CSTAR (32-bit code), on a page of their own | the guest's, not used | the guest's | `out PORT_SYSCALL + n`; the host takes over |
-//! | resume | the host, with all registers the guest's | frame for `iretq` | the guest's | the guest runs |
+//! //! | resume | the host, with all registers the guest's | frame for `iretq` | the guest's | the guest runs |
 //! | load_root | the host, RAX = root | the guest's RAX, then the frame | the last guest's | the guest runs |
 //! | write_list | the host, on the scribe: RSI = list of (address, value), ECX = pairs | none | the scribe's root | `out PORT_DONE` |
 //!
 //! Each entry ends within a bounded number of instructions, none of which a guest can influence. `resume` and
 //! `load_root` may be interrupted by a kick anywhere and started again from the beginning: they write no memory.
 //! `ud2` behind an `out` is never reached: the host always sets RIP.
+//!
+//! The gate of `syscall` is no code of CPL0: it stands on a page of its own, where a host's `syscall` that stays at CPL3
+//! lands, and its `out` raises #GP there ([`super::entry`]).
 #![allow(unsafe_code)] // reads the bytes of the code below
 
 use pv_abi::PAGE_SIZE;
@@ -23,21 +25,17 @@ use std::arch::global_asm;
 pub const PORT_VECTOR: u16 = 0x40;
 /// Exception vectors there are.
 pub const VECTORS: u16 = 32;
-/// Port of the first gate ([`super::entry::Syscall`]); gate n reports at this plus n.
-pub const PORT_SYSCALL: u16 = PORT_VECTOR + VECTORS;
-/// Gates there are.
-const GATES: u16 = 2;
+/// Port of the gate: CPL3 may use none, so this one is never reached.
+const PORT_GATE: u16 = PORT_VECTOR + VECTORS;
 /// Port at which the scribe reports that it is done.
-pub const PORT_DONE: u16 = PORT_SYSCALL + GATES;
+pub const PORT_DONE: u16 = PORT_GATE + 1;
 /// Bytes from one vector's code to the next.
 pub const VECTOR_STRIDE: u64 = 4;
-/// Bytes from one gate's code to the next.
-pub const GATE_STRIDE: u64 = 4;
 
 global_asm!(
     ".pushsection .rodata.paravane_stub, \"a\"",
     ".global paravane_stub_vectors, paravane_stub_resume, paravane_stub_load_root, paravane_stub_write_list",
-    ".global paravane_stub_end, paravane_stub_gates, paravane_stub_gates_end",
+    ".global paravane_stub_end, paravane_stub_gate, paravane_stub_gate_end",
     "paravane_stub_vectors:",
     ".set .Lparavane_vector, 0",
     ".rept {vectors}",
@@ -61,19 +59,14 @@ global_asm!(
     "    out {port_done}, al",
     "    ud2",
     "paravane_stub_end:",
-    "paravane_stub_gates:",
-    ".set .Lparavane_gate, 0",
-    ".rept {gates}",
-    "    out {port_syscall} + .Lparavane_gate, al",
+    "paravane_stub_gate:",
+    "    out {port_gate}, al",
     "    ud2",
-    "    .set .Lparavane_gate, .Lparavane_gate + 1",
-    ".endr",
-    "paravane_stub_gates_end:",
+    "paravane_stub_gate_end:",
     ".popsection",
     vectors = const VECTORS,
-    gates = const GATES,
     port_vector = const PORT_VECTOR,
-    port_syscall = const PORT_SYSCALL,
+    port_gate = const PORT_GATE,
     port_done = const PORT_DONE,
 );
 
@@ -83,8 +76,8 @@ unsafe extern "C" {
     static paravane_stub_load_root: u8;
     static paravane_stub_write_list: u8;
     static paravane_stub_end: u8;
-    static paravane_stub_gates: u8;
-    static paravane_stub_gates_end: u8;
+    static paravane_stub_gate: u8;
+    static paravane_stub_gate_end: u8;
 }
 
 /// Offsets into the stub's page.
@@ -116,7 +109,7 @@ pub fn code() -> &'static [u8] {
 
 /// The code of the page that `syscall` lands on.
 pub fn gate_code() -> &'static [u8] {
-    bytes(&raw const paravane_stub_gates, &raw const paravane_stub_gates_end)
+    bytes(&raw const paravane_stub_gate, &raw const paravane_stub_gate_end)
 }
 
 fn bytes(start: *const u8, end: *const u8) -> &'static [u8] {

@@ -27,7 +27,6 @@ const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31; // PE MP ET N
 // everything.
 const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 const CR4_OSXSAVE: u64 = 1 << 18;
-const EFER: u64 = entry::EFER_SCE | 1 << 8 | 1 << 10 | 1 << 11; // LME LMA NXE
 
 /// Why there is no machine. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +192,7 @@ impl Vm {
         sregs.cr0 = CR0;
         sregs.cr3 = root.address();
         sregs.cr4 = CR4 | if self.cpuid.has_xsave() { CR4_OSXSAVE } else { 0 };
-        sregs.efer = EFER;
+        sregs.efer = entry::EFER;
         sregs.cs = descriptors::stub_code();
         sregs.ss = descriptors::stub_stack();
         for data in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ldt] {
