@@ -38,6 +38,16 @@ pub enum Failure {
     /// The host's fault: the domain cannot go on.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// What a failure of the host or a defect of the hypervisor has left behind: the domain cannot go on.
+    #[error("{0}")]
+    Host(String),
+}
+
+impl Failure {
+    /// Whether the guest is not to blame.
+    pub fn is_hosts(&self) -> bool {
+        matches!(self, Self::Machine(_) | Self::Host(_))
+    }
 }
 
 impl From<Refusal> for Failure {

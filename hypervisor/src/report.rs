@@ -63,11 +63,13 @@ pub struct Location {
     pub symbol: Option<String>,
 }
 
-/// What is told of a crash.
+/// What is told of a crash, or of a failure of the host.
 #[derive(Clone, Debug)]
 pub struct CrashReport {
     /// Why, in words.
     pub reason: String,
+    /// The host failed, or the hypervisor has a defect; the guest is not to blame.
+    pub is_hosts: bool,
     /// The domain.
     pub domain: DomId,
     /// The vCPU that it happened on.
@@ -102,6 +104,7 @@ impl CrashReport {
                 Failure::Crash(why) => why.clone(),
                 other => other.to_string(),
             },
+            is_hosts: reason.is_hosts(),
             domain: vcpu.domain,
             vcpu: vcpu.id,
             mode: vcpu.mode,
@@ -138,7 +141,10 @@ fn return_addresses(space: &GuestSpace<'_>, frame: u64) -> Vec<u64> {
 impl fmt::Display for CrashReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = &self.registers;
-        writeln!(f, "{} vCPU {} crashed in {:?} mode: {}", self.domain, self.vcpu.0, self.mode, self.reason)?;
+        let Self { reason, domain, vcpu, mode, .. } = self;
+        let how = if self.is_hosts { "cannot go on" } else { "crashed" };
+        let whose = if self.is_hosts { "the host failed: " } else { "" };
+        writeln!(f, "{domain} vCPU {} {how} in {mode:?} mode: {whose}{reason}", vcpu.0)?;
         let (cs, ss) = self.selectors;
         writeln!(f, "  rip {:#018x}  cs {cs:#06x}  rflags {:#010x}", r.rip, r.rflags)?;
         writeln!(f, "  rsp {:#018x}  ss {ss:#06x}", r.rsp)?;

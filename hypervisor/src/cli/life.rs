@@ -87,22 +87,7 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
     if let Some(report) = end.report() {
         session.voice.tell(&report.to_string());
     }
-    let (status, how) = match &end.end {
-        End::Destroyed if session.exit.signal().is_some() => (Status::Fine, "was ended".to_owned()),
-        End::Destroyed | End::Shutdown(ShutdownReason::REBOOT) if session.exit.has_left() => {
-            (Status::Fine, "left".to_owned())
-        }
-        End::Shutdown(ShutdownReason::POWEROFF) if end.status == 0 => {
-            (Status::Fine, "powered off".to_owned())
-        }
-        End::Shutdown(ShutdownReason::POWEROFF) => {
-            (Status::Failed, format!("powered off with status {}", end.status))
-        }
-        End::Shutdown(ShutdownReason::CRASH | ShutdownReason::WATCHDOG) | End::Crashed(_) => {
-            (Status::Crashed, "crashed".to_owned())
-        }
-        other => (Status::Failed, other.to_string()),
-    };
+    let (status, how) = judge(end, session.exit.signal().is_some(), session.exit.has_left());
     session.exit.note_end(&session.guest.spec.name, &how);
     let statistics = &end.statistics;
     let summary = Summary {
@@ -124,9 +109,64 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
     status
 }
 
+/// What an end means to whoever started the guest, and how it is told: after a signal, or where the user has left.
+fn judge(end: &DomainEnd, signalled: bool, left: bool) -> (Status, String) {
+    match &end.end {
+        End::Destroyed if signalled => (Status::Fine, "was ended".to_owned()),
+        End::Destroyed | End::Shutdown(ShutdownReason::REBOOT) if left => (Status::Fine, "left".to_owned()),
+        End::Shutdown(ShutdownReason::POWEROFF) if end.status == 0 => {
+            (Status::Fine, "powered off".to_owned())
+        }
+        End::Shutdown(ShutdownReason::POWEROFF) => {
+            (Status::Failed, format!("powered off with status {}", end.status))
+        }
+        End::Shutdown(ShutdownReason::CRASH | ShutdownReason::WATCHDOG) | End::Crashed(_) => {
+            (Status::Crashed, "crashed".to_owned())
+        }
+        End::HostFailed(_) => (Status::Configuration, "was ended by a failure of the host".to_owned()),
+        other => (Status::Failed, other.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hypervisor::domain::StatisticsSnapshot;
+    use hypervisor::report::CrashReport;
+    use hypervisor::vcpu::Mode;
+    use pv_abi::{DomId, VcpuId};
+
+    #[test]
+    fn a_failure_of_the_host_is_no_crash_of_the_guest() {
+        let report = |is_hosts| {
+            Box::new(CrashReport {
+                reason: "KVM_RUN: broken".into(),
+                is_hosts,
+                domain: DomId(1),
+                vcpu: VcpuId(0),
+                mode: Mode::Kernel,
+                registers: Default::default(),
+                selectors: (0, 0),
+                code: Vec::new(),
+                privileged: None,
+                calls: Vec::new(),
+            })
+        };
+        let judged = |end| {
+            let end = DomainEnd { end, status: 0, statistics: StatisticsSnapshot::default() };
+            let (status, how) = judge(&end, false, false);
+            (status.code(), how)
+        };
+        assert_eq!(judged(End::Crashed(report(false))), (3, "crashed".into()));
+        let how = "was ended by a failure of the host";
+        assert_eq!(judged(End::HostFailed(report(true))), (1, how.into()));
+        let told = End::HostFailed(report(true)).to_string();
+        assert_eq!(told, "the host failed: KVM_RUN: broken");
+        assert!(
+            report(true).to_string().starts_with("d1 vCPU 0 cannot go on in Kernel mode: the host failed: ")
+        );
+        assert!(report(false).to_string().starts_with("d1 vCPU 0 crashed in Kernel mode: KVM_RUN: broken"));
+    }
 
     #[test]
     fn a_guest_that_reboots_for_ever_waits_longer_and_longer_and_is_given_up() {

@@ -14,8 +14,10 @@ use std::time::Duration;
 pub enum End {
     /// It said that it is done.
     Shutdown(ShutdownReason),
-    /// It did something that leaves it no way to go on, or the host failed it.
+    /// It did something that leaves it no way to go on.
     Crashed(Box<CrashReport>),
+    /// The host failed, or the hypervisor has a defect; the guest is not to blame.
+    HostFailed(Box<CrashReport>),
     /// The host ended it.
     Destroyed,
 }
@@ -25,6 +27,7 @@ impl fmt::Display for End {
         match self {
             Self::Shutdown(reason) => write!(f, "shut down ({reason})"),
             Self::Crashed(report) => write!(f, "crashed: {}", report.reason),
+            Self::HostFailed(report) => write!(f, "the host failed: {}", report.reason),
             Self::Destroyed => f.write_str("destroyed"),
         }
     }
@@ -60,15 +63,15 @@ impl DomainEnd {
     pub fn reason(&self) -> ShutdownReason {
         match &self.end {
             End::Shutdown(reason) => *reason,
-            End::Crashed(_) => ShutdownReason::CRASH,
+            End::Crashed(_) | End::HostFailed(_) => ShutdownReason::CRASH,
             End::Destroyed => ShutdownReason::POWEROFF,
         }
     }
 
-    /// The report of a crash.
+    /// The report of a crash, or of a failure of the host.
     pub fn report(&self) -> Option<&CrashReport> {
         match &self.end {
-            End::Crashed(report) => Some(report),
+            End::Crashed(report) | End::HostFailed(report) => Some(report),
             _ => None,
         }
     }

@@ -47,8 +47,8 @@ pub(super) fn end_batch(call: &Call<'_>, arguments: Arguments, ran: Ran) -> Repl
     let [_, _, done_at, ..] = arguments;
     match ran {
         Ok(Progress::Preempted) => return Ok(Outcome::Preempted),
-        Err(failure @ (Failure::Crash(_) | Failure::Machine(_))) => return Err(failure),
         Ok(Progress::Done) | Err(Failure::Refused(_)) => {}
+        Err(failure) => return Err(failure),
     }
     let stored = match done_at {
         0 => Ok(()),

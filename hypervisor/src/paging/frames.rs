@@ -133,6 +133,8 @@ impl Mmu {
 fn to_refusal(failure: Failure) -> Refusal {
     match failure {
         Failure::Refused(refusal) => refusal,
-        Failure::Crash(_) | Failure::Machine(_) => Refusal::new(Errno::EIO, "the domain is lost"),
+        Failure::Crash(_) | Failure::Machine(_) | Failure::Host(_) => {
+            Refusal::new(Errno::EIO, "the domain is lost")
+        }
     }
 }

@@ -62,7 +62,7 @@ impl Space {
         match self.life {
             Life::Alive => Ok(()),
             Life::Dying | Life::Dead => Err(Refusal::new(Errno::EINVAL, "the domain is dying").into()),
-            Life::Failed => Err(Failure::Crash("the machine failed to settle its page tables".into())),
+            Life::Failed => Err(Failure::Host("the machine failed to settle its page tables".into())),
         }
     }
 }

@@ -24,7 +24,7 @@ impl Mmu {
     pub(super) fn drain_space(&self, space: &mut Space, budget: &mut Budget) -> Result<Progress, Failure> {
         while !space.deferred.is_empty() {
             if space.life == Life::Failed {
-                return Err(Failure::Crash("the machine failed to settle its page tables".into()));
+                return Err(Failure::Host("the machine failed to settle its page tables".into()));
             }
             if budget.is_exhausted() {
                 return Ok(Progress::Preempted);

@@ -79,9 +79,10 @@ pub(super) fn after(reply: Reply) -> Result<Option<TurnEnd>, Failure> {
     })
 }
 
-/// Ends a domain that cannot go on.
+/// Ends a domain that cannot go on, by its own fault or the host's.
 pub(super) fn crash(services: &Services, domain: &Domain, vcpu: &Vcpu, failure: &Failure) {
     let report = CrashReport::new(failure, vcpu, &services.mmu, domain.symbols());
-    tracing::error!(domain = %domain.id(), %failure, "domain crashed");
-    domain.life().end(End::Crashed(Box::new(report)));
+    tracing::error!(domain = %domain.id(), %failure, is_hosts = failure.is_hosts(), "domain ended");
+    let end = if failure.is_hosts() { End::HostFailed } else { End::Crashed };
+    domain.life().end(end(Box::new(report)));
 }

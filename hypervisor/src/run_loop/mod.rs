@@ -98,7 +98,7 @@ impl PcpuLoop {
             Next::Run { domain, turn } => {
                 let id = turn.vcpu.vcpu;
                 if let Err(defect) = contained(|| self.turn(&domain, id)) {
-                    self.cut_short(&domain, id, &Failure::Crash(defect));
+                    self.cut_short(&domain, id, &Failure::Host(defect));
                 }
                 if self.failed {
                     self.give_up();
@@ -192,7 +192,7 @@ impl PcpuLoop {
 
     /// What cannot go on without this pcpu ends with it.
     fn give_up(&mut self) {
-        let why = Failure::Crash(format!("pcpu {} failed", self.index));
+        let why = Failure::Host(format!("pcpu {} failed", self.index));
         for (domain, key) in self.services.scheduler.fail(self.index) {
             if let Some(vcpu) = domain.vcpu(key.vcpu) {
                 crash(&self.services, &domain, &vcpu.state().lock(), &why);

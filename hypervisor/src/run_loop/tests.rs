@@ -398,8 +398,13 @@ fn a_failed_pcpu_ends_what_it_ran_and_stops() {
     let (a, b) = (world.guest(), world.guest());
     let mut broken = PcpuLoop::new(0, Box::new(Broken), world.services.clone());
     assert_eq!((broken.once(), broken.once()), (Did::Turn, Did::Stop));
-    let Stage::Ending(End::Crashed(report)) = a.domain.life().stage() else { panic!("it lives") };
+    let Stage::Ending(End::HostFailed(report)) = a.domain.life().stage() else { panic!("not the host") };
     assert_eq!(report.reason, "KVM_RUN: broken");
+    let text = report.to_string();
+    assert!(
+        text.starts_with("d1 vCPU 0 cannot go on in Kernel mode: the host failed: KVM_RUN: broken\n"),
+        "{text}"
+    );
     world.turns(1, 3);
     assert!(!b.domain.life().has_ended(), "the other pcpu goes on");
     world.pcpus.remove(0);
@@ -554,6 +559,7 @@ fn a_panic_in_the_machine_ends_what_its_pcpu_ran() {
     threads.scripts.push(unlucky.identity(), |_| panic!("on purpose"));
     threads.start(&unlucky);
     let end = threads.hypervisor.wait_for(&unlucky.domain, PATIENCE).unwrap();
+    assert!(matches!(end.end, End::HostFailed(_)), "{}", end.end);
     assert_eq!(end.report().unwrap().reason, "a defect of the hypervisor: on purpose");
     threads.start(&other);
     threads.hypervisor.shutdown();
@@ -574,6 +580,7 @@ fn a_panic_ends_the_domain_that_it_served() {
     threads.scripts.push(unlucky.identity(), |context| syscall(context, 32, &[4, page(1)]));
     threads.start(&unlucky);
     let end = threads.hypervisor.wait_for(&unlucky.domain, PATIENCE).unwrap();
+    assert!(matches!(end.end, End::HostFailed(_)), "{}", end.end);
     let reason = &end.report().unwrap().reason;
     assert!(reason.starts_with("a defect of the hypervisor: ") && reason.contains("on purpose"), "{reason}");
 

@@ -63,6 +63,7 @@ impl Coverage {
         let how = match end {
             End::Shutdown(_) => "shut down",
             End::Crashed(_) => "crashed",
+            End::HostFailed(_) => "failed by the host",
             End::Destroyed => "lived",
         };
         *self.ended.entry(how).or_default() += 1;

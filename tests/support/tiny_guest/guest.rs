@@ -307,7 +307,7 @@ pub fn check_crash(end: &End, why: &str) -> Result<(), Failed> {
 
 fn report(end: &End) -> String {
     match end {
-        End::Crashed(report) => format!("\n{report}"),
+        End::Crashed(report) | End::HostFailed(report) => format!("\n{report}"),
         _ => String::new(),
     }
 }

@@ -260,7 +260,7 @@ fn what_a_lost_domain_left_over_stays_so() {
     world.machine.translations.sabotage(Sabotage::Broken);
     assert!(matches!(drain(), Err(Failure::Machine(_))));
     world.machine.translations.sabotage(Sabotage::None);
-    assert!(matches!(drain(), Err(Failure::Crash(_))), "the machine's getting better changes nothing");
+    assert!(matches!(drain(), Err(Failure::Host(_))), "the machine's getting better changes nothing");
     assert_eq!(world.mmu.owner(tree.pages[0]), Some(A));
 }
 

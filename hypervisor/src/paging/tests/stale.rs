@@ -361,8 +361,8 @@ fn a_domain_whose_changes_cannot_be_settled_is_lost_and_keeps_its_frames() {
         let outcome = outcome.and_then(|()| done(world.mmu.drain(A, &mut Budget::unlimited())));
         assert!(matches!(outcome, Err(Failure::Machine(_))), "{outcome:?}");
         world.machine.translations.sabotage(Sabotage::None);
-        assert!(matches!(world.set(A, tree.l1, 1, Pte(0)), Err(Failure::Crash(_))));
-        assert!(matches!(world.mmu.release_domain(A, &mut Budget::unlimited()), Err(Failure::Crash(_))));
+        assert!(matches!(world.set(A, tree.l1, 1, Pte(0)), Err(Failure::Host(_))));
+        assert!(matches!(world.mmu.release_domain(A, &mut Budget::unlimited()), Err(Failure::Host(_))));
         assert_eq!((world.mmu.owner(page), world.mmu.frames_of(A)), (Some(A), owned));
         let other = world.tree(B, 1);
         world.pin(B, other.l4, Level::L4).unwrap(); // others go on
