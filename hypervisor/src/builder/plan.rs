@@ -93,19 +93,22 @@ impl Plan {
             return Err(PlanError::MemoryTooLarge { most: Amount(MAX_PAGES), has: Amount(wishes.pages) });
         }
         let has = Amount(wishes.pages);
-        // What alone is larger than the domain is not worth laying out, and perhaps impossible to.
-        if image.pages().end > wishes.pages {
-            return Err(PlanError::MemoryTooSmall { needs: Amount(image.pages().end), has });
+        let bare = Wishes { ramdisk: None, ..wishes.clone() };
+        // What alone is larger than the domain is perhaps impossible to lay out in any.
+        let kernel = image.pages().end;
+        if kernel > wishes.pages {
+            let needs = Amount(least_memory(image, &bare).unwrap_or(kernel));
+            return Err(PlanError::MemoryTooSmall { needs, has });
         }
         let ramdisk = wishes.ramdisk.map_or(0, |bytes| bytes.div_ceil(PAGE));
         if ramdisk > wishes.pages {
-            return Err(PlanError::RamdiskTooBig { needs: Amount(ramdisk), has });
+            let least = if ramdisk > MAX_PAGES { Ok(ramdisk) } else { least_memory(image, wishes) };
+            return Err(PlanError::RamdiskTooBig { needs: Amount(least.unwrap_or(ramdisk)), has });
         }
         let plan = lay_out(image, wishes)?;
         if plan.end() <= wishes.pages {
             return Ok(plan);
         }
-        let bare = Wishes { ramdisk: None, ..wishes.clone() };
         let fits_bare = ramdisk != 0 && lay_out(image, &bare)?.end() <= wishes.pages;
         let needs = Amount(least_memory(image, wishes)?);
         Err(match fits_bare {

@@ -55,7 +55,7 @@ fn p2m_and_ramdisk_that_are_wanted_elsewhere_lie_behind_the_mapping() {
 #[test]
 fn memory_that_is_too_small_is_refused_with_both_figures_and_the_needed_one_does() {
     for maker in [Maker::default(), Maker::default().note(NoteType::INIT_P2M, P2M_BASE)] {
-        for pages in [0x104, 0x110, 1023] {
+        for pages in [0, 1, 0x104, 0x110, 1023] {
             let Err(PlanError::MemoryTooSmall { needs, has }) = plan_of(&maker, pages, None) else {
                 panic!("{pages} pages are too few")
             };
@@ -66,14 +66,16 @@ fn memory_that_is_too_small_is_refused_with_both_figures_and_the_needed_one_does
     }
     let message = |pages| plan_of(&Maker::default(), pages, None).unwrap_err().to_string();
     assert_eq!(message(511), "memory too small: this kernel needs at least 4 MiB, the domain has 2044 KiB");
-    assert_eq!(message(0), "memory too small: this kernel needs at least 1040 KiB, the domain has 0 KiB");
+    assert_eq!(message(1), "memory too small: this kernel needs at least 4 MiB, the domain has 4 KiB");
 }
 
 #[test]
 fn a_ramdisk_that_is_too_big_is_named() {
     for maker in [Maker::default(), Maker::default().note(NoteType::MOD_START_PFN, 1)] {
         let error = plan_of(&maker, 2048, Some(16 << 20)).unwrap_err();
-        assert!(matches!(error, PlanError::RamdiskTooBig { has: Amount(2048), .. }), "{error}");
+        let PlanError::RamdiskTooBig { needs, has: Amount(2048) } = error else { panic!("{error}") };
+        assert!(plan_of(&maker, needs.0, Some(16 << 20)).is_ok(), "{error}");
+        assert!(plan_of(&maker, needs.0 - 1, Some(16 << 20)).is_err(), "{error}");
     }
     let error = plan_of(&Maker::default(), 2048, Some(u64::MAX)).unwrap_err();
     assert!(matches!(error, PlanError::RamdiskTooBig { .. }), "{error}");
