@@ -47,6 +47,7 @@ fn trials() -> Vec<Trial> {
         needs_kvm("ctrl_bracket_leaves_and_the_terminal_is_as_before", leave),
         needs_kvm("a_line_is_edited_on_a_terminal", edited),
         needs_kvm("a_signal_restores_the_terminal", signal_restores),
+        needs_kvm("a_signal_that_stands_for_a_defect_restores_the_terminal", defect_restores),
         needs_kvm("a_stdin_that_is_a_terminal_is_left_alone_by_exec", exec_on_terminal),
     ]
 }
@@ -398,6 +399,17 @@ fn signal_restores() {
     kill(&child, Signal::TERM);
     assert_ended(&finish(child), 128 + 15);
     terminal.assert_restored();
+}
+
+fn defect_restores() {
+    for signal in [Signal::ABORT, Signal::BUS, Signal::FPE, Signal::ILL, Signal::SYS, Signal::TRAP] {
+        let terminal = Terminal::open();
+        let child = terminal.session(&[]);
+        kill(&child, signal);
+        let outcome = finish(child);
+        assert_eq!(outcome.status, None, "it ends by {signal:?}: {outcome:?}");
+        terminal.assert_restored();
+    }
 }
 
 fn exec_on_terminal() {

@@ -8,8 +8,8 @@ use super::exit::Exit;
 use super::{LAST_MESSAGES, say, stderr, terminal};
 use libc::c_int;
 use signal_hook::consts::signal::{
-    SIGABRT, SIGALRM, SIGCONT, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGSYS, SIGTERM,
-    SIGTRAP, SIGTSTP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
+    SIGABRT, SIGALRM, SIGBUS, SIGCONT, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGSYS,
+    SIGTERM, SIGTRAP, SIGTSTP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
@@ -36,9 +36,9 @@ const ENDING: [c_int; 13] = [
     libc::SIGSTKFLT,
     SIGHUP,
 ];
-/// Defects of the process itself, which cannot go on. (SIGSEGV and SIGBUS are those of Rust's runtime, which tells of a
-/// stack that has overflowed.)
-const FATAL: [c_int; 5] = [SIGABRT, SIGFPE, SIGILL, SIGSYS, SIGTRAP];
+/// Defects of the process itself, which cannot go on. (SIGSEGV is left to Rust's runtime, which needs a stack of its own to
+/// tell of one that has overflowed, and ends by SIGABRT then.)
+const FATAL: [c_int; 6] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP];
 
 /// After what time it is said that the end takes long.
 const LONG: Duration = Duration::from_secs(10);
