@@ -21,7 +21,7 @@ const CODE32_RING3: u64 = 0x00cf_fb00_0000_ffff;
 const DATA_RING3: u64 = 0x00cf_f300_0000_ffff;
 
 const TSS_LIMIT: u32 = 0x67;
-/// Vectors with stacks of their own: they can hit the LSTAR page, where RSP is the guest's.
+/// Vectors with stacks of their own: they can come while the stub is at work, on whose stack a frame lies.
 const OWN_STACK: [u8; 4] = [1, 2, 8, 18];
 const IST_STACK_SIZE: u64 = PAGE_SIZE as u64 / OWN_STACK.len() as u64;
 

@@ -6,7 +6,7 @@
 //! | code | who jumps here | stack | CR3 | then |
 //! |---|---|---|---|---|
 //! | vector n | an exception, by the IDT | the pcpu's (or an IST stack): the frame that the CPU pushed | the guest's | `out PORT_VECTOR + n`; the host takes over |
-//! //! | resume | the host, with all registers the guest's | frame for `iretq` | the guest's | the guest runs |
+//! | resume | the host, with all registers the guest's | frame for `iretq` | the guest's | the guest runs |
 //! | load_root | the host, RAX = root | the guest's RAX, then the frame | the last guest's | the guest runs |
 //! | write_list | the host, on the scribe: RSI = list of (address, value), ECX = pairs | none | the scribe's root | `out PORT_DONE` |
 //!
