@@ -84,6 +84,13 @@ const SYSCALL_AT: u64 = 0x60;
 const DOORBELL_AT: u64 = 0x80;
 const SYSENTER_AT: u64 = 0xa0;
 
+/// What [`Probe::entries`] tries: the code segment, and where the instruction is.
+const ENTRIES: [(&str, u16, u64); 3] = [
+    ("syscall in 32-bit code", FLAT_RING3_CS32, SYSCALL_AT),
+    ("sysenter in 32-bit code", FLAT_RING3_CS32, SYSENTER_AT),
+    ("sysenter in 64-bit code", FLAT_RING3_CS64, SYSENTER_AT),
+];
+
 const MARKER_A: u64 = 0xaaaa_0000_1111_2222;
 const MARKER_B: u64 = 0xbbbb_0000_3333_4444;
 
@@ -324,11 +331,7 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// [`HostError::Probe`] where one lands elsewhere: code of a guest's would run there with CPL0.
     pub fn entries(&mut self, pcpu: &mut KvmPcpu) -> Result<(), HostError> {
-        for (what, cs, at) in [
-            ("syscall in 32-bit code", FLAT_RING3_CS32, SYSCALL_AT),
-            ("sysenter in 32-bit code", FLAT_RING3_CS32, SYSENTER_AT),
-            ("sysenter in 64-bit code", FLAT_RING3_CS64, SYSENTER_AT),
-        ] {
+        for (what, cs, at) in ENTRIES {
             self.start_at(at);
             self.context.cs = cs;
             let landed = self.enter(pcpu).map_err(|error| error.to_string());
@@ -427,6 +430,15 @@ type Trial<'a> = fn(&mut Probe<'a>, &mut KvmPcpu, &dyn Translations) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_entry_but_that_of_the_gate_is_tried() {
+        for (cs, at) in
+            [(FLAT_RING3_CS32, SYSCALL_AT), (FLAT_RING3_CS32, SYSENTER_AT), (FLAT_RING3_CS64, SYSENTER_AT)]
+        {
+            assert!(ENTRIES.iter().any(|&(_, tried, place)| (tried, place) == (cs, at)), "{cs:#x} {at:#x}");
+        }
+    }
 
     /// On a host whose CPU takes such an instruction elsewhere no guest is started.
     #[test]
