@@ -6,11 +6,10 @@
 
 use super::marked::MarkedLines;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -287,12 +286,12 @@ impl Printer {
 
 /// This process's stdout, without a buffer, and without a lock that somebody could wait for. One that was made
 /// non-blocking by whoever shares it is waited for all the same.
-pub struct Stdout(File);
+pub struct Stdout(io::Stdout);
 
 impl Stdout {
     /// It.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    pub fn new() -> Self {
+        Self(io::stdout())
     }
 
     fn wait(&self) {
@@ -304,9 +303,9 @@ impl Stdout {
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.0.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(),
-                other => return other,
+            match rustix::io::write(&self.0, bytes) {
+                Err(Errno::AGAIN) => self.wait(),
+                other => return Ok(other?),
             }
         }
     }

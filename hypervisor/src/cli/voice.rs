@@ -54,7 +54,7 @@ pub fn voices(
 
 fn paper(names: &[String], is_terminal: bool) -> io::Result<Paper<BufWriter<Stdout>>> {
     // What is written at a time is flushed.
-    let stdout = BufWriter::new(Stdout::new()?);
+    let stdout = BufWriter::new(Stdout::new());
     if names.len() < 2 {
         return Ok(Paper::Plain(stdout));
     }
