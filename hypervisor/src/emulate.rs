@@ -31,8 +31,11 @@ pub enum Carried {
     Out,
     /// It stands for `syscall` of 64-bit code. RIP, RCX and R11 are those behind the instruction.
     Syscall,
-    /// It is the guest's own.
-    Not,
+}
+
+/// That an instruction was carried out; none where it was not.
+fn out(done: bool) -> Option<Carried> {
+    done.then_some(Carried::Out)
 }
 
 /// Carries out what an exception stands for, or delivers it to the guest's kernel. What `syscall` stands for is left to
@@ -46,7 +49,6 @@ pub fn exception(
     info: &InfoPage,
     fault: Fault,
 ) -> Result<Carried, Failure> {
-    let out = |done| if done { Carried::Out } else { Carried::Not };
     let carried = match Vector(fault.vector) {
         vector @ (Vector::INVALID_OPCODE | Vector::GENERAL_PROTECTION) => {
             instruction(services, vcpu, info, vector)?
@@ -55,39 +57,38 @@ pub fn exception(
         Vector::NMI | Vector::DOUBLE_FAULT => {
             return Err(Failure::Crash(format!("exception {} in the guest", Vector(fault.vector))));
         }
-        _ => Carried::Not,
+        _ => None,
     };
-    if carried == Carried::Not {
-        bounce_trap(vcpu, info, &services.mmu, fault.vector, fault.error_code, fault.cr2)?;
-        return Ok(Carried::Out);
+    if let Some(carried) = carried {
+        return Ok(carried);
     }
-    Ok(carried)
+    bounce_trap(vcpu, info, &services.mmu, fault.vector, fault.error_code, fault.cr2)?;
+    Ok(Carried::Out)
 }
 
-/// The instruction that raised #UD or #GP, fetched once.
+/// The instruction that raised #UD or #GP, fetched once. None where that is the guest's own fault.
 fn instruction(
     services: &Services,
     vcpu: &mut Vcpu,
     info: &InfoPage,
     vector: Vector,
-) -> Result<Carried, Failure> {
-    let out = |done| if done { Carried::Out } else { Carried::Not };
+) -> Result<Option<Carried>, Failure> {
     let bytes = match vcpu.space(&services.mmu).fetch(vcpu.context.registers.rip) {
         Ok(bytes) => bytes,
-        Err(Failure::Refused(_)) => return Ok(Carried::Not),
+        Err(Failure::Refused(_)) => return Ok(None),
         Err(other) => return Err(other),
     };
     match decode(bytes.bytes()) {
         Decoded::SoftwareInterrupt { vector, length } => {
             software_interrupt(services, vcpu, info, vector, length)?;
-            Ok(Carried::Out)
+            Ok(Some(Carried::Out))
         }
         Decoded::Cpuid { length } => {
             let registers = &mut vcpu.context.registers;
             let leaf = cpuid(&*services.cpuid, registers.rax as u32, registers.rcx as u32);
             [registers.rax, registers.rbx, registers.rcx, registers.rdx] = leaf.map(u64::from);
             registers.rip = registers.rip.wrapping_add(length);
-            Ok(Carried::Out)
+            Ok(Some(Carried::Out))
         }
         Decoded::Io { reads, length } if vcpu.iopl >= vcpu.virtual_cpl() => {
             let registers = &mut vcpu.context.registers;
@@ -95,7 +96,7 @@ fn instruction(
                 target.write(registers, u64::MAX);
             }
             registers.rip = registers.rip.wrapping_add(length);
-            Ok(Carried::Out)
+            Ok(Some(Carried::Out))
         }
         Decoded::Sysenter => Ok(out(bounce_sysenter(vcpu, info, &services.mmu)?)),
         Decoded::Syscall { length } if vector == Vector::INVALID_OPCODE => {
@@ -107,11 +108,9 @@ fn instruction(
             let registers = &mut context.registers;
             registers.rip = registers.rip.wrapping_add(length);
             (registers.rcx, registers.r11) = (registers.rip, registers.rflags);
-            Ok(Carried::Syscall)
+            Ok(Some(Carried::Syscall))
         }
-        Decoded::Syscall { .. } | Decoded::Io { .. } | Decoded::Load { .. } | Decoded::Other => {
-            Ok(Carried::Not)
-        }
+        Decoded::Syscall { .. } | Decoded::Io { .. } | Decoded::Load { .. } | Decoded::Other => Ok(None),
     }
 }
 

@@ -80,7 +80,8 @@ fn run_guests(
             Ok(signal)
         }
         (status, Ok(None)) => status,
-        (Ok(_), finished) => finished.map(|signal| signal.unwrap_or(Status::Fine)),
+        (Ok(_), Ok(Some(signal))) => Ok(signal),
+        (Ok(_), Err(failure)) => Err(failure),
     }
 }
 
