@@ -7,13 +7,17 @@ use hypervisor::assemble::{assemble, machine};
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::{Console, End};
 use hypervisor::frame::{FrameType, ReferenceKind};
+use hypervisor::paging::EntryPlace;
 use libtest_mimic::Failed;
 use pv_abi::Mfn;
 use pv_abi::page_table::Level;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Frames of a machine: for itself, and for a few guests.
 const FRAMES: u64 = 8192;
+/// So often everything is counted while somebody runs.
+const RECOUNTS: usize = 10;
 
 /// A machine, and a canary that runs on it.
 pub struct Host {
@@ -91,13 +95,28 @@ impl Host {
 
     /// Every count is right while nobody but the canary runs.
     pub fn audit_beside_canary(&self) -> Result<(), Failed> {
-        let audit = self.hypervisor.services().mmu.audit(&self.held);
-        if audit.is_empty() { Ok(()) } else { Err(format!("the books are wrong: {audit:?}").into()) }
+        self.audit_beside(&[], &[])
     }
 
-    /// The references that the canary's vCPU holds, for other audits.
-    pub fn held_by_canary(&self) -> &[(Mfn, ReferenceKind)] {
-        &self.held
+    /// Every count is right beside the canary and guests that hold `held`, where the entries at `lent` name these
+    /// frames of others. They may take interrupts and make calls that change nothing: for a moment, such a call holds
+    /// the page that it reads. A count that is wrong in every recount is wrong.
+    pub fn audit_beside(
+        &self,
+        held: &[(Mfn, ReferenceKind)],
+        lent: &[(EntryPlace, Mfn)],
+    ) -> Result<(), Failed> {
+        let held = [&self.held[..], held].concat();
+        let mut wrong = Vec::new();
+        for _ in 0..RECOUNTS {
+            wrong = self.hypervisor.services().mmu.audit_lending(&held, lent);
+            if wrong.is_empty() {
+                return Ok(());
+            }
+            // Whoever holds a page may wait for this CPU.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(format!("the books are wrong: {wrong:?}").into())
     }
 
     /// The page of the canary's at this address is lent to be written, and no longer compared.
