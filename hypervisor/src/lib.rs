@@ -30,7 +30,6 @@ pub mod clock;
 pub mod contain;
 pub mod control;
 pub mod cpuid;
-pub mod decode;
 pub mod defect;
 pub mod domain;
 pub mod emulate;

@@ -1,6 +1,6 @@
 //! What is told of a crash: why, the registers, and the calls that led there.
 
-use crate::decode::privileged;
+use crate::emulate::privileged;
 use crate::error::Failure;
 use crate::guest_memory::GuestSpace;
 use crate::machine::Registers;

@@ -1,5 +1,6 @@
 //! What an instruction that trapped asks for, as far as the hypervisor has an answer. Pure: bytes in, meaning out.
 
+use super::operand;
 use crate::machine::Registers;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use pv_abi::cpuid::EMULATE_PREFIX;
@@ -57,42 +58,14 @@ pub struct Target {
 
 impl Target {
     fn new(register: Register) -> Option<Self> {
-        let high_byte = matches!(register, Register::AH | Register::BH | Register::CH | Register::DH);
-        (register.is_gpr() && !high_byte).then_some(Self { register })
+        register.is_gpr().then_some(Self { register })
     }
 
-    /// Writes `value` as the processor does: 32 bits clear the upper half, 8 and 16 keep what is above.
+    /// Writes `value`, as much of it as the register holds.
     pub fn write(self, registers: &mut Registers, value: u64) {
-        let Some(slot) = slot(registers, self.register.full_register()) else { return };
-        *slot = match self.register.size() {
-            1 => *slot & !0xff | value & 0xff,
-            2 => *slot & !0xffff | value & 0xffff,
-            4 => value & 0xffff_ffff,
-            _ => value,
-        };
+        // It is a general register.
+        let _ = operand::write(registers, self.register, value);
     }
-}
-
-fn slot(registers: &mut Registers, register: Register) -> Option<&mut u64> {
-    Some(match register {
-        Register::RAX => &mut registers.rax,
-        Register::RBX => &mut registers.rbx,
-        Register::RCX => &mut registers.rcx,
-        Register::RDX => &mut registers.rdx,
-        Register::RSI => &mut registers.rsi,
-        Register::RDI => &mut registers.rdi,
-        Register::RBP => &mut registers.rbp,
-        Register::RSP => &mut registers.rsp,
-        Register::R8 => &mut registers.r8,
-        Register::R9 => &mut registers.r9,
-        Register::R10 => &mut registers.r10,
-        Register::R11 => &mut registers.r11,
-        Register::R12 => &mut registers.r12,
-        Register::R13 => &mut registers.r13,
-        Register::R14 => &mut registers.r14,
-        Register::R15 => &mut registers.r15,
-        _ => return None,
-    })
 }
 
 /// Decodes the instruction that `bytes` start with.
@@ -176,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn stores_high_bytes_and_vectors_are_not_loads() {
-        for bytes in [&[0x48, 0x89, 0x08][..], &[0x8a, 0x20], &[0x0f, 0x6f, 0x00], &[0x48, 0x8b, 0xc1]] {
+    fn stores_and_vectors_are_not_loads() {
+        for bytes in [&[0x48, 0x89, 0x08][..], &[0x0f, 0x6f, 0x00], &[0x48, 0x8b, 0xc1]] {
             assert_eq!(decode(bytes), Decoded::Other, "{bytes:x?}");
         }
     }

@@ -1,10 +1,15 @@
 //! Exceptions of guests: what stands for an instruction that the hypervisor carries out, and what is the guest's own.
 
+mod decode;
+mod operand;
+
+pub use decode::privileged;
+
 use crate::cpuid::cpuid;
-use crate::decode::{Decoded, decode};
 use crate::error::Failure;
 use crate::hypercall::Services;
 use crate::vcpu::{InfoPage, Mode, Vcpu, bounce_syscall32, bounce_sysenter, bounce_trap};
+use decode::{Decoded, decode};
 use pv_abi::address::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{PageFaultError, Vector};
