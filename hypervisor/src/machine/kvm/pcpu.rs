@@ -25,7 +25,7 @@ use super::way_in::{Difference, LiveRoot, WayIn};
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
-use pv_abi::trap::{Vector, rflags};
+use pv_abi::trap::Vector;
 use std::sync::Arc;
 
 /// See the head of this file.
@@ -133,35 +133,21 @@ impl KvmPcpu {
 
     /// Tells the hardware to go on with `context`.
     fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<(), MachineError> {
-        let root = if std::mem::take(&mut context.root_replaced) {
-            LiveRoot::Gone
-        } else if context.root.address() == self.live.cr3 {
-            LiveRoot::Same
-        } else {
-            LiveRoot::Other
-        };
-        let difference = Difference {
-            in_guest: self.live.ss.dpl == 3,
-            segments: context.segments_changed,
-            bases: (context.fs_base, context.gs_base) != (self.live.fs.base, self.live.gs.base),
-            root,
-            flush,
-        };
-        match difference.way() {
-            WayIn::Registers => {
-                self.run.set_regs(&to_kvm(&context.registers));
-                Ok(())
+        let difference = Difference::between(&self.live, context, flush);
+        context.root_replaced = false;
+        let way = difference.way();
+        if let WayIn::Stub { segments, .. } = way {
+            if difference.root == LiveRoot::Gone {
+                self.live.cr3 = self.own_root;
             }
-            WayIn::Stub { segments, root: load_root } => {
-                if root == LiveRoot::Gone {
-                    self.live.cr3 = self.own_root;
-                }
-                if segments {
-                    self.load_segments(context)?;
-                }
-                self.write_frame(context, load_root)
+            if segments {
+                self.load_segments(context)?;
             }
+            self.write_frame(context)?;
         }
+        let top = self.pages.stack().1 + PAGE_SIZE as u64;
+        self.run.set_regs(&way.registers(context, &self.offsets, top));
+        Ok(())
     }
 
     /// Loads the stub's CS and SS and the guest's other segments.
@@ -196,10 +182,9 @@ impl KvmPcpu {
         Ok(())
     }
 
-    /// Writes the frame for `iretq`, and the registers with which the stub starts.
-    fn write_frame(&mut self, context: &Context, load_root: bool) -> Result<(), MachineError> {
+    /// Writes the frame for `iretq`, and below it RAX, which the stub loads where it has used it for the root.
+    fn write_frame(&mut self, context: &Context) -> Result<(), MachineError> {
         let guest = &context.registers;
-        let top = self.pages.stack().1 + PAGE_SIZE as u64;
         let frame = [guest.rip, u64::from(context.cs), guest.rflags, guest.rsp, u64::from(context.ss)];
         let mut words = [guest.rax, 0, 0, 0, 0, 0];
         words[1..].copy_from_slice(&frame);
@@ -209,18 +194,7 @@ impl KvmPcpu {
         }
         self.memory
             .write(self.pages.stack().0, PAGE_SIZE - bytes.len(), &bytes)
-            .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))?;
-
-        let mut regs = to_kvm(guest);
-        regs.rflags = rflags::RESERVED1;
-        (regs.rip, regs.rsp) = if load_root {
-            regs.rax = context.root.address();
-            (STUB + self.offsets.load_root, top - Frame::SIZE - 8)
-        } else {
-            (STUB + self.offsets.resume, top - Frame::SIZE)
-        };
-        self.run.set_regs(&regs);
-        Ok(())
+            .map_err(|error| MachineError::new("a pcpu's stack", std::io::Error::other(error)))
     }
 
     /// Runs until there is something to tell, and leaves nothing half-done in KVM.

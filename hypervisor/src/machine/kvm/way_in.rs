@@ -1,5 +1,13 @@
-//! The way into a guest, decided from what differs between the hardware and what is to run. A pure function: no test host
+//! The way into a guest, decided from what differs between the hardware and what is to run. Pure functions: no test host
 //! shows that a root which should have been loaded was not.
+
+use super::super::Context;
+use super::area::STUB;
+use super::exception::Frame;
+use super::registers::to_kvm;
+use super::stub::Offsets;
+use kvm_bindings::{kvm_regs, kvm_sregs};
+use pv_abi::trap::rflags;
 
 /// The root table that the hardware holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +50,25 @@ pub enum WayIn {
 }
 
 impl Difference {
+    /// What differs between `live`, the hardware as of its last exit, and `context`, which is to run. `flush` is whether
+    /// tables were changed.
+    pub fn between(live: &kvm_sregs, context: &Context, flush: bool) -> Self {
+        let root = if context.root_replaced {
+            LiveRoot::Gone
+        } else if context.root.address() == live.cr3 {
+            LiveRoot::Same
+        } else {
+            LiveRoot::Other
+        };
+        Self {
+            in_guest: live.ss.dpl == 3,
+            segments: context.segments_changed,
+            bases: (context.fs_base, context.gs_base) != (live.fs.base, live.gs.base),
+            root,
+            flush,
+        }
+    }
+
     /// The cheapest way that misses nothing.
     pub const fn way(self) -> WayIn {
         let Self { in_guest, segments, bases, root, flush } = self;
@@ -54,9 +81,34 @@ impl Difference {
     }
 }
 
+impl WayIn {
+    /// The general registers with which the hardware goes on: the guest's, or those of the stub. The stub's stack ends at
+    /// `stack_end`, with the frame for `iretq`, and the guest's RAX below it.
+    pub fn registers(self, context: &Context, offsets: &Offsets, stack_end: u64) -> kvm_regs {
+        let guest = to_kvm(&context.registers);
+        let frame = stack_end.saturating_sub(Frame::SIZE);
+        let stub = kvm_regs { rflags: rflags::RESERVED1, ..guest };
+        match self {
+            Self::Registers => guest,
+            Self::Stub { root: false, .. } => {
+                kvm_regs { rip: STUB.saturating_add(offsets.resume), rsp: frame, ..stub }
+            }
+            Self::Stub { root: true, .. } => kvm_regs {
+                rax: context.root.address(),
+                rip: STUB.saturating_add(offsets.load_root),
+                rsp: frame.saturating_sub(size_of::<u64>() as u64),
+                ..stub
+            },
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::stub;
     use super::*;
+    use crate::machine::Registers;
+    use pv_abi::Mfn;
 
     fn all() -> impl Iterator<Item = Difference> {
         let roots = [LiveRoot::Same, LiveRoot::Other, LiveRoot::Gone];
@@ -115,5 +167,54 @@ mod tests {
         assert_eq!(to_another.way(), WayIn::Stub { segments: false, root: true });
         let with_segments = Difference { segments: true, ..from_the_stub };
         assert_eq!(with_segments.way(), WayIn::Stub { segments: true, root: false });
+    }
+
+    const ROOT: Mfn = Mfn(7);
+
+    /// Hardware that has a guest's state loaded, and that guest.
+    fn loaded() -> (kvm_sregs, Context) {
+        let mut live = kvm_sregs { cr3: ROOT.address(), ..Default::default() };
+        (live.ss.dpl, live.fs.base, live.gs.base) = (3, 0x1000, 0x2000);
+        let mut context = Context::new(1, ROOT, 0x3000);
+        (context.fs_base, context.gs_base, context.segments_changed) = (0x1000, 0x2000, false);
+        (live, context)
+    }
+
+    #[test]
+    fn each_difference_is_seen_whatever_else_differs() {
+        for bits in 0..128 {
+            let [stub, segments, fs, gs, moved, replaced, flush] =
+                [1, 2, 4, 8, 16, 32, 64].map(|bit| bits & bit != 0);
+            let (mut live, mut context) = loaded();
+            live.ss.dpl = if stub { 0 } else { 3 };
+            live.fs.base += u64::from(fs);
+            live.gs.base += u64::from(gs);
+            context.segments_changed = segments;
+            context.root = if moved { Mfn(8) } else { ROOT };
+            context.root_replaced = replaced;
+            let root = match (replaced, moved) {
+                (true, _) => LiveRoot::Gone,
+                (false, true) => LiveRoot::Other,
+                (false, false) => LiveRoot::Same,
+            };
+            let expected = Difference { in_guest: !stub, segments, bases: fs || gs, root, flush };
+            assert_eq!(Difference::between(&live, &context, flush), expected);
+        }
+    }
+
+    #[test]
+    fn the_stub_starts_with_the_root_where_it_loads_one() {
+        let (_, mut context) = loaded();
+        context.registers = Registers { rax: 0xa, rbx: 0xb, rsp: 0xc, rflags: 0x246, ..context.registers };
+        let (guest, offsets, end) = (to_kvm(&context.registers), stub::offsets(), 0x8000);
+        assert_eq!(WayIn::Registers.registers(&context, &offsets, end), guest);
+        for segments in [false, true] {
+            let resumed = WayIn::Stub { segments, root: false }.registers(&context, &offsets, end);
+            let expected = kvm_regs { rip: STUB + offsets.resume, rsp: end - 40, rflags: 2, ..guest };
+            assert_eq!(resumed, expected);
+            let loading = WayIn::Stub { segments, root: true }.registers(&context, &offsets, end);
+            let (rip, rsp) = (STUB + offsets.load_root, end - 48);
+            assert_eq!(loading, kvm_regs { rax: ROOT.address(), rip, rsp, ..expected });
+        }
     }
 }
