@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Address of a guest's first kernel page.
@@ -421,4 +422,29 @@ pub fn was_looked_at() {
     if let Some(act) = MEANWHILE.take() {
         act();
     }
+}
+
+/// Keeps the messages of defects.
+#[derive(Clone, Default)]
+struct Defects(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Defects {
+    fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
+        if event.metadata().target() == crate::defect::TARGET {
+            event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                if field.name() == "message" {
+                    self.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            });
+        }
+    }
+}
+
+/// What `act` tells of defects, message by message. A panic that follows one in debug builds ends `act`, and nothing else.
+pub fn defects_told(act: impl FnOnce()) -> Vec<String> {
+    let defects = Defects::default();
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(defects.clone()), || {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+    });
+    std::mem::take(&mut *defects.0.lock().unwrap())
 }

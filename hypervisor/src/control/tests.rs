@@ -6,7 +6,7 @@ use crate::domain::{NoConsole, Stage};
 use crate::event_channel::{HostPort, alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
 use crate::hypercall::Services;
 use crate::sched::TimerKind;
-use crate::testing::{Guest, Threads, World};
+use crate::testing::{Guest, Threads, World, defects_told};
 use pv_abi::event_channel::{PortStatus, Virq};
 use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};
 use std::sync::OnceLock;
@@ -111,6 +111,29 @@ fn the_ports_of_the_dying_are_closed_before_their_frames_are_given_back() {
     assert_eq!(world.services.mmu.memory().load_u64(page, 2048), before);
     drop((channel, domain));
     world.check_end(Vec::new());
+}
+
+/// A host's end of a port that panics.
+struct Unlucky;
+
+impl HostPort for Unlucky {
+    fn notified(&self) {}
+
+    fn closed(&self) {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_teardown_that_panics_is_told_as_a_defect_and_harms_no_other() {
+    let mut world = World::new();
+    let (dying, other) = (world.guest(), world.guest());
+    let port = alloc_unbound(&dying.domain, DomId::HOST).unwrap();
+    let _channel = connect(&dying.domain, port, Arc::new(Unlucky)).unwrap();
+    let domain = Arc::clone(&dying.domain);
+    assert_eq!(defects_told(|| world.destroy(&[dying])), ["frames of a dead domain are lost"]);
+    assert!(matches!(domain.life().stage(), Stage::Gone(_)));
+    world.check_end(vec![other]);
 }
 
 /// From the last number on, the first ones come up again.

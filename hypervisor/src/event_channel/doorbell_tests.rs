@@ -4,14 +4,12 @@ use super::*;
 use crate::machine::Doorbells;
 use crate::machine::fake::Sabotage;
 use crate::machine::{DOORBELL_ADDRESS, DOORBELLS_PER_PAGE};
-use crate::testing::{Guest, World, page};
+use crate::testing::{Guest, World, defects_told, page};
 use backends::bell::Bell;
 use pv_abi::extension::Doorbell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// The extension's hypercall, and its operation.
 const EXTENSION: u64 = 127;
@@ -178,22 +176,11 @@ fn the_page_of_a_domain_that_cannot_be_taken_apart_is_nobodys() {
     let mut world = World::new();
     let (first, _second) = (world.guest(), world.guest());
     world.machine.translations.sabotage(Sabotage::Broken);
-    world.destroy(&[first]);
+    let told = defects_told(|| world.destroy(&[first]));
+    assert_eq!(told, ["frames of a dead domain are lost"]);
     world.machine.translations.sabotage(Sabotage::None);
     let third = world.guest();
     assert_eq!(world.services.mmu.doorbell_page(third.domain.id()), None);
-}
-
-/// Counts what is told of defects.
-#[derive(Clone, Default)]
-struct Told(Arc<AtomicUsize>);
-
-impl<S: tracing::Subscriber> Layer<S> for Told {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if event.metadata().target() == crate::defect::TARGET {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }
 
 #[test]
@@ -205,8 +192,6 @@ fn a_doorbell_that_cannot_be_taken_down_is_told_as_a_defect() {
     let page = world.services.mmu.doorbell_page(guest.domain.id()).unwrap();
     // Behind its back, so that its own end fails.
     world.machine.doorbells.take_down(page, port.0, std::io::stdin().as_fd()).unwrap();
-    let told = Told::default();
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(told.clone()), || drop(channel));
-    assert_eq!(told.0.load(Ordering::Relaxed), 1);
+    assert_eq!(defects_told(|| drop(channel)), ["a doorbell stays where it hangs"]);
     world.check_end(vec![guest]);
 }

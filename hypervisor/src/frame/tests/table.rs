@@ -2,7 +2,7 @@
 
 use crate::frame::{FrameTable, FrameType, Operation, Word};
 use crate::machine::fake::FakeMachine;
-use crate::testing::meanwhile;
+use crate::testing::{defects_told, meanwhile};
 use pv_abi::{DomId, Errno, Mfn, Pfn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,6 +54,26 @@ fn a_frame_given_back_stays_its_owners_until_the_last_reference_goes() {
     assert_eq!((frames.owner(mfn), frames.owned_by(A)), (Some(A), 1));
     assert_eq!(frames.give_back(held), None);
     assert_eq!((frames.owner(mfn), frames.owned_by(A)), (None, 0));
+}
+
+#[test]
+fn a_reference_that_nobody_had_is_told_as_a_defect_and_frees_nothing() {
+    for typed in [false, true] {
+        let (frames, _machine) = table();
+        let mfn = frames.allocate(A).unwrap();
+        let general = frames.get(A, mfn).unwrap();
+        let held = if typed { frames.into_writable(general).unwrap() } else { general };
+        // Behind its back.
+        if typed {
+            frames.apply(mfn, Operation::ReleaseType(FrameType::Writable)).unwrap();
+        } else {
+            frames.deallocate(A, mfn).unwrap();
+            frames.apply(mfn, Operation::Put).unwrap();
+        }
+        let before = frames.word(mfn);
+        let told = defects_told(|| assert_eq!(frames.give_back(held), None));
+        assert_eq!((told, frames.word(mfn)), (vec!["reference count defect".to_owned()], before), "{typed}");
+    }
 }
 
 #[test]
