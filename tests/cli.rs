@@ -133,8 +133,8 @@ fn files_that_are_no_kernels() {
         (text(directory.path()).to_owned(), "is a directory"),
         ("/dev/zero".to_owned(), "not a regular file"),
         (file("empty", b""), "empty"),
-        (file("script", b"#!/bin/sh\n"), "not an ELF image"),
-        (file("packed", b"\x1f\x8b\x08\0"), "gzip"),
+        (file("script", b"#!/bin/sh\n"), "it is a script; an ELF image or a bzImage is needed"),
+        (file("cut", b"\x1f\x8b\x08\0"), "its gzip data is damaged"),
         (text(&me).to_owned(), "no Xen notes"),
     ] {
         assert_refused(&run(&["run", "--kernel", &path]), CONFIGURATION, &[&path, reason]);

@@ -1,11 +1,11 @@
 //! The little of ELF64 that a kernel image needs, on checked slices (System V ABI, chapters 4 and 5).
 
 use super::ImageError;
+use super::format::Format;
 use std::ops::Range;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-const MAGIC: &[u8] = b"\x7fELF";
 const CLASS_32: u8 = 1;
 const LITTLE_ENDIAN: u8 = 1;
 const TYPE_EXEC: u16 = 2;
@@ -132,19 +132,16 @@ impl<'a> Elf<'a> {
 }
 
 fn check_identity(file: &[u8]) -> Result<(), ImageError> {
-    if file.is_empty() {
-        return Err(ImageError::Empty);
-    }
-    if file.starts_with(MAGIC) {
-        return Ok(());
-    }
-    Err(ImageError::NotElf(match file {
-        [0x1f, 0x8b, ..] => ": compressed with gzip, unpack it first",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => ": compressed with zstd, unpack it first",
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => ": compressed with xz, unpack it first",
-        _ if file.get(0x202..0x206) == Some(b"HdrS") => ": a Linux bzImage, extract its vmlinux first",
-        _ => "",
-    }))
+    let found = match Format::of(file) {
+        _ if file.is_empty() => return Err(ImageError::Empty),
+        Format::Elf => return Ok(()),
+        Format::CompressedOtherwise(name) => return Err(ImageError::UnsupportedCompression(name)),
+        Format::Compressed(compression) => format!("{compression} data, in more than one layer"),
+        Format::BzImage => "a bzImage, in more than one layer".into(),
+        Format::Other(name) => name.into(),
+        Format::Unknown => "of no known format".into(),
+    };
+    Err(ImageError::NotAnImage(found))
 }
 
 fn check_header(header: &Header) -> Result<(), ImageError> {

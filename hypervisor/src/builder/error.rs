@@ -2,6 +2,7 @@
 //!
 //! Every message is one line and reads well behind the name of the file or option at fault.
 
+use super::Compression;
 use crate::error::{Failure, Refusal};
 use crate::machine::NoSuchFrame;
 use pv_abi::PAGE_SIZE;
@@ -13,9 +14,53 @@ pub enum ImageError {
     /// Nothing in it.
     #[error("the file is empty")]
     Empty,
-    /// No ELF magic. What it is instead, where that can be told.
-    #[error("not an ELF image{0}")]
-    NotElf(&'static str),
+    /// It is something else, and what.
+    #[error("it is {0}; an ELF image or a bzImage is needed, for x86-64 and with Xen notes")]
+    NotAnImage(String),
+    /// Compressed, and by what.
+    #[error("compressed with {0}, which is not supported; gzip, xz, zstd, lz4 and no compression are")]
+    UnsupportedCompression(&'static str),
+    /// Compressed data that is not what it should be.
+    #[error("its {compression} data is damaged: {reason}")]
+    Damaged {
+        /// The format.
+        compression: Compression,
+        /// What its decoder says.
+        reason: String,
+    },
+    /// It would be larger than any kernel is.
+    #[error("its {compression} data unpacks to more than {}", Amount(limit / PAGE_SIZE as u64))]
+    UnpacksToMore {
+        /// The format.
+        compression: Compression,
+        /// Bytes that would have been fine.
+        limit: u64,
+    },
+    /// A bzImage that lies about its payload.
+    #[error("its payload unpacks to more than the {declared} bytes that it declares")]
+    UnpacksToMoreThanDeclared {
+        /// Bytes that it should have.
+        declared: u64,
+    },
+    /// The same, the other way round.
+    #[error("its payload declares {declared} bytes and unpacks to {unpacked}")]
+    UnpacksToLess {
+        /// Bytes that it should have.
+        declared: u64,
+        /// Bytes that it has.
+        unpacked: u64,
+    },
+    /// A bzImage from before its payload could be found.
+    #[error("a bzImage of boot protocol {major}.{minor:02}: 2.08 is needed, as Linux has since 2.6.26")]
+    OldBootProtocol {
+        /// The protocol's number before the dot.
+        major: u16,
+        /// That behind it.
+        minor: u16,
+    },
+    /// The payload of a bzImage is neither compressed nor ELF.
+    #[error("a bzImage whose payload is neither compressed in a known way nor an ELF image")]
+    UnknownPayload,
     /// Something that the headers name lies behind the file's end.
     #[error("truncated: {what} end at byte {end}, but the file has {length}")]
     Truncated {

@@ -86,7 +86,7 @@ impl RunCommand {
 /// The options of `run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
-    /// An ELF image with Xen notes, in place of the bundled guest kernel
+    /// A kernel with Xen notes, in place of the bundled guest kernel: an ELF image, also compressed, or a bzImage (vmlinuz)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// A file that the kernel finds as its ramdisk

@@ -3,7 +3,7 @@
 use super::files;
 use super::spec::Spec;
 use super::status::Failure;
-use hypervisor::builder::{KernelImage, Plan, PlanError, Wishes};
+use hypervisor::builder::{KernelImage, Plan, PlanError, Wishes, unpack};
 use std::borrow::Cow;
 
 /// The bytes of everything that goes into a domain.
@@ -18,7 +18,11 @@ impl Images {
     /// Reads the files.
     pub fn read(spec: &Spec) -> Result<Self, Failure> {
         let (name, kernel) = match &spec.kernel {
-            Some(path) => (path.display().to_string(), files::read(path)?.into()),
+            Some(path) => {
+                let unpacked = unpack(files::read(path)?);
+                let kernel = unpacked.map_err(|error| Failure::about(path.display(), error))?;
+                (path.display().to_string(), kernel.into())
+            }
             None => ("the bundled kernel".into(), hypervisor::kernel_image::KERNEL_IMAGE.into()),
         };
         let ramdisk = match &spec.ramdisk {
@@ -38,7 +42,7 @@ impl Images {
         KernelImage::parse(&self.kernel).map_err(|error| Failure::about(&self.name, error))
     }
 
-    /// The bytes of its file.
+    /// The bytes of its image, unpacked.
     pub fn kernel_bytes(&self) -> &[u8] {
         &self.kernel
     }
