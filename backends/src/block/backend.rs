@@ -141,7 +141,7 @@ impl<H: Host> Backend<H> {
             Err(refused) => {
                 self.disk.charge(0);
                 self.last_refusal = Some(refused);
-                self.respond(request::id(request), request.operation, refused.status);
+                self.respond(request::id(request), request::operation(request), refused.status);
             }
         }
     }

@@ -47,14 +47,14 @@ pub(super) struct Flight<P> {
 }
 
 impl<P: Page> Flight<P> {
-    /// Moves the buffer's bytes from or to `offset` on. `operation` is what the response says.
-    pub fn read(id: u64, operation: Operation, offset: u64, buffer: Buffer<P>) -> Self {
-        Self::new(id, operation, Order::Free, &[Step::Read], offset, 0, buffer)
+    /// Moves the buffer's bytes from or to `offset` on.
+    pub fn read(id: u64, offset: u64, buffer: Buffer<P>) -> Self {
+        Self::new(id, Operation::READ, Order::Free, &[Step::Read], offset, 0, buffer)
     }
 
     /// See [`Self::read`].
-    pub fn write(id: u64, operation: Operation, offset: u64, buffer: Buffer<P>) -> Self {
-        Self::new(id, operation, Order::Write, &[Step::Write], offset, 0, buffer)
+    pub fn write(id: u64, offset: u64, buffer: Buffer<P>) -> Self {
+        Self::new(id, Operation::WRITE, Order::Write, &[Step::Write], offset, 0, buffer)
     }
 
     /// A write that is durable, and all before it too, when it ends. One of nothing is a flush that nothing passes.

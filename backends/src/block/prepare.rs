@@ -6,7 +6,7 @@ use super::grants::Grants;
 use super::request::{Direction, Limits, Refused, Task, check_segments, range};
 use crate::host::{Access, Host, HostError, Page};
 use pv_abi::GrantRef;
-use pv_abi::io::block::{Operation, SEGMENTS_PER_PAGE, Segment, Status};
+use pv_abi::io::block::{SEGMENTS_PER_PAGE, Segment, Status};
 use zerocopy::{FromZeros, IntoBytes};
 
 fn not_granted(_: HostError) -> Refused {
@@ -22,17 +22,11 @@ pub(super) fn prepare<H: Host>(
 ) -> Result<Flight<H::Page>, Refused> {
     let nothing = || Buffer::new(Vec::new(), Access::ReadOnly);
     Ok(match task {
-        Task::Transfer { direction, offset, segments } => {
-            let operation = match direction {
-                Direction::Read => Operation::READ,
-                Direction::Write => Operation::WRITE,
-            };
-            transfer(id, operation, direction, offset, segments, grants)?
-        }
+        Task::Transfer { direction, offset, segments } => transfer(id, direction, offset, segments, grants)?,
         Task::Indirect { direction, sector, count, pages } => {
             let segments = indirect_segments(count, pages, grants)?;
             let offset = check_segments(&segments, direction, sector, limits)?;
-            transfer(id, Operation::INDIRECT, direction, offset, &segments, grants)?
+            transfer(id, direction, offset, &segments, grants)?
         }
         Task::Barrier { offset, segments } => {
             Flight::barrier(id, offset, map(segments, Access::ReadOnly, grants)?)
@@ -44,15 +38,14 @@ pub(super) fn prepare<H: Host>(
 
 fn transfer<H: Host>(
     id: u64,
-    operation: Operation,
     direction: Direction,
     offset: u64,
     segments: &[Segment],
     grants: &mut Grants<H>,
 ) -> Result<Flight<H::Page>, Refused> {
     Ok(match direction {
-        Direction::Read => Flight::read(id, operation, offset, map(segments, Access::ReadWrite, grants)?),
-        Direction::Write => Flight::write(id, operation, offset, map(segments, Access::ReadOnly, grants)?),
+        Direction::Read => Flight::read(id, offset, map(segments, Access::ReadWrite, grants)?),
+        Direction::Write => Flight::write(id, offset, map(segments, Access::ReadOnly, grants)?),
     })
 }
 

@@ -67,6 +67,14 @@ pub(super) fn id(request: &Request) -> u64 {
     }
 }
 
+/// The operation that the response to a request names: that of an indirect one is the one inside, as front-ends expect.
+pub(super) fn operation(request: &Request) -> Operation {
+    match IndirectRequest::read_from_prefix(request.as_bytes()) {
+        Ok((indirect, _)) if request.operation == Operation::INDIRECT => indirect.indirect_op,
+        _ => request.operation,
+    }
+}
+
 /// Checks a request and says what is to be done.
 pub(super) fn check(request: &Request, limits: Limits) -> Result<Task<'_>, Refused> {
     match request.operation {

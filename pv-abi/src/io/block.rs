@@ -145,7 +145,7 @@ layout!(IndirectRequest: 64, nr_segments @ 2, id @ 8, sector_number @ 16, handle
 pub struct Response {
     /// That of the request.
     pub id: u64,
-    /// That of the request.
+    /// That of the request; of an indirect one, [`IndirectRequest::indirect_op`].
     pub operation: Operation,
     /// Padding.
     pub padding0: u8,

@@ -18,7 +18,7 @@ use pv_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::sync::Arc;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub const GUEST: DomId = DomId(1);
 pub const PORT: EventPort = EventPort(5);
@@ -128,14 +128,20 @@ impl Front {
         std::iter::from_fn(|| self.ring.take().unwrap()).map(|answer| (answer.id, answer.status)).collect()
     }
 
-    /// Asks, serves until nothing is under way, and returns the only answer.
+    /// Asks, serves until nothing is under way, and returns the only answer. It must name the operation as Linux expects.
     pub fn call(&mut self, backend: &mut Backend<FakeHost>, request: &Request) -> Status {
         self.ask(request);
         finish(backend);
-        match self.answers()[..] {
-            [(_, status)] => status,
-            ref answers => panic!("not one answer: {answers:?}"),
-        }
+        let answer = self.ring.take().unwrap().expect("an answer");
+        let operation = match request.operation {
+            Operation::INDIRECT => {
+                IndirectRequest::read_from_prefix(request.as_bytes()).unwrap().0.indirect_op
+            }
+            other => other,
+        };
+        assert_eq!((answer.id, answer.operation), (super::super::request::id(request), operation));
+        assert_eq!(self.answers(), [], "one answer");
+        answer.status
     }
 }
 
