@@ -161,10 +161,14 @@ fn limit(what: &str) -> u64 {
 
 fn limits() {
     assert_eq!(limit("vCPUs of a domain"), u64::from(hypervisor::control::MAX_VCPUS));
-    assert_eq!(limit("TiB of memory of a domain"), (hypervisor::builder::MAX_PAGES << 12) >> 40);
+    let row = "TiB of memory of a machine, which all domains and the hypervisor's own together stay below";
+    assert_eq!(limit(row), (hypervisor::builder::MAX_PAGES << 12) >> 40);
     let bytes = hypervisor::builder::MAX_COMMAND_LINE as u64;
     assert_eq!(limit("bytes of a kernel's command line, with what `--exec` adds"), bytes);
     assert_eq!(limit("numbers of domains"), u64::from(pv_abi::DomId::FIRST_RESERVED.0) - 1);
+    assert_eq!(limit("frames of a domain's grant table"), u64::from(hypervisor::grant::MAX_FRAMES));
+    assert_eq!(limit("mappings that a domain has of others' pages"), hypervisor::grant::MAX_MAPPINGS as u64);
+    assert_eq!(limit("doorbells of a domain"), u64::from(hypervisor::machine::DOORBELLS_PER_PAGE));
     for (what, option) in [("vCPUs of a domain", "--vcpus"), ("physical CPUs of a machine", "--pcpus")] {
         let outcome = run(&["run", option, &(limit(what) + 1).to_string()]);
         assert_eq!(outcome.status, Some(2), "{outcome:?}");

@@ -63,6 +63,19 @@ pub const WAYS: &[Way] = &[
     of_32_bits("call to the stub's code", &[0x9a, 0, 0, 0x40, 0, 0x08, 0xe0], &[]),
     of_32_bits("call to a task", &[0x9a, 0, 0, 0x40, 0, 0x40, 0xe0], &[]),
     of_32_bits("jmp to a task", &[0xea, 0, 0, 0x40, 0, 0x40, 0xe0], &[]),
+    // push 0xe008; push 0x400000; jmp far [rsp], or dec eax; jmp far [esp]
+    refused(
+        "indirect jmp to the stub's code",
+        &[0x68, 8, 0xe0, 0, 0, 0x68, 0, 0, 0x40, 0, 0x48, 0xff, 0x2c, 0x24],
+    ),
+    refused(
+        "indirect call to the stub's code",
+        &[0x68, 8, 0xe0, 0, 0, 0x68, 0, 0, 0x40, 0, 0x48, 0xff, 0x1c, 0x24],
+    ),
+    refused(
+        "indirect call to a task",
+        &[0x68, 0x40, 0xe0, 0, 0, 0x68, 0, 0, 0x40, 0, 0x48, 0xff, 0x1c, 0x24],
+    ),
     // push 0xe008; push 0x400000; retf
     refused("far return to the stub's code", &[0x68, 0x08, 0xe0, 0, 0, 0x68, 0, 0, 0x40, 0, 0xcb]),
     // pushf; pop eax; or eax, NT; push eax; popf; iret
@@ -77,9 +90,9 @@ pub const WAYS: &[Way] = &[
     refused("wrmsr", &[0x0f, 0x30]),
     // The stub's own ports.
     refused("out to a vector's port", &[0xe6, 0x40]),
-    refused("out to a gate's port", &[0xe6, 0x60]),
-    refused("out to the 32-bit gate's port", &[0xe6, 0x61]),
-    refused("out to the scribe's port", &[0xe6, 0x62]),
+    refused("out to the gate's port", &[0xe6, 0x60]),
+    refused("out to the scribe's port", &[0xe6, 0x61]),
+    refused("out to a port behind them", &[0xe6, 0x62]),
     // To the monitor of a virtual machine, to system management and to enclaves.
     answered("vmcall", &[0x0f, 0x01, 0xc1]),
     answered("vmmcall", &[0x0f, 0x01, 0xd9]),

@@ -23,8 +23,8 @@ pub struct Args {
 }
 
 const STATUS_HELP: &str = "\
-Exit status: 0 fine; 1 configuration or host; 2 usage; 3 the guest crashed; 4 the guest ended with a failure; \
-128+n ended by signal n.
+Exit status: 0 fine; 1 configuration or host; 2 usage; 3 the guest crashed; 4 the guest ended with a failure, or \
+rebooted over and over; 128+n ended by signal n.
 PARAVANE_LOG=debug traces what the hypervisor does, on stderr.";
 
 impl Args {
