@@ -134,7 +134,7 @@ fn files_that_are_no_kernels() {
         ("/dev/zero".to_owned(), "not a regular file"),
         (file("empty", b""), "empty"),
         (file("script", b"#!/bin/sh\n"), "it is a script; an ELF image or a bzImage is needed"),
-        (file("cut", b"\x1f\x8b\x08\0"), "its gzip data is damaged"),
+        (file("cut", b"\x1f\x8b\x08\0"), "its gzip data cannot be unpacked"),
         (text(&me).to_owned(), "no Xen notes"),
     ] {
         assert_refused(&run(&["run", "--kernel", &path]), CONFIGURATION, &[&path, reason]);

@@ -21,7 +21,7 @@ pub enum ImageError {
     #[error("compressed with {0}, which is not supported; gzip, xz, zstd, lz4 and no compression are")]
     UnsupportedCompression(&'static str),
     /// Compressed data that is not what it should be.
-    #[error("its {compression} data is damaged: {reason}")]
+    #[error("its {compression} data cannot be unpacked: {reason}")]
     Damaged {
         /// The format.
         compression: Compression,
@@ -78,7 +78,7 @@ pub enum ImageError {
     #[error("not a little-endian ELF image")]
     NotLittleEndian,
     /// `e_machine`.
-    #[error("built for ELF machine {0}, not for x86-64 (62)")]
+    #[error("built for {}, not for x86-64 (ELF machine 62)", machine_name(*.0))]
     WrongMachine(u16),
     /// `e_type` is neither EXEC nor DYN.
     #[error("ELF type {0}: an object or core file, not an executable image")]
@@ -87,8 +87,13 @@ pub enum ImageError {
     #[error("the {0} table has an unusual format")]
     OddTable(&'static str),
     /// No note of owner `Xen`.
-    #[error("no Xen notes: not built as a Xen PV kernel")]
+    #[error("no Xen notes: not built as a Xen PV kernel (of a Linux, CONFIG_XEN_PV is missing)")]
     NoXenNotes,
+    /// Notes of a PVH kernel only.
+    #[error(
+        "its Xen notes have a PVH entry only: not built as a Xen PV kernel (of a Linux, CONFIG_XEN_PV is missing)"
+    )]
+    PvhOnly,
     /// Only a `__xen_guest` section.
     #[error("only a legacy __xen_guest section: an image with Xen ELF notes is needed")]
     LegacyOnly,
@@ -136,6 +141,20 @@ pub enum ImageError {
     /// The hypercall page is unaligned or lies in no segment.
     #[error("the hypercall page {0:#x} is not page-aligned within the image")]
     HypercallPageOutside(u64),
+}
+
+fn machine_name(machine: u16) -> String {
+    let name = match machine {
+        3 => "32-bit x86",
+        21 => "64-bit PowerPC",
+        22 => "S/390",
+        40 => "32-bit ARM",
+        183 => "ARM64",
+        243 => "RISC-V",
+        258 => "LoongArch",
+        other => return format!("ELF machine {other}"),
+    };
+    format!("{name} (ELF machine {machine})")
 }
 
 /// Why an image and a domain's size, ramdisk and command line do not go together.

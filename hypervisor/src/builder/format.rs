@@ -42,6 +42,7 @@ impl Format {
             [0x27, 0x05, 0x19, 0x56, ..] => Self::Other("an image for U-Boot"),
             [0xd0, 0x0d, 0xfe, 0xed, ..] => Self::Other("a device tree, or a FIT image for U-Boot"),
             [b'0', b'7', b'0', b'7', b'0', b'1' | b'2', ..] => Self::Other("a ramdisk (cpio)"),
+            [b'Q', b'F', b'I', 0xfb, ..] => Self::Other("a qcow2 image, for a disk"),
             [b'#', b'!', ..] => Self::Other("a script"),
             _ => Self::Unknown,
         }

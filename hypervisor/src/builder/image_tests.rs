@@ -30,6 +30,27 @@ fn notes_are_found_in_sections_too() {
     assert_eq!(KernelImage::parse(&file).unwrap().notes.virt_base, VIRT_BASE);
 }
 
+/// A PT_NOTE segment has a place in the file and need have none in memory; where that place is does not matter.
+#[test]
+fn notes_are_found_anywhere_in_the_file() {
+    let mut file = Maker::default().make();
+    let header = 64 + 2 * 56;
+    assert_eq!(file[header], 4, "the header of the notes, behind those of two segments");
+    let field = |file: &[u8], at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+    let (at, size) = (field(&file, header + 8), field(&file, header + 32));
+    let notes = file[at..at + size].to_vec();
+    file[at..at + size].fill(0);
+    file.resize(0x12_3457, 0);
+    let there = file.len() as u64;
+    file[header + 8..header + 16].copy_from_slice(&there.to_le_bytes());
+    assert_eq!(
+        KernelImage::parse(&file).unwrap_err().to_string(),
+        ImageError::Truncated { what: "its notes", end: there + size as u64, length: file.len() }.to_string()
+    );
+    file.extend(notes);
+    assert_eq!(KernelImage::parse(&file).unwrap().notes.virt_base, VIRT_BASE);
+}
+
 #[test]
 fn an_entry_without_a_note_is_the_headers() {
     let file = Maker::default().without(NoteType::ENTRY).make();
@@ -55,7 +76,10 @@ fn what_is_no_elf_image_is_told_apart() {
     assert_eq!(parse(b"\x1f\x8b\x08"), format!("it is gzip data, in more than one layer{needed}"));
     assert_eq!(error(&Maker { class: 1, ..Maker::default() }), ImageError::Bits32);
     assert_eq!(error(&Maker { encoding: 2, ..Maker::default() }), ImageError::NotLittleEndian);
-    assert_eq!(error(&Maker { machine: 183, ..Maker::default() }), ImageError::WrongMachine(183));
+    let arm = error(&Maker { machine: 183, ..Maker::default() }).to_string();
+    assert_eq!(arm, "built for ARM64 (ELF machine 183), not for x86-64 (ELF machine 62)");
+    let odd = error(&Maker { machine: 0x8000, ..Maker::default() }).to_string();
+    assert_eq!(odd, "built for ELF machine 32768, not for x86-64 (ELF machine 62)");
     assert_eq!(error(&Maker { kind: 1, ..Maker::default() }), ImageError::NotExecutable(1));
 }
 
@@ -63,6 +87,12 @@ fn what_is_no_elf_image_is_told_apart() {
 fn an_image_without_xen_notes_is_refused() {
     let bare = Maker { notes: Vec::new(), ..Maker::default() };
     assert_eq!(error(&bare), ImageError::NoXenNotes);
+    assert!(ImageError::NoXenNotes.to_string().contains("CONFIG_XEN_PV is missing"));
+    let pvh = Maker::default().without(NoteType::ENTRY).without(NoteType::VIRT_BASE);
+    let pvh = pvh.note(NoteType::PHYS32_ENTRY, 0x10_0000);
+    assert_eq!(error(&pvh), ImageError::PvhOnly);
+    let both = Maker::default().note(NoteType::PHYS32_ENTRY, 0x10_0000);
+    assert!(KernelImage::parse(&both.make()).is_ok(), "a kernel for PVH and PV, such as Debian's");
     let legacy = Maker { extra_section: "__xen_guest", ..bare };
     assert_eq!(error(&legacy), ImageError::LegacyOnly);
 }

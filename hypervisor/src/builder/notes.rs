@@ -22,6 +22,8 @@ pub struct Notes {
     pub init_p2m: Option<u64>,
     /// The ramdisk need not be mapped.
     pub mod_start_pfn: bool,
+    /// There is an entry point for PVH guests.
+    pub pvh_entry: bool,
     /// XEN_VERSION.
     pub xen_version: String,
     /// Name of the guest system.
@@ -43,7 +45,10 @@ impl Notes {
                 found |= notes.take_all(bytes, header.alignment.get())?;
             }
         }
+        // PV kernels may leave the one or the other to its default, but not both.
+        let pv = notes.entry.is_some() || notes.virt_base != 0;
         match found {
+            true if notes.pvh_entry && !pv => Err(ImageError::PvhOnly),
             true => Ok(notes),
             false if elf.has_section(b"__xen_guest") => Err(ImageError::LegacyOnly),
             false => Err(ImageError::NoXenNotes),
@@ -74,6 +79,7 @@ impl Notes {
             NoteType::PADDR_OFFSET => self.paddr_offset = number(kind, value)?,
             NoteType::INIT_P2M => self.init_p2m = Some(number(kind, value)?),
             NoteType::MOD_START_PFN => self.mod_start_pfn = number(kind, value)? != 0,
+            NoteType::PHYS32_ENTRY => self.pvh_entry = true,
             NoteType::XEN_VERSION => self.xen_version = text(value),
             NoteType::GUEST_OS => self.guest_os = text(value),
             _ => {}
