@@ -1,107 +1,25 @@
-//! What an instruction that trapped asks for, as far as the hypervisor has an answer. Pure: bytes in, meaning out.
+//! Instructions that trapped, in the decoder's words. Pure: bytes in, an instruction out.
 
-use super::operand;
-use crate::machine::Registers;
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use crate::machine::Context;
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 use pv_abi::cpuid::EMULATE_PREFIX;
 
-/// Bytes of `cpuid` behind its prefix.
-const PREFIXED_CPUID: u64 = EMULATE_PREFIX.len() as u64 + 2;
-
-/// An instruction that the hypervisor carries out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoded {
-    /// `int n`.
-    SoftwareInterrupt {
-        /// The vector.
-        vector: u8,
-        /// Bytes of the instruction.
-        length: u64,
-    },
-    /// `cpuid` behind the prefix that asks the hypervisor.
-    Cpuid {
-        /// Bytes of the instruction, prefix included.
-        length: u64,
-    },
-    /// A plain load from memory into a general register.
-    Load {
-        /// Bytes loaded: 1, 2, 4 or 8.
-        size: u8,
-        /// The register.
-        into: Target,
-        /// Bytes of the instruction.
-        length: u64,
-    },
-    /// `cli`, `sti`, or port I/O of one element: for a kernel with I/O privilege there is nothing behind them.
-    Io {
-        /// Bytes that an input reads; all ones.
-        reads: Option<Target>,
-        /// Bytes of the instruction.
-        length: u64,
-    },
-    /// `sysenter`.
-    Sysenter,
-    /// `syscall`.
-    Syscall {
-        /// Bytes of the instruction.
-        length: u64,
-    },
-    /// Anything else.
-    Other,
+/// Decodes the instruction that `bytes`, fetched where `context` is, start with. Behind the prefix that asks the
+/// hypervisor nothing but `cpuid` has a meaning; it counts to the instruction's length. None where there is no instruction.
+pub fn decode(bytes: &[u8], context: &Context) -> Option<Instruction> {
+    let bitness = if context.runs_32_bit_code() { 32 } else { 64 };
+    let decoder =
+        |bytes| Decoder::with_ip(bitness, bytes, context.registers.rip, DecoderOptions::NONE).decode();
+    let Some(rest) = bytes.strip_prefix(&EMULATE_PREFIX) else {
+        return Some(decoder(bytes)).filter(|instruction| !instruction.is_invalid());
+    };
+    let mut cpuid = decoder(rest);
+    let is_plain = cpuid.code() == Code::Cpuid && cpuid.len() == 2;
+    cpuid.set_len(cpuid.len().saturating_add(EMULATE_PREFIX.len()));
+    is_plain.then_some(cpuid)
 }
 
-/// A general register, and how much of it an instruction writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    register: Register,
-}
-
-impl Target {
-    fn new(register: Register) -> Option<Self> {
-        register.is_gpr().then_some(Self { register })
-    }
-
-    /// Writes `value`, as much of it as the register holds.
-    pub fn write(self, registers: &mut Registers, value: u64) {
-        // It is a general register.
-        let _ = operand::write(registers, self.register, value);
-    }
-}
-
-/// Decodes the instruction that `bytes` start with.
-pub fn decode(bytes: &[u8]) -> Decoded {
-    if let Some(rest) = bytes.strip_prefix(&EMULATE_PREFIX) {
-        let cpuid = rest.starts_with(&[0x0f, 0xa2]);
-        return if cpuid { Decoded::Cpuid { length: PREFIXED_CPUID } } else { Decoded::Other };
-    }
-    let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
-    let length = instruction.len() as u64;
-    match instruction.code() {
-        Code::Int_imm8 => Decoded::SoftwareInterrupt { vector: instruction.immediate8(), length },
-        Code::Sysenter => Decoded::Sysenter,
-        Code::Syscall => Decoded::Syscall { length },
-        Code::Cli | Code::Sti => Decoded::Io { reads: None, length },
-        _ => match instruction.mnemonic() {
-            Mnemonic::Out => Decoded::Io { reads: None, length },
-            Mnemonic::In => Decoded::Io { reads: Target::new(instruction.op0_register()), length },
-            Mnemonic::Mov | Mnemonic::Movzx => load(&instruction),
-            _ => Decoded::Other,
-        },
-    }
-}
-
-fn load(instruction: &Instruction) -> Decoded {
-    let from_memory = instruction.op0_kind() == OpKind::Register && instruction.op1_kind() == OpKind::Memory;
-    let size = instruction.memory_size().size();
-    match (from_memory, Target::new(instruction.op0_register()), u8::try_from(size)) {
-        (true, Some(into), Ok(size @ (1 | 2 | 4 | 8))) => {
-            Decoded::Load { size, into, length: instruction.len() as u64 }
-        }
-        _ => Decoded::Other,
-    }
-}
-
-/// The name of a privileged instruction, which no guest can execute: `hlt`, say, or `mov cr4, rax`.
+/// The name of a privileged instruction, which no program can execute: `hlt`, say, or `mov cr4, rax`.
 pub fn privileged(code: &[u8]) -> Option<String> {
     let instruction = Decoder::with_ip(64, code, 0, DecoderOptions::NONE).decode();
     let registers = || (instruction.op0_register(), instruction.op1_register());
@@ -116,42 +34,39 @@ pub fn privileged(code: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pv_abi::Mfn;
 
-    fn load_of(bytes: &[u8]) -> (u8, u64, Registers) {
-        let Decoded::Load { size, into, length } = decode(bytes) else { panic!("{:?}", decode(bytes)) };
-        let mut registers = Registers { rax: !0, rcx: !0, r9: !0, ..Registers::default() };
-        into.write(&mut registers, 0x1122_3344_5566_7788);
-        (size, length, registers)
+    /// Code and length of what 64-bit code has there.
+    fn decoded(bytes: &[u8]) -> Option<(Code, usize)> {
+        let context = Context::new(1, Mfn(0), 0x1000);
+        decode(bytes, &context).map(|instruction| (instruction.code(), instruction.len()))
     }
 
     #[test]
-    fn software_interrupts_and_the_prefixed_cpuid() {
-        assert_eq!(decode(&[0xcd, 0x80]), Decoded::SoftwareInterrupt { vector: 0x80, length: 2 });
-        assert_eq!(decode(b"\x0f\x0bxen\x0f\xa2"), Decoded::Cpuid { length: 7 });
-        assert_eq!(decode(b"\x0f\x0bxen\x0f\xa3"), Decoded::Other);
-        assert_eq!(decode(b"\x0f\x0b"), Decoded::Other);
-        assert_eq!(decode(&[0x0f, 0x34]), Decoded::Sysenter);
-        assert_eq!(decode(&[0x0f, 0x05]), Decoded::Syscall { length: 2 });
-        assert_eq!(decode(&[0xcd]), Decoded::Other, "cut off");
-        assert_eq!(decode(&[]), Decoded::Other);
-    }
-
-    #[test]
-    fn loads_write_as_much_as_the_processor_does() {
-        let (size, length, registers) = load_of(&[0x48, 0x8b, 0x04, 0xf8]); // mov rax, [rax+rdi*8]
-        assert_eq!((size, length, registers.rax), (8, 4, 0x1122_3344_5566_7788));
-        let (size, _, registers) = load_of(&[0x44, 0x8b, 0x08]); // mov r9d, [rax]
-        assert_eq!((size, registers.r9), (4, 0x5566_7788));
-        let (size, _, registers) = load_of(&[0x66, 0x8b, 0x08]); // mov cx, [rax]
-        assert_eq!((size, registers.rcx), (2, 0xffff_ffff_ffff_7788));
-        let (size, _, registers) = load_of(&[0x0f, 0xb6, 0x08]); // movzx ecx, byte [rax]
-        assert_eq!((size, registers.rcx), (1, 0x5566_7788), "the caller truncates to the size loaded");
-    }
-
-    #[test]
-    fn stores_and_vectors_are_not_loads() {
-        for bytes in [&[0x48, 0x89, 0x08][..], &[0x0f, 0x6f, 0x00], &[0x48, 0x8b, 0xc1]] {
-            assert_eq!(decode(bytes), Decoded::Other, "{bytes:x?}");
+    fn the_prefix_is_part_of_cpuid_and_of_nothing_else() {
+        assert_eq!(decoded(b"\x0f\x0bxen\x0f\xa2"), Some((Code::Cpuid, 7)));
+        for other in [&b"\x0f\x0bxen\x0f\xa3"[..], b"\x0f\x0bxen\x66\x0f\xa2", b"\x0f\x0bxen\x0f\x22\xd8"] {
+            assert_eq!(decoded(other), None, "{other:x?}");
         }
+        assert_eq!(decoded(b"\x0f\x0bxen"), None, "cut off");
+        assert_eq!(decoded(b"\x0f\x0b"), Some((Code::Ud2, 2)), "what a kernel ends with");
+    }
+
+    #[test]
+    fn what_is_cut_off_or_locked_is_no_instruction() {
+        for bytes in [&[][..], &[0xcd], &[0x0f], &[0xf0, 0x0f, 0x22, 0xd8], &[0xf0, 0xfa]] {
+            assert_eq!(decoded(bytes), None, "{bytes:x?}");
+        }
+        assert_eq!(decoded(&[0xcd, 0x80]), Some((Code::Int_imm8, 2)));
+        assert_eq!(decoded(&[0x0f, 0x34]), Some((Code::Sysenter, 2)));
+    }
+
+    #[test]
+    fn code_is_that_of_its_segment() {
+        let mut context = Context::new(1, Mfn(0), 0x1000);
+        let code = |context: &Context| decode(&[0x48, 0xec], context).map(|instruction| instruction.code());
+        assert_eq!(code(&context), Some(Code::In_AL_DX), "behind a prefix");
+        context.cs = pv_abi::segment::FLAT_RING3_CS32;
+        assert_eq!(code(&context), Some(Code::Dec_r32));
     }
 }

@@ -1,8 +1,12 @@
 //! Instructions that trap, in a guest's memory.
 
+mod pure;
+
 use super::*;
 use crate::testing::{BASE, Guest, STACK, USER_BASE, World, change_what_is_read, page};
-use crate::vcpu::Callback;
+use crate::vcpu::{Callback, Mode};
+use pv_abi::Pfn;
+use pv_abi::address::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use pv_abi::physdev::SetIopl;
 use pv_abi::trap::TrapInfo;
 

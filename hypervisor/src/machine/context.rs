@@ -91,6 +91,9 @@ pub struct Context {
     pub debug: DebugRegisters,
     /// FPU state; valid while the vCPU is on no pcpu.
     pub fpu: FpuState,
+    /// XCR0: which extended state the guest's code may use; none means all that the machine offers. Where the host's KVM
+    /// does not honour it (`docs/security.md`), all may be used.
+    pub xcr0: Option<u64>,
     /// Identifies the vCPU to the pcpus, so that a pcpu knows whether it still has it loaded.
     pub(crate) identity: u64,
     /// Set by whoever changes selectors or `descriptors`; a pcpu reloads them then.
@@ -129,10 +132,26 @@ impl Context {
             descriptors: Vec::new(),
             debug: DebugRegisters::default(),
             fpu: FpuState::default(),
+            xcr0: None,
             identity,
             segments_changed: true,
         }
     }
+}
+
+/// Whether a processor that offers the states in `offered` takes `value` for XCR0 (Intel SDM volume 1, 13.3).
+pub fn is_valid_xcr0(value: u64, offered: u64) -> bool {
+    const X87: u64 = 1;
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const MPX: u64 = 1 << 3 | 1 << 4;
+    const AVX512: u64 = 1 << 5 | 1 << 6 | 1 << 7;
+    let needs = |part: u64, all: u64| value & part == 0 || value & all == all;
+    value & !offered == 0
+        && value & X87 != 0
+        && needs(AVX, SSE)
+        && needs(MPX, MPX)
+        && needs(AVX512, AVX512 | AVX)
 }
 
 /// Why a vCPU stopped. Its [`Context`] is complete and up to date with every one of them.

@@ -25,7 +25,7 @@ pub mod fake;
 #[allow(clippy::arithmetic_side_effects, reason = "on places and sizes of the machine's own")]
 pub mod kvm;
 
-pub use context::{Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers};
+pub use context::{Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, is_valid_xcr0};
 pub use doorbells::Doorbells;
 pub use layout::{DOORBELL_ADDRESS, DOORBELL_SLOT, DOORBELLS_PER_PAGE, Layout};
 pub use memory::{MachineMemory, NoSuchFrame};

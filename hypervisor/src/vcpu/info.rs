@@ -114,6 +114,12 @@ impl InfoPage {
         let _ = self.memory.store_u64(frame, offset, address);
     }
 
+    /// The address of the last page fault, or what the guest has written there.
+    pub fn cr2(&self) -> u64 {
+        let (frame, offset) = self.at(offset_of!(VcpuInfo, cr2));
+        self.memory.load_u64(frame, offset).unwrap_or_default()
+    }
+
     /// Publishes the vCPU's clock.
     pub fn publish(&self, clock: &VcpuTimeInfo) {
         let (frame, offset) = self.at(0);

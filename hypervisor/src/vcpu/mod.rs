@@ -94,6 +94,8 @@ pub struct Vcpu {
     pub gdt: GuestGdt,
     /// I/O privilege level that the kernel gave itself.
     pub iopl: u8,
+    /// What the kernel wrote to CR4. It finds there only what is its own to choose (`emulate/control.rs`).
+    pub cr4: u64,
     /// Bits of `vm_assist` that are on, for all vCPUs of the domain.
     pub assists: Arc<AtomicU64>,
     /// A hypercall that has to be finished before the guest runs again.
@@ -122,6 +124,7 @@ impl Vcpu {
             kernel_stack: 0,
             gdt: GuestGdt::default(),
             iopl: 0,
+            cr4: 0,
             assists,
             continuation: None,
             clock: VcpuClock::default(),

@@ -17,12 +17,19 @@ pub enum Mode {
 }
 
 impl Vcpu {
-    /// The privilege level that the guest believes to be at, where 1 is its kernel's.
+    /// The privilege level that the guest believes to be at: its kernel's is 1, and 0 where the kernel asked for that by
+    /// `VMASST_TYPE_architectural_iopl`.
     pub fn virtual_cpl(&self) -> u8 {
         match self.mode {
+            Mode::Kernel if self.shows_iopl() => 0,
             Mode::Kernel => 1,
             Mode::User => 3,
         }
+    }
+
+    /// Whether I/O instructions, `cli` and `sti` are carried out for what runs.
+    pub fn has_io_privilege(&self) -> bool {
+        self.virtual_cpl() <= self.iopl
     }
 
     /// Switches to the kernel: its root and its GS base.

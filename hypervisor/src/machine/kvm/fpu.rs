@@ -4,7 +4,7 @@
 use super::super::MachineError;
 use super::super::context::FpuState;
 use super::run::Run;
-use kvm_bindings::kvm_xsave;
+use kvm_bindings::{kvm_xcr, kvm_xcrs, kvm_xsave};
 
 /// The state that a vCPU starts with.
 #[derive(Debug)]
@@ -40,6 +40,27 @@ impl Fpu {
     pub fn save(&self, run: &Run) -> Result<FpuState, MachineError> {
         Ok(FpuState(Some(get(run)?)))
     }
+}
+
+/// XCR0 of a vCPU; 0 where it has none.
+///
+/// # Errors
+/// The host's.
+pub fn xcr0(run: &Run) -> Result<u64, MachineError> {
+    let xcrs = run.vcpu().get_xcrs().map_err(|error| MachineError::new("KVM_GET_XCRS", error))?;
+    let count = usize::try_from(xcrs.nr_xcrs).unwrap_or_default();
+    let found = xcrs.xcrs.iter().take(count).find(|each| each.xcr == 0);
+    Ok(found.map_or(0, |each| each.value))
+}
+
+/// Loads XCR0 of a vCPU that has one.
+///
+/// # Errors
+/// The host's.
+pub fn set_xcr0(run: &Run, value: u64) -> Result<(), MachineError> {
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value };
+    run.vcpu().set_xcrs(&xcrs).map_err(|error| MachineError::new("KVM_SET_XCRS", error))
 }
 
 fn get(run: &Run) -> Result<Box<kvm_xsave>, MachineError> {

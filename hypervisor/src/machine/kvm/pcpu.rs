@@ -11,11 +11,11 @@
 //! In the stub on the way out, the exit is a few instructions away: it is waited for.
 
 use super::super::context::{Exit, Pcpu, Registers};
-use super::super::{Context, DebugRegisters, MachineError, MachineMemory};
+use super::super::{Context, DebugRegisters, MachineError, MachineMemory, is_valid_xcr0};
 use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
 use super::descriptors;
 use super::exception::{self, Frame, Origin};
-use super::fpu::Fpu;
+use super::fpu::{self, Fpu};
 use super::registers::{from_kvm, to_kvm};
 use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
@@ -48,6 +48,10 @@ pub struct KvmPcpu {
     live: kvm_sregs,
     /// The debug registers that the hardware holds.
     debug: DebugRegisters,
+    /// XCR0 that the hardware holds.
+    xcr0: u64,
+    /// The states that XCR0 may name; 0 where there is none.
+    offered_xcr0: u64,
     /// Whether the host lets the branch predictor be cleared.
     ibpb: bool,
     /// The root that no domain owns: where the stub is between two vCPUs.
@@ -86,8 +90,11 @@ impl KvmPcpu {
         let fpu = Fpu::new(&run)?;
         let offsets = stub::offsets();
         let ibpb = barrier(&run);
+        let offered_xcr0 = fpu::xcr0(&run)?;
         Ok(Self {
             debug: DebugRegisters::default(),
+            xcr0: offered_xcr0,
+            offered_xcr0,
             ibpb,
             run,
             fpu,
@@ -323,6 +330,12 @@ impl KvmPcpu {
             let registers = kvm_debugregs { db, dr6, dr7, ..Default::default() };
             let set = self.run.vcpu().set_debug_regs(&registers);
             set.map_err(|error| MachineError::new("a vCPU's debug registers cannot be loaded", error))?;
+        }
+        let wanted = context.xcr0.filter(|&value| is_valid_xcr0(value, self.offered_xcr0));
+        let wanted = wanted.unwrap_or(self.offered_xcr0);
+        if wanted != self.xcr0 {
+            fpu::set_xcr0(&self.run, wanted)?;
+            self.xcr0 = wanted;
         }
         Ok(())
     }

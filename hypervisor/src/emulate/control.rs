@@ -1,0 +1,88 @@
+//! Control, debug and extended control registers, as a PV guest finds them.
+
+use super::operand;
+use super::step::{Effect, Trapped, edx_eax};
+use crate::machine::{Registers, is_valid_xcr0};
+use crate::vcpu::debug;
+use iced_x86::Register;
+use pv_abi::Mfn;
+
+/// CR0: PE MP ET NE WP PG. TS is always clear: FPU state is switched eagerly, and #NM never comes.
+const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
+
+/// CR4: I/O breakpoints, and no names for DR6 and DR7 but their own.
+const DE: u64 = 1 << 3;
+const FSGSBASE: u64 = 1 << 16;
+const OSXSAVE: u64 = 1 << 18;
+/// What a kernel finds in CR4, whatever it writes: PAE MCE OSFXSR OSXMMEXCPT.
+const CR4_FIXED: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
+
+/// `mov r64, crN`.
+pub fn read_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
+    let value = match trapped.instruction.op1_register() {
+        Register::CR0 => CR0,
+        Register::CR2 => trapped.cr2,
+        Register::CR3 => trapped.vcpu.roots.kernel()?.address(),
+        Register::CR4 => cr4(trapped),
+        _ => return None,
+    };
+    operand::write(registers, trapped.instruction.op0_register(), value)?;
+    Some(Effect::Registers)
+}
+
+/// `mov crN, r64`. As on Xen, bits of CR4 that are not the kernel's to choose are ignored; those of CR0 are refused.
+pub fn write_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
+    let value = operand::read(registers, trapped.instruction.op1_register())?;
+    match trapped.instruction.op0_register() {
+        Register::CR0 => (value == CR0).then_some(Effect::Registers),
+        Register::CR2 => Some(Effect::Cr2(value)),
+        Register::CR3 => Some(Effect::Root(Mfn::containing(value))),
+        Register::CR4 => Some(Effect::Cr4(value)),
+        _ => None,
+    }
+}
+
+/// CR4 as the kernel finds it: of what it wrote, the bits that are its own to choose. No page of a guest is global, and
+/// `rdtsc` is open to programs.
+fn cr4(trapped: &Trapped<'_>) -> u64 {
+    let [_, _, features, _] = trapped.cpuid(1, 0);
+    let [_, extended, ..] = trapped.cpuid(7, 0);
+    let xsave = if features & 1 << 26 != 0 { OSXSAVE } else { 0 };
+    let fsgsbase = if extended & 1 != 0 { FSGSBASE } else { 0 };
+    CR4_FIXED | trapped.vcpu.cr4 & (DE | xsave | fsgsbase)
+}
+
+/// The number of the debug register that is meant by `register`: 4 and 5 are other names for 6 and 7, but with CR4.DE.
+fn debug_number(trapped: &Trapped<'_>, register: Register) -> Option<u64> {
+    match register.number() {
+        4 | 5 if cr4(trapped) & DE != 0 => None,
+        number @ (4 | 5) => Some(number as u64 | 2),
+        number => Some(number as u64),
+    }
+}
+
+/// `mov r64, drN`.
+pub fn read_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
+    let number = debug_number(trapped, trapped.instruction.op1_register())?;
+    let value = debug::get(&trapped.vcpu.context.debug, number).ok()?;
+    operand::write(registers, trapped.instruction.op0_register(), value)?;
+    Some(Effect::Registers)
+}
+
+/// `mov drN, r64`.
+pub fn write_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
+    let number = debug_number(trapped, trapped.instruction.op0_register())?;
+    let value = operand::read(registers, trapped.instruction.op1_register())?;
+    let mut debug = trapped.vcpu.context.debug;
+    debug::set(&mut debug, number, value).ok()?;
+    Some(Effect::Debug(debug))
+}
+
+/// `xsetbv`: a kernel that has set CR4.OSXSAVE chooses among the states that the machine offers.
+pub fn write_xcr(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
+    let [low, _, _, high] = trapped.cpuid(0xd, 0);
+    let offered = u64::from(high) << 32 | u64::from(low);
+    let value = edx_eax(registers);
+    let is_xcr0 = registers.rcx as u32 == 0 && cr4(trapped) & OSXSAVE != 0;
+    (is_xcr0 && is_valid_xcr0(value, offered)).then_some(Effect::Xcr0(value))
+}

@@ -1,0 +1,189 @@
+//! One step of a guest's processor, made by the hypervisor: what trapped, and the effect that it has. What decides is
+//! pure; [`Effect::apply`] alone changes anything.
+
+use super::port::{Transfer, Transferred};
+use super::table::find;
+use super::{Carried, out};
+use crate::cpuid::{CpuidPolicy, cpuid};
+use crate::error::Failure;
+use crate::hypercall::Services;
+use crate::machine::{DebugRegisters, Registers};
+use crate::paging::{Budget, Progress};
+use crate::vcpu::{InfoPage, Vcpu, bounce_syscall32, bounce_sysenter, bounce_trap};
+use iced_x86::Instruction;
+use pv_abi::Mfn;
+use pv_abi::address::is_canonical;
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::{PageFaultError, Vector, rflags};
+
+/// Steps of paging work that a new root may make before others run: about a millisecond.
+const STEPS: u32 = 4096;
+/// DR6: a single step.
+const SINGLE_STEP: u64 = 1 << 14;
+
+/// An instruction that trapped, and all that its effect depends on beside general registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Trapped<'a> {
+    /// The instruction, as it was fetched.
+    pub instruction: &'a Instruction,
+    /// What it raised.
+    pub vector: Vector,
+    /// Whose it is.
+    pub vcpu: &'a Vcpu,
+    /// CR2 as the guest has it.
+    pub cr2: u64,
+    /// What `cpuid` says.
+    pub policy: &'a dyn CpuidPolicy,
+}
+
+impl Trapped<'_> {
+    /// EAX, EBX, ECX and EDX of a leaf.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        cpuid(self.policy, leaf, subleaf)
+    }
+
+    /// What comes of it, by the table, and the general registers that it leaves. None where it is the guest's own fault.
+    pub fn step(&self) -> Option<(Registers, Effect)> {
+        let row = find(self.instruction.code()).filter(|row| row.rule.permits(self.vcpu))?;
+        let mut registers = self.vcpu.context.registers;
+        let effect = (row.step)(self, &mut registers)?;
+        Some((registers, effect))
+    }
+}
+
+/// What an instruction changes beside general registers, and how it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Registers,
+    /// CR2.
+    Cr2(u64),
+    /// The root of kernel mode.
+    Root(Mfn),
+    /// CR4.
+    Cr4(u64),
+    /// XCR0.
+    Xcr0(u64),
+    /// Debug registers.
+    Debug(DebugRegisters),
+    /// FS base.
+    FsBase(u64),
+    /// GS base of the mode that runs.
+    GsBase(u64),
+    /// GS base of the other mode.
+    KernelGsBase(u64),
+    /// Memory, or nothing where it is read.
+    Transfer(Transfer),
+    /// A trap by `int n`.
+    Interrupt(u8),
+    /// Another exception than the one that it raised.
+    Fault {
+        /// The vector.
+        vector: Vector,
+        /// Its error code.
+        error_code: u64,
+    },
+    /// `syscall` of 64-bit code.
+    Syscall,
+    /// `syscall` of 32-bit code.
+    Syscall32,
+    /// `sysenter`.
+    Sysenter,
+}
+
+impl Effect {
+    /// Brings it about for an instruction of `length` bytes that leaves `registers`. None where that turns out to be the
+    /// guest's own fault; nothing has changed then.
+    ///
+    /// # Errors
+    /// [`Failure::Crash`] where the kernel cannot take what follows, or the machine's.
+    pub fn apply(
+        self,
+        services: &Services,
+        vcpu: &mut Vcpu,
+        info: &InfoPage,
+        length: u64,
+        mut registers: Registers,
+    ) -> Result<Option<Carried>, Failure> {
+        let mmu = &*services.mmu;
+        let next = behind(vcpu, length);
+        match self {
+            Self::Registers => {}
+            Self::Cr2(value) => info.set_cr2(value),
+            Self::Root(root) => match set_root(services, vcpu, root) {
+                Ok(Progress::Done) => {}
+                // It is executed again, and goes on then from where it stopped.
+                Ok(Progress::Preempted) => return Ok(Some(Carried::Out)),
+                Err(Failure::Refused(_)) => return Ok(None),
+                Err(failure) => return Err(failure),
+            },
+            Self::Cr4(value) => vcpu.cr4 = value,
+            Self::Xcr0(value) => vcpu.context.xcr0 = Some(value),
+            Self::Debug(debug) => vcpu.context.debug = debug,
+            Self::FsBase(base) => vcpu.context.fs_base = base,
+            Self::GsBase(base) => vcpu.context.gs_base = base,
+            Self::KernelGsBase(base) => vcpu.other_gs_base = base,
+            Self::Transfer(transfer) => match transfer.carry_out(mmu, vcpu, &mut registers) {
+                Some(Transferred::All) => {}
+                Some(Transferred::Part) => {
+                    vcpu.context.registers = registers;
+                    return single_step(services, vcpu, info).map(Some);
+                }
+                Some(Transferred::Nothing { bad, writes }) if is_canonical(bad.0) => {
+                    let error = if writes { PageFaultError::WRITE } else { PageFaultError::empty() };
+                    bounce_trap(vcpu, info, mmu, Vector::PAGE_FAULT.0, error.bits(), bad.0)?;
+                    return Ok(Some(Carried::Out));
+                }
+                Some(Transferred::Nothing { .. }) | None => return Ok(None),
+            },
+            Self::Interrupt(vector) => {
+                vcpu.context.registers.rip = next;
+                bounce_trap(vcpu, info, mmu, vector, 0, 0)?;
+                return Ok(Some(Carried::Out));
+            }
+            Self::Fault { vector, error_code } => {
+                bounce_trap(vcpu, info, mmu, vector.0, error_code, 0)?;
+                return Ok(Some(Carried::Out));
+            }
+            Self::Syscall => {
+                let context = &mut vcpu.context;
+                (context.cs, context.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
+                let registers = &mut context.registers;
+                registers.rip = next;
+                (registers.rcx, registers.r11) = (registers.rip, registers.rflags);
+                return Ok(Some(Carried::Syscall));
+            }
+            Self::Syscall32 => return Ok(out(bounce_syscall32(vcpu, info, mmu, length)?)),
+            Self::Sysenter => return Ok(out(bounce_sysenter(vcpu, info, mmu)?)),
+        }
+        vcpu.context.registers = Registers { rip: next, ..registers };
+        single_step(services, vcpu, info).map(Some)
+    }
+}
+
+/// RIP behind an instruction of `length` bytes. 32-bit code has 32 bits of it.
+fn behind(vcpu: &Vcpu, length: u64) -> u64 {
+    let next = vcpu.context.registers.rip.wrapping_add(length);
+    if vcpu.context.runs_32_bit_code() { u64::from(next as u32) } else { next }
+}
+
+fn set_root(services: &Services, vcpu: &mut Vcpu, root: Mfn) -> Result<Progress, Failure> {
+    let mut budget = Budget::new(STEPS);
+    let progress = services.mmu.new_baseptr(vcpu.domain, &mut vcpu.roots, root, &mut budget)?;
+    vcpu.replace_root();
+    Ok(progress)
+}
+
+/// What was carried out may be the one instruction that a debugger steps over.
+fn single_step(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<Carried, Failure> {
+    if vcpu.context.registers.rflags & rflags::TF != 0 {
+        vcpu.context.debug.status |= SINGLE_STEP;
+        bounce_trap(vcpu, info, &services.mmu, Vector::DEBUG.0, 0, 0)?;
+    }
+    Ok(Carried::Out)
+}
+
+/// The value that `wrmsr` and `xsetbv` write.
+pub fn edx_eax(registers: &Registers) -> u64 {
+    registers.rdx << 32 | registers.rax & 0xffff_ffff
+}
