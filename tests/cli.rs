@@ -1,16 +1,20 @@
 //! The command line: what is wrong is said in one line, with the status that the documentation gives, and what
 //! needs no guest works.
 
+#[path = "support/bzimage_maker.rs"]
+mod bzimage_maker;
 mod support;
 
+use bzimage_maker::bzimage;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Outcome, finish, needs_kvm, paravane, run, skippable_kvm_test, test};
+use support::{Outcome, finish, needs_kvm, paravane, run, run_typing, skippable_kvm_test, test};
 use tempfile::TempDir;
 
 const CONFIGURATION: i32 = 1;
@@ -28,6 +32,8 @@ fn trials() -> Vec<Trial> {
         test("the_bundled_kernel_can_be_written", kernel_is_written),
         test("a_file_that_is_no_kernel_is_named", files_that_are_no_kernels),
         test("a_kernel_that_is_damaged_is_refused_with_the_reason", damaged_kernels),
+        test("a_kernel_that_is_compressed_and_lies_is_refused_with_the_reason", lies_in_compressed_kernels),
+        needs_kvm("another_kernel_gets_no_words_but_its_users", words_of_another_kernel),
         test("memory_that_does_not_fit_is_refused_with_both_figures", memory_that_does_not_fit),
         test("a_command_line_that_is_too_long_is_refused", long_command_lines),
         test("a_file_that_describes_no_domain_is_refused_with_line_and_key", damaged_domains),
@@ -73,6 +79,7 @@ fn usage_errors() {
         (&["run", "--vcpus", "33"], "a whole number from 1 to 32"),
         (&["run", "--vcpus", "99999999999"], "a whole number from 1 to 32"),
         (&["run", "--exec", "a \" b"], "double quote"),
+        (&["run", "--kernel", "/nowhere/k", "--exec", ""], "--exec: it is for the bundled kernel's shell"),
         (&["run", "--memory", "64M", "one.toml"], "cannot be used with"),
         (&["run", "one.toml", "--exec", "version"], "--exec"),
         (&["run", "one.toml", "--kernel", "k"], "--kernel"),
@@ -192,6 +199,67 @@ fn damaged_kernels() {
     refused(&patched(note_value(&original, ENTRY), &16u64.to_le_bytes()), "entry point 0x10");
 }
 
+/// A kernel as a payload: gzip, whose trailer is the size that a bzImage declares.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// 600 MiB in a few kilobytes: blocks of 128 KiB, each of which is one byte, repeated.
+fn bomb() -> Vec<u8> {
+    const BLOCK: u32 = 128 << 10;
+    let mut data = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
+    for block in (0..600 << 20).step_by(BLOCK as usize) {
+        let is_last = u32::from(block + BLOCK == 600 << 20);
+        data.extend(&(BLOCK << 3 | 0b010 | is_last).to_le_bytes()[..3]);
+        data.push(0);
+    }
+    data
+}
+
+fn lies_in_compressed_kernels() {
+    let directory = directory();
+    let original = gzip(&bundled_kernel(&directory));
+    let path = directory.path().join("vmlinuz");
+    let refused = |file: &[u8], reason: &str| {
+        std::fs::write(&path, file).expect("a file");
+        assert_refused(&run(&["run", "--kernel", text(&path)]), CONFIGURATION, &[text(&path), reason]);
+    };
+    let declaring = |size: u32| {
+        let mut payload = original.clone();
+        let end = payload.len();
+        payload[end - 4..].copy_from_slice(&size.to_le_bytes());
+        bzimage(&payload)
+    };
+    refused(&bomb(), "its zstd data unpacks to more than 512 MiB");
+    refused(&bzimage(&bomb()), "payload");
+    refused(&declaring(u32::MAX), "its gzip data unpacks to more than 512 MiB");
+    refused(&declaring(1000), "its payload unpacks to more than the 1000 bytes that it declares");
+    refused(&original[..original.len() / 2], "its gzip data cannot be unpacked: ");
+    let linux = bzimage(&original);
+    refused(&linux[..linux.len() / 2], "truncated: the bytes of its payload end at byte");
+    refused(&bzimage(b"BZh91AY&SY"), "compressed with bzip2, which is not supported; gzip, xz, zstd, lz4");
+    let me = std::env::current_exe().expect("this program");
+    refused(&bzimage(&gzip(&std::fs::read(me).expect("this program"))), "CONFIG_XEN_PV is missing");
+    refused(b"MZ\0\0zimg", "it is an EFI zboot image; an ELF image or a bzImage is needed");
+}
+
+/// A bundled kernel from a file is another kernel: without a word that its console is no terminal, its shell shows a
+/// prompt, and the end of stdin is no key.
+fn words_of_another_kernel() {
+    let directory = directory();
+    let path = directory.path().join("vmlinuz");
+    std::fs::write(&path, bzimage(&gzip(&bundled_kernel(&directory)))).expect("a file");
+    let typed = run_typing(&["run", "--kernel", text(&path)], b"version\rpoweroff 7\r");
+    assert_eq!(typed.status, Some(4), "{typed:?}");
+    assert!(typed.stdout.contains("paravane> "), "{typed:?}");
+    let words = ["run", "--kernel", text(&path), "--cmdline", "exec=\"version; poweroff 7\""];
+    let given = run_typing(&words, b"");
+    assert_eq!(given.status, Some(4), "{given:?}");
+    assert!(!given.stdout.contains("paravane> "), "{given:?}");
+}
+
 fn original_loads(image: &[u8]) -> usize {
     let count = usize::from(u16::from_le_bytes([image[56], image[57]]));
     let kinds = (0..count).map(|index| image[elf::PROGRAM_HEADERS + index * elf::PROGRAM_HEADER]);
@@ -234,6 +302,7 @@ fn damaged_domains() {
         ("name = 'a b'\n", &["name: ", "letters, digits"][..]),
         ("exec = 'a \" b'\n", &["exec: ", "double quote"]),
         ("kernel = 'missing'\n", &["missing: no such file"]),
+        ("kernel = 'missing'\nexec = ''\n", &["d0.toml: exec: it is for the bundled kernel's shell"]),
         ("memory = '1M'\n", &["memory too small"]),
         ("memory = '1T'\n", &["d0.toml: memory: ", "1 TiB"]),
     ] {
@@ -309,7 +378,7 @@ fn xs_alone() {
 fn dashes() {
     for arguments in [
         &["run", "--cmdline", "--x", "--kernel", "/nowhere/k"][..],
-        &["run", "--exec", "-v", "--kernel", "/nowhere/k"],
+        &["run", "--exec", "-v", "--ramdisk", "/nowhere/r"],
         &["xs", "--socket", "/nowhere/s", "write", "/a", "-5"],
         &["xs", "--socket", "/nowhere/s", "write", "/a", "--5"],
     ] {

@@ -163,6 +163,7 @@ fn limits() {
     assert_eq!(limit("vCPUs of a domain"), u64::from(hypervisor::control::MAX_VCPUS));
     let row = "TiB of memory of a machine, which all domains and the hypervisor's own together stay below";
     assert_eq!(limit(row), (hypervisor::builder::MAX_PAGES << 12) >> 40);
+    assert_eq!(limit("MiB that a compressed kernel unpacks to"), hypervisor::builder::MAX_UNPACKED >> 20);
     let bytes = hypervisor::builder::MAX_COMMAND_LINE as u64;
     assert_eq!(limit("bytes of a kernel's command line, with what `--exec` adds"), bytes);
     assert_eq!(limit("numbers of domains"), u64::from(pv_abi::DomId::FIRST_RESERVED.0) - 1);

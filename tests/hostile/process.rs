@@ -42,7 +42,7 @@ const REBOOT: u8 = 1;
 
 fn boot(code: &[u8]) -> Outcome {
     let guest = TinyGuest::new(code);
-    run(&["--kernel", guest.name(), "--memory", "8M", "--exec", ""])
+    run(&["--kernel", guest.name(), "--memory", "8M"])
 }
 
 #[track_caller]
@@ -126,7 +126,7 @@ fn lying_console() {
 /// seconds.
 fn terminate(code: &[u8], grace: &str) -> (TinyGuest, Child) {
     let guest = TinyGuest::new(code);
-    let arguments = ["--grace", grace, "--kernel", guest.name(), "--exec", ""];
+    let arguments = ["--grace", grace, "--kernel", guest.name()];
     let mut child = paravane(&arguments).spawn().expect("paravane starts");
     let (mut seen, mut byte) = (Vec::new(), [0]);
     let stderr = child.stderr.as_mut().expect("a pipe");

@@ -1,18 +1,14 @@
 use super::*;
 use crate::builder::KernelImage;
+use crate::builder::bzimage_maker::{
+    CODE, PAYLOAD_LENGTH, PAYLOAD_OFFSET, PROTOCOL, SETUP_SECTORS, TAIL, bzimage,
+};
 use crate::builder::image_maker::Maker;
 use std::io::Write;
 
 const ALL: [Compression; 4] = [Compression::Gzip, Compression::Xz, Compression::Zstd, Compression::Lz4];
 /// More than any image of these tests has.
 const LIMIT: u64 = 1 << 20;
-/// The first sector of the protected-mode code of the bzImages made here, and the payload's place in it.
-const CODE: usize = 3;
-const PAYLOAD: usize = 0x40;
-const SETUP_SECTORS: usize = 0x1f1;
-const PROTOCOL: usize = 0x206;
-const PAYLOAD_OFFSET: usize = 0x248;
-const PAYLOAD_LENGTH: usize = 0x24c;
 
 /// As the kernel's build compresses; with lz4 a legacy frame, with xz the filter for x86 code.
 fn compress(compression: Compression, bytes: &[u8]) -> Vec<u8> {
@@ -50,20 +46,6 @@ fn payload(compression: Compression, bytes: &[u8]) -> Vec<u8> {
     payload
 }
 
-fn bzimage(payload: &[u8]) -> Vec<u8> {
-    let mut file = vec![0; CODE * 512 + PAYLOAD];
-    file[..2].copy_from_slice(b"MZ");
-    file[SETUP_SECTORS] = CODE as u8 - 1;
-    file[0x202..PROTOCOL].copy_from_slice(b"HdrS");
-    file[PROTOCOL..][..2].copy_from_slice(&0x20f_u16.to_le_bytes());
-    file[PAYLOAD_OFFSET..][..4].copy_from_slice(&(PAYLOAD as u32).to_le_bytes());
-    file[PAYLOAD_LENGTH..][..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    file.extend(payload);
-    // The kernel's decompressor, and its end.
-    file.extend([0x90; 100]);
-    file
-}
-
 fn error(file: &[u8]) -> ImageError {
     unpack_at_most(file.to_vec(), LIMIT).unwrap_err()
 }
@@ -90,19 +72,25 @@ fn an_image_is_found_in_every_wrapping() {
 #[test]
 fn what_the_usual_programs_compress_is_unpacked() {
     let lines: String = (1..=500).map(|number| format!("{number}\n")).collect();
-    for (compression, fixture) in [
-        (Compression::Gzip, include_str!("../../../tests/fixtures/compressed/gz.hex")),
-        (Compression::Xz, include_str!("../../../tests/fixtures/compressed/xz.hex")),
-        (Compression::Zstd, include_str!("../../../tests/fixtures/compressed/zst.hex")),
-        (Compression::Lz4, include_str!("../../../tests/fixtures/compressed/legacy.lz4.hex")),
-        (Compression::Lz4, include_str!("../../../tests/fixtures/compressed/lz4.hex")),
-    ] {
-        let data = bytes_of(fixture);
+    for (compression, data) in fixtures() {
         assert_eq!(Format::of(&data), Format::Compressed(compression));
         let unpacked = compression.unpack(&data, LIMIT).unwrap();
         assert!(unpacked == lines.as_bytes(), "{compression}: {:?}", String::from_utf8_lossy(&unpacked));
     }
 }
+
+fn fixtures() -> [(Compression, Vec<u8>); 5] {
+    [
+        (Compression::Gzip, include_str!("../../../tests/fixtures/compressed/gz.hex")),
+        (Compression::Xz, XZ),
+        (Compression::Zstd, include_str!("../../../tests/fixtures/compressed/zst.hex")),
+        (Compression::Lz4, include_str!("../../../tests/fixtures/compressed/legacy.lz4.hex")),
+        (Compression::Lz4, include_str!("../../../tests/fixtures/compressed/lz4.hex")),
+    ]
+    .map(|(compression, fixture)| (compression, bytes_of(fixture)))
+}
+
+const XZ: &str = include_str!("../../../tests/fixtures/compressed/xz.hex");
 
 fn bytes_of(fixture: &str) -> Vec<u8> {
     let digits: String = fixture.lines().filter(|line| !line.starts_with('#')).collect();
@@ -159,7 +147,7 @@ fn a_decoder_gets_so_much_memory_and_no_more() {
     assert!(matches!(Compression::Zstd.unpack(&zstd(18), LIMIT), Err(ImageError::Damaged { .. })));
     // The dictionary's size is the last property of the last filter in a block's header, which has a checksum.
     let xz = |size: u8| {
-        let mut data = bytes_of(include_str!("../../../tests/fixtures/compressed/xz.hex"));
+        let mut data = bytes_of(XZ);
         let block = &mut data[12..];
         let (end, at) = ((usize::from(block[0]) + 1) * 4 - 4, 2 + 2 + 2);
         assert_eq!(block[at - 2..=at], [0x21, 1, 26], "LZMA2, with 32 MiB");
@@ -233,7 +221,7 @@ fn what_cannot_be_used_is_named() {
 fn every_truncation_of_a_bzimage_is_refused() {
     for compression in ALL {
         let file = bzimage(&payload(compression, &Maker::default().make()));
-        for length in 0x206..file.len() - 100 {
+        for length in PROTOCOL..file.len() - TAIL {
             let error = error(&file[..length]);
             assert!(matches!(error, ImageError::Truncated { .. }), "{compression}, {length} bytes: {error}");
         }
@@ -269,10 +257,11 @@ fn no_mutation_of_compressed_data_does_harm() {
     let image = Maker::default().make();
     let mut numbers = Numbers(std::env::var("SEED").map_or(0x9a7a_7a9e, |seed| seed.parse().unwrap()));
     for compression in ALL {
-        let originals = [compress(compression, &image), bzimage(&payload(compression, &image))];
+        let mut originals = vec![compress(compression, &image), bzimage(&payload(compression, &image))];
+        originals.extend(fixtures().into_iter().filter(|(of, _)| *of == compression).map(|(_, data)| data));
         let (mut fine, mut refused) = (0, 0);
         for _ in 0..rounds {
-            let original = &originals[numbers.below(2)];
+            let original = &originals[numbers.below(originals.len())];
             let mut file = original.clone();
             for _ in 0..=numbers.below(4) {
                 // Half of them in the first and last bytes, where sizes and checksums are.

@@ -26,6 +26,9 @@ mod symbols;
 mod tables;
 
 #[cfg(test)]
+#[path = "../../../tests/support/bzimage_maker.rs"]
+mod bzimage_maker;
+#[cfg(test)]
 #[path = "../../../tests/support/image_maker.rs"]
 mod image_maker;
 

@@ -76,10 +76,12 @@ pub struct RunCommand {
 impl RunCommand {
     /// The domains to run: those of the files, or the one that the options describe.
     pub fn specs(&self) -> Result<Vec<Spec>, Failure> {
-        match self.domains.as_slice() {
-            [] => Ok(vec![self.options.spec()]),
-            paths => domain_file::read_all(paths),
-        }
+        let specs = match self.domains.as_slice() {
+            [] => vec![self.options.spec()],
+            paths => domain_file::read_all(paths)?,
+        };
+        specs.iter().try_for_each(Spec::check)?;
+        Ok(specs)
     }
 }
 

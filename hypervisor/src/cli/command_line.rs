@@ -26,8 +26,11 @@ impl Commands<'_> {
     }
 }
 
-/// Puts the command line together.
+/// Puts the command line together. No kernel but the bundled one gets a word that its user has not given.
 pub fn compose(spec: &Spec, commands: Commands<'_>) -> Result<String, Failure> {
+    if !spec.is_bundled() {
+        return Ok(spec.cmdline.clone());
+    }
     let word = match commands {
         Commands::Given(exec) if exec.contains('"') => {
             return Err(spec.origin.nonsense("exec", "a double quote would end the commands early"));
@@ -47,8 +50,8 @@ mod tests {
     use crate::cli::status::Status;
     use hypervisor::builder::Amount;
 
-    fn composed(cmdline: &str, commands: Commands<'_>) -> Result<String, Status> {
-        let spec = Spec {
+    fn spec(cmdline: &str) -> Spec {
+        Spec {
             origin: Origin::Options,
             name: "guest".into(),
             kernel: None,
@@ -58,8 +61,20 @@ mod tests {
             vcpus: 1,
             disks: Vec::new(),
             exec: None,
-        };
-        compose(&spec, commands).map_err(|failure| failure.status)
+        }
+    }
+
+    fn composed(cmdline: &str, commands: Commands<'_>) -> Result<String, Status> {
+        compose(&spec(cmdline), commands).map_err(|failure| failure.status)
+    }
+
+    #[test]
+    fn another_kernel_gets_what_its_user_gives_and_nothing_else() {
+        let spec = Spec { kernel: Some("vmlinuz".into()), ..spec(" root=/dev/xvda  quiet") };
+        for commands in [Commands::Typed, Commands::Piped, Commands::Nobody, Commands::Given("")] {
+            let line = compose(&spec, commands).map_err(|failure| failure.message);
+            assert_eq!(line, Ok(" root=/dev/xvda  quiet".into()), "{commands:?}");
+        }
     }
 
     #[test]

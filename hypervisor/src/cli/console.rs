@@ -1,7 +1,7 @@
 //! What the user has of all guests together: a screen, a keyboard, and a way out.
 
 use super::command_line::Commands;
-use super::desk::Desk;
+use super::desk::{Desk, Takes};
 use super::exit::Exit;
 use super::guest::Guest;
 use super::keyboard::{self, Hearer, Stdin};
@@ -38,8 +38,7 @@ impl Console {
         finish: impl FnOnce() + Send + 'static,
     ) -> Result<Self, Failure> {
         let names: Vec<_> = guests.iter().map(|guest| guest.spec.name.clone()).collect();
-        let listens = |guest: &Guest<'_>| !matches!(guest.commands, Commands::Given(_));
-        let desk = Arc::new(Desk::new(guests.iter().map(listens)));
+        let desk = Arc::new(Desk::new(guests.iter().map(takes)));
         let stdin = stdin(guests);
         if names.len() > 1 {
             let typed_to = names.get(desk.current()).filter(|_| stdin == Stdin::Terminal);
@@ -109,6 +108,14 @@ fn speech(names: &[String], exit: Exit) -> io::Result<(Vec<Voice>, Arc<Exit>)> {
     let (voices, printer) = voices(names, move |error| leaving.output_failed(error))?;
     exit.set_printer(printer);
     Ok((voices, exit))
+}
+
+fn takes(guest: &Guest<'_>) -> Takes {
+    match guest.commands {
+        Commands::Given(_) => Takes::Nothing,
+        _ if guest.spec.is_bundled() => Takes::KeysAndEnd,
+        _ => Takes::Keys,
+    }
 }
 
 fn stdin(guests: &[Guest<'_>]) -> Stdin {

@@ -7,12 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Ctrl-D: what the shell gets at the end of a stdin that is no terminal.
 const END: u8 = 0x04;
 
+/// What a domain takes of what is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing: it was given its commands.
+    Nothing,
+    /// Keys, as a kernel that is not the bundled one: to a console, the end of stdin is nothing that happens.
+    Keys,
+    /// Keys, and where stdin is no terminal, that it is at its end.
+    KeysAndEnd,
+}
+
 /// A domain, as it is typed to.
 #[derive(Debug)]
 struct Seat {
     input: Arc<Input>,
-    /// It takes input: nobody gave it its commands.
-    listens: bool,
+    takes: Takes,
     /// The domain has ended.
     gone: AtomicBool,
 }
@@ -25,11 +35,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// A desk for domains that listen, or do not. The first that does is typed to first.
-    pub fn new(listen: impl IntoIterator<Item = bool>) -> Self {
-        let seat = |listens| Seat { input: Arc::default(), listens, gone: AtomicBool::new(false) };
-        let seats: Vec<_> = listen.into_iter().map(seat).collect();
-        let first = seats.iter().position(|seat| seat.listens).unwrap_or(0);
+    /// A desk for domains that take this. The first that takes keys is typed to first.
+    pub fn new(takes: impl IntoIterator<Item = Takes>) -> Self {
+        let seat = |takes| Seat { input: Arc::default(), takes, gone: AtomicBool::new(false) };
+        let seats: Vec<_> = takes.into_iter().map(seat).collect();
+        let first = seats.iter().position(|seat| seat.takes != Takes::Nothing).unwrap_or(0);
         Self { seats, current: Mutex::new(first) }
     }
 
@@ -106,7 +116,7 @@ impl Desk {
 
 impl Seat {
     fn end(&self) {
-        if self.listens {
+        if self.takes == Takes::KeysAndEnd {
             self.input.end(END);
         }
     }
@@ -125,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_first_that_listens_is_typed_to_until_another_is_chosen() {
-        let desk = Desk::new([false, true, true]);
+        let desk = Desk::new([Takes::Nothing, Takes::Keys, Takes::KeysAndEnd]);
         desk.type_keys(b"a");
         assert!(desk.turn_to(2) && !desk.turn_to(3));
         desk.type_keys(b"b");
@@ -136,7 +146,7 @@ mod tests {
 
     #[test]
     fn who_has_ended_is_typed_to_no_more() {
-        let desk = Desk::new([true; 3]);
+        let desk = Desk::new([Takes::KeysAndEnd; 3]);
         assert_eq!(desk.gone(1), None);
         assert!(!desk.turn_to(1));
         assert_eq!(desk.gone(0), Some(2));
@@ -145,10 +155,11 @@ mod tests {
 
     #[test]
     fn an_end_of_input_is_told_to_each_life() {
-        let desk = Desk::new([true, false, true]);
+        let desk = Desk::new([Takes::KeysAndEnd, Takes::Nothing, Takes::KeysAndEnd, Takes::Keys]);
         desk.end_others();
         for _ in 0..2 {
-            assert_eq!([taken(&desk, 0), taken(&desk, 1), taken(&desk, 2)], [&b""[..], b"", b"\x04"]);
+            let ends = [0, 1, 2, 3].map(|index| taken(&desk, index));
+            assert_eq!(ends, [&b""[..], b"", b"\x04", b""]);
             assert_eq!(taken(&desk, 2), b"", "once");
             desk.guest_restarts(2);
             desk.guest_restarts(0);
@@ -160,7 +171,7 @@ mod tests {
     /// A guest restarts while its input is full to the last byte: whoever starts it again does not wait for it.
     #[test]
     fn a_guest_restarts_with_whatever_waits_for_it() {
-        let desk = Desk::new([true]);
+        let desk = Desk::new([Takes::KeysAndEnd]);
         desk.type_keys(&vec![b'x'; CAPACITY]);
         desk.end(0);
         desk.guest_restarts(0);
@@ -172,7 +183,7 @@ mod tests {
     /// Whoever types to a guest that sleeps waits once it has too much to take, and loses nothing.
     #[test]
     fn a_guest_that_sleeps_loses_no_key() {
-        let desk = Desk::new([true]);
+        let desk = Desk::new([Takes::KeysAndEnd]);
         let keys: Vec<u8> = (0..CAPACITY + 5000).map(|at| (at % 251) as u8).collect();
         let mut got: Vec<u8> = Vec::new();
         std::thread::scope(|scope| {

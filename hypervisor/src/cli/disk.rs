@@ -106,7 +106,7 @@ impl DiskSpec {
 /// Opens a domain's disks, and keeps others from them. The bundled kernel, run without anything else said, gets one to
 /// play with.
 pub fn open_all(spec: &Spec) -> Result<Vec<Arc<Disk>>, Failure> {
-    if spec.disks.is_empty() && spec.kernel.is_none() && spec.origin == Origin::Options {
+    if spec.disks.is_empty() && spec.is_bundled() && spec.origin == Origin::Options {
         let disk = demo_disk().map_err(|error| Failure::about(NAME, error))?;
         return Ok(vec![disk]);
     }

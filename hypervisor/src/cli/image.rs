@@ -62,7 +62,11 @@ impl Images {
                 Failure::about(&self.name, error)
             }
             (PlanError::CommandLineTooLong { .. }, _) => {
-                Failure::about(spec.origin.settings("cmdline", "exec"), error)
+                let setting = match spec.is_bundled() {
+                    true => spec.origin.settings("cmdline", "exec"),
+                    false => spec.origin.setting("cmdline"),
+                };
+                Failure::about(setting, error)
             }
             _ => Failure::new(error),
         })

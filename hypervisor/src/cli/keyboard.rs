@@ -97,6 +97,7 @@ fn read<'a>(from: &mut impl Read, into: &'a mut [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::desk::Takes;
     use std::sync::Mutex;
 
     #[derive(Default)]
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn keys_go_over_up_to_the_one_that_leaves() {
-        let desk = Desk::new([true]);
+        let desk = Desk::new([Takes::KeysAndEnd]);
         assert_eq!(heard(&desk, b"abc\x1ddef"), [None]);
         assert_eq!(taken(&desk, 0), b"abc");
         assert_eq!(heard(&desk, b"\x03\x04\x01"), [None], "a terminal that is gone leaves, too");
@@ -135,14 +136,14 @@ mod tests {
 
     #[test]
     fn keys_go_to_whom_the_user_turns() {
-        let desk = Desk::new([true, true]);
+        let desk = Desk::new([Takes::KeysAndEnd; 2]);
         assert_eq!(heard(&desk, b"one\x012two\x01n1\x019\x1d"), [Some(1), Some(0), None]);
         assert_eq!([taken(&desk, 0), taken(&desk, 1)], [b"one1".to_vec(), b"two".to_vec()]);
     }
 
     #[test]
     fn the_end_of_a_pipe_is_told() {
-        let desk = Desk::new([true, true]);
+        let desk = Desk::new([Takes::KeysAndEnd; 2]);
         pipe(&b"help\n"[..], &desk);
         assert_eq!([taken(&desk, 0), taken(&desk, 1)], [b"help\n\x04".to_vec(), b"\x04".to_vec()]);
     }

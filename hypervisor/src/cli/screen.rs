@@ -74,12 +74,12 @@ pub fn company(names: &[String], first: Option<&str>) {
     mention(&format!("{} domains: {}\n{keys}", names.len(), names.join(", ")));
 }
 
-/// At the guest's first words: how long it took since its domain was begun to be built.
-pub fn booted(voice: &Voice, kernel: &str, time: Duration, help: bool) {
+/// At the guest's first words: how long it took since its domain was begun to be built, and what can be typed.
+pub fn booted(voice: &Voice, kernel: &str, time: Duration, help: &str) {
     if is_quiet() {
         return;
     }
-    let help = if help && !voice.has_company() { "help, selftest; Ctrl-] leaves\n" } else { "" };
+    let help = if voice.has_company() { "" } else { help };
     voice.tell(&format!("{kernel} booted in {}\n{help}", duration(time)));
 }
 

@@ -101,10 +101,15 @@ impl Session<'_> {
     fn begin_to_speak(&self, born: Instant, domain: &Arc<Domain>) {
         let name = self.guest.images.name().to_owned();
         let typed = self.guest.commands == Commands::Typed;
+        let help = match self.guest.spec.is_bundled() {
+            _ if !typed => "",
+            true => "help, selftest; Ctrl-] leaves\n",
+            false => "Ctrl-] leaves\n",
+        };
         let has_demo_disk = self.guest.disks.iter().any(|disk| disk.name() == demo_disk::NAME);
         let (voice, domain) = (self.voice.clone(), Arc::downgrade(domain));
         let first = move || {
-            screen::booted(&voice, &name, born.elapsed(), typed);
+            screen::booted(&voice, &name, born.elapsed(), help);
             if typed && has_demo_disk {
                 screen::demo_disk();
             }

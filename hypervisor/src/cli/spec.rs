@@ -32,6 +32,23 @@ pub struct Spec {
     pub exec: Option<String>,
 }
 
+impl Spec {
+    /// Its kernel is the bundled one, with a shell that takes commands and words of its own on its command line.
+    pub fn is_bundled(&self) -> bool {
+        self.kernel.is_none()
+    }
+
+    /// Settings that make no sense together.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.exec.is_some() && !self.is_bundled() {
+            let message =
+                "it is for the bundled kernel's shell; another kernel has its command line and its console";
+            return Err(self.origin.nonsense("exec", message));
+        }
+        Ok(())
+    }
+}
+
 /// Where a [`Spec`] comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
