@@ -5,6 +5,7 @@
 mod addresses;
 mod disks;
 mod doorbells;
+mod emulated;
 mod entries;
 mod events;
 mod garbage;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         addresses::tests(),
         selectors::tests(),
         entries::tests(),
+        emulated::tests(),
         hypercalls::tests(),
         tables::tests(),
         roots::tests(),

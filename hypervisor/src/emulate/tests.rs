@@ -1,5 +1,6 @@
 //! Instructions that trap, in a guest's memory.
 
+mod carried_out;
 mod pure;
 
 use super::*;
