@@ -72,3 +72,46 @@ pub struct RegisterVcpuInfo {
     pub reserved: u32,
 }
 layout!(RegisterVcpuInfo: 16, offset @ 8);
+
+wire_enum! {
+    /// What a vCPU does (`RUNSTATE_*`).
+    pub struct Runstate(u32) {
+        /// It runs.
+        RUNNING = 0,
+        /// It could run, and has no physical CPU.
+        RUNNABLE = 1,
+        /// It waits for an event.
+        BLOCKED = 2,
+        /// It was not started, or was stopped.
+        OFFLINE = 3,
+    }
+}
+
+/// `struct vcpu_runstate_info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VcpuRunstateInfo {
+    /// What it does.
+    pub state: Runstate,
+    /// Padding.
+    pub padding: u32,
+    /// Since when: system time in nanoseconds, with [`Self::UPDATE`] while the rest is being written.
+    pub state_entry_time: u64,
+    /// How long it has done each before that: nanoseconds, by [`Runstate`].
+    pub time: [u64; 4],
+}
+layout!(VcpuRunstateInfo: 48, state_entry_time @ 8, time @ 16);
+
+impl VcpuRunstateInfo {
+    /// `XEN_RUNSTATE_UPDATE`: set in the entry time while an update is being written, where the guest asked for that.
+    pub const UPDATE: u64 = 1 << 63;
+}
+
+/// `struct vcpu_register_runstate_memory_area`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RegisterRunstateMemoryArea {
+    /// `addr.p`: the address of a [`VcpuRunstateInfo`] in the kernel's memory, or 0.
+    pub address: u64,
+}
+layout!(RegisterRunstateMemoryArea: 8);

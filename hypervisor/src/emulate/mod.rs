@@ -6,6 +6,7 @@ mod entry;
 mod m2p;
 mod msr;
 mod operand;
+mod page_table;
 mod port;
 mod step;
 mod table;
@@ -60,7 +61,9 @@ pub fn exception(
         vector @ (Vector::INVALID_OPCODE | Vector::GENERAL_PROTECTION) => {
             instruction(services, vcpu, info, vector)?
         }
-        Vector::PAGE_FAULT => out(m2p_read(services, vcpu, fault)?),
+        Vector::PAGE_FAULT => {
+            out(m2p_read(services, vcpu, fault)? || page_table::carry_out(services, vcpu, fault)?)
+        }
         Vector::NMI | Vector::DOUBLE_FAULT => {
             return Err(Failure::Crash(format!("exception {} in the guest", Vector(fault.vector))));
         }

@@ -6,9 +6,13 @@ use crate::domain::End;
 use crate::error::{Failure, Refusal};
 use crate::paging::Progress;
 use crate::vcpu::{VcpuHandle, initialise};
+use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::sched::ShutdownReason;
-use pv_abi::vcpu::{RegisterVcpuInfo, SetSingleshotTimer, SingleshotFlags, VcpuOp};
+use pv_abi::vcpu::{
+    RegisterRunstateMemoryArea, RegisterVcpuInfo, SetSingleshotTimer, SingleshotFlags, VcpuOp,
+    VcpuRunstateInfo,
+};
 use pv_abi::{Errno, VcpuId};
 use std::sync::Arc;
 
@@ -34,6 +38,12 @@ pub fn vcpu_op(call: &mut Call<'_>, [op, vcpu, at, ..]: Arguments) -> Reply {
         }
         VcpuOp::SET_SINGLESHOT_TIMER => single_shot(call, at),
         VcpuOp::STOP_SINGLESHOT_TIMER => set_single_shot(call, None),
+        VcpuOp::GET_RUNSTATE_INFO => {
+            let account = call.services.scheduler.account(target.key());
+            call.write(at, &account.until(call.services.clock.now()))?;
+            done()
+        }
+        VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA => register_runstate_area(call, target, at),
         VcpuOp::REGISTER_VCPU_INFO => register_info(call, target, at),
         VcpuOp::GET_PHYSID => refuse(Errno::EINVAL, "the vCPU is pinned to no physical one"),
         _ => no_such_operation(),
@@ -81,6 +91,19 @@ fn register_info(call: &Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
         mmu.release(frame);
         refusal.into()
     })?;
+    done()
+}
+
+/// The area is written whenever the vCPU gets or leaves a pcpu, and now.
+fn register_runstate_area(call: &Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
+    let RegisterRunstateMemoryArea { address } = call.read(at)?;
+    let end = address.saturating_add(size_of::<VcpuRunstateInfo>() as u64);
+    if address < HYPERVISOR_VIRT_END && end > HYPERVISOR_VIRT_START {
+        return refuse(Errno::EFAULT, "the runstate area is in the hypervisor's range");
+    }
+    target.set_runstate_area(address);
+    let account = call.services.scheduler.account(target.key());
+    call.vcpu.publish_runstate(&call.services.mmu, address, &account.info());
     done()
 }
 

@@ -52,7 +52,7 @@ fn features(call: &Call<'_>, at: u64) -> Reply {
     if info.submap_idx != 0 {
         return refuse(Errno::EINVAL, "no such group of features");
     }
-    info.submap = 1 << Feature::MMU_PT_UPDATE_PRESERVE_AD.0;
+    info.submap = 1 << Feature::MMU_PT_UPDATE_PRESERVE_AD.0 | 1 << Feature::GNTTAB_MAP_AVAIL_BITS.0;
     call.write(at, &info)?;
     done()
 }

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 const ENABLE: u64 = 0;
 const DISABLE: u64 = 1;
 
-/// The types that can be switched: 0 and 1 (4 GiB segments, which concern 32-bit guests only), and 4: show the I/O
-/// privilege level in RFLAGS.
-const OFFERED: u64 = 1 << 0 | 1 << 1 | 1 << 4;
+/// The types that can be switched: 0 and 1 (4 GiB segments) and 3 (page directories above 4 GiB), which concern 32-bit
+/// guests only; 2, stores to page tables are updates; 4, the I/O privilege level shows in RFLAGS; 5, an update of the
+/// runstate is marked while it lasts.
+const OFFERED: u64 = 0b11_1111;
 
 /// `vm_assist(command, type)`.
 pub fn vm_assist(call: &mut Call<'_>, [command, kind, ..]: Arguments) -> Reply {

@@ -170,6 +170,23 @@ impl MachineMemory {
         Ok(Pte(old))
     }
 
+    /// Replaces a table's entry, atomically, if it is `old`. True where it was.
+    ///
+    /// # Errors
+    /// As [`Self::entry`].
+    pub fn compare_exchange_entry(
+        &self,
+        table: Mfn,
+        index: usize,
+        old: Pte,
+        new: Pte,
+    ) -> Result<bool, NoSuchFrame> {
+        let slice = self.slice(table, index.saturating_mul(8), 8)?;
+        let word = slice.get_atomic_ref::<AtomicU64>(0).map_err(|_| NoSuchFrame(table))?;
+        self.dirty(table);
+        Ok(word.compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+    }
+
     /// Reads 8 bytes atomically.
     ///
     /// # Errors
@@ -312,12 +329,15 @@ mod tests {
     fn every_write_passes_the_hook() {
         let memory = MachineMemory::new(4).unwrap();
         let mfn = Mfn(2);
-        let writes: [(&str, &dyn Fn()); 12] = [
+        let writes: [(&str, &dyn Fn()); 13] = [
             ("write", &|| memory.write(mfn, 0, &[1]).unwrap()),
             ("written", &|| memory.written(mfn)),
             ("zero", &|| memory.zero(mfn).unwrap()),
             ("copy_frame", &|| memory.copy_frame(Mfn(1), mfn).unwrap()),
             ("exchange_entry", &|| assert_eq!(memory.exchange_entry(mfn, 0, Pte(1), 0), Ok(Pte(0)))),
+            ("compare_exchange_entry", &|| {
+                assert_eq!(memory.compare_exchange_entry(mfn, 0, Pte(1), Pte(9)), Ok(true));
+            }),
             ("store_u64", &|| memory.store_u64(mfn, 0, 2).unwrap()),
             ("store_u32", &|| memory.store_u32(mfn, 0, 3).unwrap()),
             ("compare_exchange_u32", &|| assert_eq!(memory.compare_exchange_u32(mfn, 0, 3, 4), Ok(true))),

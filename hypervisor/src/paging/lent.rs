@@ -159,7 +159,7 @@ impl Mmu {
         }
     }
 
-    fn is_own_l1(&self, space: &Space, table: Mfn) -> bool {
+    pub(super) fn is_own_l1(&self, space: &Space, table: Mfn) -> bool {
         self.frames.owner(table) == Some(space.domain) && self.frames.word(table).is_valid_table(Level::L1)
     }
 }

@@ -42,6 +42,7 @@ mod roots;
 mod snapshot;
 mod space;
 mod stale;
+mod store;
 mod teardown;
 mod update;
 mod validate;

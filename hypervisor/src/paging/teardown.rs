@@ -118,6 +118,17 @@ impl Mmu {
     pub(super) fn exchange(&self, table: Mfn, index: usize, new: Pte, keep: u64) -> Result<Pte, Failure> {
         self.memory.exchange_entry(table, index, new, keep).map_err(lost_table)
     }
+
+    /// Replaces an entry of such a table if it is `old`. True where it was.
+    pub(super) fn compare_exchange(
+        &self,
+        table: Mfn,
+        index: usize,
+        old: Pte,
+        new: Pte,
+    ) -> Result<bool, Failure> {
+        self.memory.compare_exchange_entry(table, index, old, new).map_err(lost_table)
+    }
 }
 
 /// The reference that a table's entry holds, if it does.

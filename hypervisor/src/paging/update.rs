@@ -114,7 +114,7 @@ impl Mmu {
 
     /// One of them. What it is refused because of the batch's own unsettled changes succeeds once they are settled:
     /// a frame may be unmapped and become a table within one batch.
-    fn attempt(
+    pub(super) fn attempt(
         &self,
         space: &mut Space,
         batch: &mut Batch,

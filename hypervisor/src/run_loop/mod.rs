@@ -122,6 +122,7 @@ impl PcpuLoop {
         let mut vcpu = handle.state().lock();
         let clock = vcpu.clock.refresh(&*self.services.clock, || self.pcpu.guest_tsc());
         handle.info().publish(&clock);
+        self.publish_runstate(handle, &vcpu);
         let started = self.services.clock.now();
         let end = self.run_vcpu(domain, handle, &mut vcpu);
         domain.statistics().ran(self.services.clock.now().saturating_sub(started));
@@ -150,7 +151,18 @@ impl PcpuLoop {
                 self.loaded = None;
                 leave(&Leave::Ended);
                 self.services.ended.ring();
+                return;
             }
+        }
+        self.publish_runstate(handle, &vcpu);
+    }
+
+    /// Tells a vCPU, which the caller has, where its time goes, if it wants to know.
+    fn publish_runstate(&self, handle: &VcpuHandle, vcpu: &Vcpu) {
+        let area = handle.runstate_area();
+        if area != 0 {
+            let account = self.services.scheduler.account(handle.key());
+            vcpu.publish_runstate(&self.services.mmu, area, &account.info());
         }
     }
 

@@ -31,6 +31,7 @@
 
 mod alarm;
 mod policy;
+mod runstate;
 mod state;
 mod timers;
 
@@ -38,6 +39,7 @@ mod timers;
 mod tests;
 
 pub use policy::{FairShare, Policy, SLICE, Turn};
+pub use runstate::Account;
 pub use timers::TimerKind;
 
 use crate::clock::{Clock, SECOND};
@@ -152,7 +154,7 @@ impl Scheduler {
             return; // the reaper may have looked already who is to be evicted
         }
         if state.activity(vcpu).is_some() {
-            let pcpu = state.set_online(vcpu, true);
+            let pcpu = state.set_online(vcpu, true, self.clock.now());
             self.wake_pcpu(pcpu);
             self.settle(&state);
             return;
@@ -169,7 +171,7 @@ impl Scheduler {
         if !others.into_iter().any(|other| state.is_online(other)) {
             return false;
         }
-        state.set_online(vcpu, false);
+        state.set_online(vcpu, false, self.clock.now());
         if let Some(Activity::Running(pcpu)) = state.activity(vcpu) {
             self.kick(pcpu);
         }
@@ -181,12 +183,17 @@ impl Scheduler {
         self.state.lock().is_online(vcpu)
     }
 
+    /// Where a vCPU's time has gone.
+    pub fn account(&self, vcpu: VcpuKey) -> Account {
+        self.state.lock().vcpus.get(&vcpu).map(|entry| entry.account).unwrap_or_default()
+    }
+
     /// Sees to it that the vCPUs of an ended domain leave their pcpus.
     pub fn evict(&self, id: DomId) {
         let mut state = self.state.lock();
         let nobody_runs = state.seats.iter().all(|seat| seat.failed);
         for key in state.of(id) {
-            let pcpu = state.set_online(key, true);
+            let pcpu = state.set_online(key, true, self.clock.now());
             self.wake_pcpu(pcpu);
             match state.activity(key) {
                 _ if nobody_runs => state.forget(key),
@@ -253,6 +260,7 @@ impl Scheduler {
             Leave::Blocked(is_there) if !is_there() => {
                 if let Some(entry) = state.vcpus.get_mut(&vcpu) {
                     entry.activity = Activity::Blocked;
+                    entry.note(self.clock.now());
                 }
             }
             Leave::Blocked(_) | Leave::Ready => self.make_ready(&mut state, vcpu),

@@ -1,10 +1,12 @@
 //! What the scheduler knows, and what follows from it. Plain data: nobody is woken or kicked in here.
 
 use super::policy::{Policy, Turn};
+use super::runstate::Account;
 use super::timers::Timers;
 use crate::domain::Domain;
 use crate::vcpu::VcpuKey;
 use pv_abi::DomId;
+use pv_abi::vcpu::Runstate;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,12 +27,26 @@ pub(super) struct Entry {
     pub online: bool,
     /// The pcpu that holds what was not saved of it.
     pub loaded: Option<usize>,
+    /// Where its time goes.
+    pub account: Account,
 }
 
 impl Entry {
     /// One that has just been started, and sleeps.
     pub fn new(domain: Arc<Domain>) -> Self {
-        Self { domain, activity: Activity::Blocked, online: true, loaded: None }
+        let account = Account::default();
+        Self { domain, activity: Activity::Blocked, online: true, loaded: None, account }
+    }
+
+    /// Accounts for a change of what it does, at system time `now`.
+    pub fn note(&mut self, now: u64) {
+        let state = match (self.activity, self.online) {
+            (Activity::Running(_), _) => Runstate::RUNNING,
+            (_, false) => Runstate::OFFLINE,
+            (Activity::Ready, true) => Runstate::RUNNABLE,
+            (Activity::Blocked, true) => Runstate::BLOCKED,
+        };
+        self.account.note(state, now);
     }
 
     /// Whether `pcpu` may enter it.
@@ -116,6 +132,7 @@ impl State {
     pub fn make_ready(&mut self, vcpu: VcpuKey, now: u64) -> Option<usize> {
         let entry = self.vcpus.get_mut(&vcpu).filter(|entry| entry.activity != Activity::Ready)?;
         entry.activity = Activity::Ready;
+        entry.note(now);
         let (loaded, online) = (entry.loaded, entry.online);
         self.policy.ready(vcpu, now);
         if !online {
@@ -136,9 +153,10 @@ impl State {
     }
 
     /// Sets whether a vCPU that has been started may have a pcpu. The idle one that should look, where there is one.
-    pub fn set_online(&mut self, vcpu: VcpuKey, online: bool) -> Option<usize> {
+    pub fn set_online(&mut self, vcpu: VcpuKey, online: bool, now: u64) -> Option<usize> {
         let entry = self.vcpus.get_mut(&vcpu)?;
         entry.online = online;
+        entry.note(now);
         let (waits, loaded) = (entry.waits(), entry.loaded);
         self.count_ready();
         if waits { self.claim_idle(loaded) } else { None }
@@ -156,6 +174,7 @@ impl State {
         let turn = self.policy.next(now, &fits)?;
         let (entry, seat) = (self.vcpus.get_mut(&turn.vcpu)?, self.seats.get_mut(pcpu)?);
         (entry.activity, entry.loaded) = (Activity::Running(pcpu), Some(pcpu));
+        entry.note(now);
         *seat = Seat { turn: Some(turn), refresh_at, ..Seat::default() };
         self.ready = self.ready.saturating_sub(1);
         Some((turn, entry.domain.clone()))

@@ -72,6 +72,8 @@ pub struct VcpuHandle {
     polls: AtomicBool,
     awaits_room: AtomicBool,
     descriptors_stale: AtomicBool,
+    /// Where its kernel wants to see where its time goes; 0 for nowhere.
+    runstate_area: AtomicU64,
     state: Ranked<Vcpu>,
 }
 
@@ -83,7 +85,8 @@ impl VcpuHandle {
         let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu, assists));
         let [polls, awaits_room, descriptors_stale] = [(); 3].map(|()| AtomicBool::new(false));
         let (info_frame, stage) = (Mutex::new(None), AtomicU8::new(FRESH));
-        Self { key, info, info_frame, stage, polls, awaits_room, descriptors_stale, state }
+        let runstate_area = AtomicU64::new(0);
+        Self { key, info, info_frame, stage, polls, awaits_room, descriptors_stale, runstate_area, state }
     }
 
     /// Its name.
@@ -163,6 +166,16 @@ impl VcpuHandle {
     /// Sets that.
     pub fn set_awaits_room(&self, awaits: bool) {
         self.awaits_room.store(awaits, Ordering::SeqCst);
+    }
+
+    /// The address in its kernel's memory at which it is told where its time goes; 0 for nowhere.
+    pub fn runstate_area(&self) -> u64 {
+        self.runstate_area.load(Ordering::SeqCst)
+    }
+
+    /// Sets that.
+    pub fn set_runstate_area(&self, address: u64) {
+        self.runstate_area.store(address, Ordering::SeqCst);
     }
 
     /// A descriptor in a frame of its domain has changed.

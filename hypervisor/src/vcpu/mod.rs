@@ -20,6 +20,7 @@ mod initialise;
 mod iret;
 mod mode;
 pub mod resume;
+mod runstate;
 mod trap_table;
 
 #[cfg(test)]
@@ -155,6 +156,16 @@ impl Vcpu {
     /// Whether the kernel asked to see its I/O privilege level in RFLAGS (`VMASST_TYPE_architectural_iopl`).
     pub fn shows_iopl(&self) -> bool {
         self.assists.load(Ordering::Relaxed) & 1 << 4 != 0
+    }
+
+    /// Whether its stores to L1 tables are carried out as updates (`VMASST_TYPE_writable_pagetables`).
+    pub fn writes_page_tables(&self) -> bool {
+        self.assists.load(Ordering::Relaxed) & 1 << 2 != 0
+    }
+
+    /// Whether updates of its runstate are marked while they last (`VMASST_TYPE_runstate_update_flag`).
+    pub fn marks_runstate_updates(&self) -> bool {
+        self.assists.load(Ordering::Relaxed) & 1 << 5 != 0
     }
 
     /// Takes over descriptors that have changed.

@@ -135,7 +135,7 @@ pub fn version(world: &World, guest: &Guest) {
     assert_eq!(world.peek::<u64>(guest, page(1)), 0xffff_8000_0000_0000);
     world.poke(guest, page(1), &FeatureInfo { submap_idx: 0, submap: 99 });
     assert_eq!(world.call(guest, 17, &[6, page(1)]), Ok(0));
-    assert_eq!(world.peek::<FeatureInfo>(guest, page(1)).submap, 1 << 5);
+    assert_eq!(world.peek::<FeatureInfo>(guest, page(1)).submap, 1 << 5 | 1 << 7);
     world.poke(guest, page(1), &FeatureInfo { submap_idx: 1, submap: 0 });
     assert_eq!(world.call(guest, 17, &[6, page(1)]), Err(Errno::EINVAL));
     assert_eq!(world.call(guest, 17, &[8, page(1)]), Ok(0));
@@ -167,8 +167,14 @@ pub fn vm_assist(world: &World, guest: &Guest) {
     world.on_vcpu(guest, |_, vcpu| assert!(vcpu.shows_iopl()));
     assert_eq!(world.call(guest, 21, &[1, 4]), Ok(0));
     world.on_vcpu(guest, |_, vcpu| assert!(!vcpu.shows_iopl()));
-    assert_eq!(world.call(guest, 21, &[0, 0]), Ok(0));
-    for kind in [2, 5, 32, 64, u64::MAX] {
+    for kind in [0, 1, 2, 3, 5] {
+        assert_eq!(world.call(guest, 21, &[0, kind]), Ok(0));
+    }
+    world.on_vcpu(guest, |_, vcpu| assert!(vcpu.writes_page_tables() && vcpu.marks_runstate_updates()));
+    assert_eq!(world.call(guest, 21, &[1, 2]), Ok(0));
+    assert_eq!(world.call(guest, 21, &[1, 5]), Ok(0));
+    world.on_vcpu(guest, |_, vcpu| assert!(!vcpu.writes_page_tables() && !vcpu.marks_runstate_updates()));
+    for kind in [6, 32, 64, u64::MAX] {
         assert_eq!(world.call(guest, 21, &[0, kind]), Err(Errno::EINVAL), "{kind}");
     }
     assert_eq!(world.call(guest, 21, &[2, 4]), Err(Errno::ENOSYS));

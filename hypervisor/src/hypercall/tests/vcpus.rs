@@ -9,7 +9,7 @@ use pv_abi::guest_context::{GuestContext, GuestContextFlags as F};
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::sched::ShutdownReason;
-use pv_abi::vcpu::{RegisterVcpuInfo, VcpuOp as Op};
+use pv_abi::vcpu::{RegisterRunstateMemoryArea, RegisterVcpuInfo, Runstate, VcpuOp as Op, VcpuRunstateInfo};
 use pv_abi::{DomId, Errno, Mfn};
 use std::sync::Barrier;
 use zerocopy::{FromZeros, IntoBytes};
@@ -346,4 +346,138 @@ fn update(guest: &Guest, numbers: &mut Numbers) -> MmuUpdate {
         _ => guest.l1.address() + Level::L1.index(page(pick(numbers))) as u64 * 8,
     };
     MmuUpdate { ptr, val }
+}
+
+const AREA: u64 = page(9) + 40;
+
+fn register_area(world: &World, guest: &Guest, vcpu: u64, address: u64) -> Result<u64, Errno> {
+    world.poke(guest, AT, &RegisterRunstateMemoryArea { address });
+    op(world, guest, Op::REGISTER_RUNSTATE_MEMORY_AREA, vcpu, AT)
+}
+
+fn runstate(world: &World, guest: &Guest) -> VcpuRunstateInfo {
+    world.peek(guest, AREA)
+}
+
+/// Two guests want one pcpu all the time: what the one runs, the other is robbed of.
+#[test]
+fn stolen_time_is_the_time_that_others_ran() {
+    let mut world = World::new();
+    let (guest, other) = (world.guest(), world.guest());
+    assert_eq!(register_area(&world, &guest, 0, AREA), Ok(0));
+    let start = world.now();
+    for (guest, ran) in [(&guest, 300), (&other, 5_000)] {
+        let clock = world.clock.clone();
+        world.scripts.forever(guest.identity(), move |context| {
+            clock.advance(ran);
+            syscall(context, 29, &[0])
+        });
+    }
+    world.turns(0, 8);
+    let info = runstate(&world, &guest);
+    assert_eq!((info.state, info.padding), (Runstate::RUNNABLE, 0));
+    let [running, runnable, blocked, offline] = info.time;
+    assert_eq!((blocked, running), (0, 4 * 300), "four of the eight turns were its own");
+    assert!((3 * 5_000..=4 * 5_000).contains(&(runnable - (start - offline))), "{info:?}");
+    let mut now = info;
+    assert_eq!(op(&world, &guest, Op::GET_RUNSTATE_INFO, 0, AREA), Ok(0));
+    now.time[1] += world.now() - info.state_entry_time;
+    assert_eq!(runstate(&world, &guest), now, "with what it does still");
+    world.check_end(vec![guest, other]);
+}
+
+#[test]
+fn a_vcpu_that_sleeps_is_blocked_and_one_that_was_stopped_is_offline() {
+    let mut world = World::new();
+    let guest = world.guest();
+    assert_eq!(register_area(&world, &guest, 0, AREA), Ok(0));
+    world.script(&guest, |context| syscall(context, 29, &[1, 0]));
+    world.turns(0, 1);
+    assert_eq!(runstate(&world, &guest).state, Runstate::BLOCKED);
+    let slept = 7_000;
+    world.clock.advance(slept);
+    guest.domain.wake(pv_abi::VcpuId(0));
+    let ran = runstate(&world, &guest).time[0];
+    world.turns(0, 1);
+    let info = runstate(&world, &guest);
+    assert_eq!((info.state, info.time[2]), (Runstate::RUNNABLE, slept));
+    assert!(info.time[0] >= ran);
+
+    // Of a vCPU that never ran, too.
+    assert_eq!(op(&world, &guest, Op::GET_RUNSTATE_INFO, 1, AREA), Ok(0));
+    let now = world.now();
+    let never =
+        VcpuRunstateInfo { state: Runstate::OFFLINE, padding: 0, state_entry_time: 0, time: [0, 0, 0, now] };
+    assert_eq!(runstate(&world, &guest), never);
+    assert_eq!(initialise(&world, &guest, 1, &context(&guest)), Ok(0));
+    assert_eq!(op(&world, &guest, Op::UP, 1, 0), Ok(0));
+    assert_eq!(op(&world, &guest, Op::GET_RUNSTATE_INFO, 1, AREA), Ok(0));
+    assert_eq!(runstate(&world, &guest).state, Runstate::RUNNABLE);
+    assert_eq!(op(&world, &guest, Op::DOWN, 1, 0), Ok(0));
+    assert_eq!(register_area(&world, &guest, 1, AREA), Ok(0), "one vCPU asks for another");
+    assert_eq!(runstate(&world, &guest).state, Runstate::OFFLINE);
+    world.check_end(vec![guest]);
+}
+
+#[test]
+fn a_runstate_area_is_the_kernels_whatever_runs_and_need_not_be_there() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let fault = Err(Errno::EFAULT);
+    for address in [0xffff_8000_0000_0000, 0xffff_87ff_ffff_ffff, 0xffff_7fff_ffff_ffd1] {
+        assert_eq!(register_area(&world, &guest, 0, address), fault, "the hypervisor's");
+    }
+    assert_eq!(op(&world, &guest, Op::REGISTER_RUNSTATE_MEMORY_AREA, 0, BASE - 4096), fault);
+    assert_eq!(op(&world, &guest, Op::GET_RUNSTATE_INFO, 0, BASE - 4096), fault);
+    assert_eq!(op(&world, &guest, Op::REGISTER_RUNSTATE_MEMORY_AREA, 4, AT), Err(Errno::ENOENT));
+    // What is not mapped, not canonical, or a table.
+    let table = MmuUpdate {
+        ptr: guest.l1.address() + Level::L1.index(page(30)) as u64 * 8,
+        val: guest.l1.address() | 5,
+    };
+    world.poke(&guest, page(1), &table);
+    assert_eq!(world.call(&guest, 1, &[page(1), 1, 0, SELF]), Ok(0));
+    for address in [BASE - 4096, BASE - 8, 1 << 63, u64::MAX, page(30)] {
+        assert_eq!(register_area(&world, &guest, 0, address), Ok(0), "{address:#x}");
+        world.turns(0, 1);
+    }
+    assert!(!guest.domain.life().has_ended());
+
+    assert_eq!(register_area(&world, &guest, 0, AREA), Ok(0));
+    world.poke(&guest, AREA, &[0_u8; 48]);
+    let info = VcpuRunstateInfo { state_entry_time: 7, ..runstate(&world, &guest) };
+    world.on_vcpu(&guest, |_, vcpu| {
+        vcpu.user_for_test(&world.services.mmu, guest.user_root);
+        vcpu.publish_runstate(&world.services.mmu, AREA, &info);
+    });
+    assert_eq!(runstate(&world, &guest), info, "also while a program runs");
+    crate::testing::recover(&world, &guest);
+    assert_eq!(register_area(&world, &guest, 0, 0), Ok(0), "no more of that");
+    world.poke(&guest, AREA, &[0_u8; 48]);
+    world.turns(0, 1);
+    assert_eq!(world.peek::<[u8; 48]>(&guest, AREA), [0; 48]);
+    world.check_end(vec![guest]);
+}
+
+/// With the assist on, the mark is there before anything else is written, and gone at the end.
+#[test]
+fn an_update_of_the_runstate_is_marked_where_that_was_asked_for() {
+    let mut world = World::new();
+    let guest = world.guest();
+    // The entry time lies in a page of its own: without that, nothing at all is written.
+    let area = page(10) - 8;
+    assert_eq!(register_area(&world, &guest, 0, area), Ok(0));
+    assert_eq!(world.call(&guest, 21, &[0, 5]), Ok(0));
+    world.turns(0, 1);
+    let info: VcpuRunstateInfo = world.peek(&guest, area);
+    assert_eq!(info.state_entry_time & VcpuRunstateInfo::UPDATE, 0);
+    assert_ne!(info.state_entry_time, 0);
+    world.poke(&guest, area, &0x77_u32);
+    assert_eq!(world.call(&guest, 14, &[page(10), 0, 0]), Ok(0));
+    world.turns(0, 1);
+    assert_eq!(world.peek::<u32>(&guest, area), 0x77, "the mark comes first");
+    assert_eq!(world.call(&guest, 21, &[1, 5]), Ok(0));
+    world.turns(0, 1);
+    assert_ne!(world.peek::<u32>(&guest, area), 0x77);
+    world.check_end(vec![guest]);
 }
