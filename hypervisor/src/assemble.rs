@@ -2,18 +2,12 @@
 
 use crate::clock::HostClock;
 use crate::control::{Hypervisor, PcpuParts};
-use crate::cpuid::{CpuidPolicy, HYPERVISOR_LEAVES};
+use crate::cpuid::hypervisor_leaves;
 use crate::machine::MachineError;
-use crate::machine::kvm::{self, HostError, KvmMachine, MachineConfig};
+use crate::machine::kvm::{HostError, KvmMachine, MachineConfig};
 use crate::paging::Mmu;
 use std::sync::Arc;
 use std::time::Instant;
-
-impl CpuidPolicy for kvm::CpuidPolicy {
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        self.cpuid(leaf, subleaf)
-    }
-}
 
 /// The host's machine of `frames` pages, which answers `cpuid` as the hypervisor does.
 ///
@@ -21,7 +15,7 @@ impl CpuidPolicy for kvm::CpuidPolicy {
 /// What the host lacks, or which probe failed.
 pub fn machine(frames: u64, pcpus: u32) -> Result<KvmMachine, HostError> {
     let start = Instant::now();
-    let machine = KvmMachine::new(MachineConfig { frames, pcpus, leaves: &HYPERVISOR_LEAVES })?;
+    let machine = KvmMachine::new(MachineConfig { frames, pcpus, leaves: hypervisor_leaves })?;
     let (mebibytes, elapsed, report) = (frames.div_ceil(256), start.elapsed(), &machine.report);
     tracing::debug!(
         "a machine of {mebibytes} MiB and {pcpus} pcpus is ready after {elapsed:.1?}: {:?} KVM, tables by {:?}, gate {}",

@@ -3,7 +3,7 @@
 
 use crate::clock::{Clock, FakeClock, HostClock};
 use crate::control::{DomainConfig, Hypervisor, PcpuParts, create, start};
-use crate::cpuid::NoCpuid;
+use crate::cpuid::of_no_processor;
 use crate::domain::{Console, Domain};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Services, dispatch};
@@ -114,8 +114,13 @@ impl World {
         let pcpus: Vec<_> =
             (0..count).map(|index| FakePcpu::new(index, scripts.clone(), clock.clone())).collect();
         let kicks = pcpus.iter().map(|pcpu| -> Arc<dyn Kick> { pcpu.kick() }).collect();
-        let services =
-            Services::new(mmu(&machine), machine.doorbells.clone(), kicks, clock.clone(), Arc::new(NoCpuid));
+        let services = Services::new(
+            mmu(&machine),
+            machine.doorbells.clone(),
+            kicks,
+            clock.clone(),
+            Arc::new(of_no_processor()),
+        );
         let services = Arc::new(services);
         let pcpus = pcpus.into_iter().enumerate();
         let pcpus =
@@ -303,9 +308,14 @@ impl Threads {
                 (Box::new(pcpu), kick)
             })
             .collect();
-        let hypervisor =
-            Hypervisor::new(mmu(&machine), machine.doorbells.clone(), pcpus, clock, Arc::new(NoCpuid))
-                .unwrap();
+        let hypervisor = Hypervisor::new(
+            mmu(&machine),
+            machine.doorbells.clone(),
+            pcpus,
+            clock,
+            Arc::new(of_no_processor()),
+        )
+        .unwrap();
         Self { hypervisor, scripts }
     }
 

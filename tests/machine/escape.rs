@@ -3,6 +3,7 @@
 
 use crate::guest::{CODE, Guest, STACK_TOP, enter, machine};
 use crate::support::{check, fail, kvm_test, skippable_kvm_test};
+use hypervisor::machine::cpuid::MachineCpuid;
 use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu, MachineConfig};
 use hypervisor::machine::{DebugRegisters, Exit, Pcpu, Registers};
 use libtest_mimic::{Completion, Failed, Trial};
@@ -224,8 +225,8 @@ fn odd_accesses_to_the_doorbell() -> Result<(), Failed> {
 
 /// On such a host a doorbell above the limit is a fault, and the machine's gate would be gone.
 fn doorbell_of_39_bits() -> Result<(), Failed> {
-    const LEAVES: [(u32, [u32; 4]); 1] = [(0x8000_0008, [39 | 48 << 8, 0, 0, 0])];
-    let config = |frames| MachineConfig { frames, pcpus: 1, leaves: &LEAVES };
+    let leaves = |_: &MachineCpuid, _| vec![((0x8000_0008, 0), [39 | 48 << 8, 0, 0, 0])];
+    let config = |frames| MachineConfig { frames, pcpus: 1, leaves };
     let mut machine = KvmMachine::new(config(8192)).map_err(|error| error.to_string())?;
     let guest = Guest::new(&machine, 0, &[])?;
     let (pcpu, _) = machine.pcpus.remove(0);

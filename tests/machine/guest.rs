@@ -1,5 +1,6 @@
 //! A tiny guest: code, a stack and pages at fixed addresses, on tables that the test writes by hand.
 
+use hypervisor::cpuid::hypervisor_leaves;
 use hypervisor::machine::kvm::{KvmMachine, MachineConfig};
 use hypervisor::machine::{Context, Exit, MachineMemory, Pcpu};
 use libtest_mimic::Failed;
@@ -12,7 +13,7 @@ pub const STACK_TOP: u64 = CODE + 2 * PAGE_SIZE as u64;
 pub const MAILBOX: u64 = CODE + 2 * PAGE_SIZE as u64;
 
 pub fn machine(pcpus: u32) -> Result<KvmMachine, Failed> {
-    KvmMachine::new(MachineConfig { frames: 8192, pcpus, leaves: &[] })
+    KvmMachine::new(MachineConfig { frames: 8192, pcpus, leaves: hypervisor_leaves })
         .map_err(|error| error.to_string().into())
 }
 

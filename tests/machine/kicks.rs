@@ -1,9 +1,9 @@
 //! Two vCPUs on one pcpu, kicked at random moments: what belongs to one never reaches the other.
 
 use crate::guest::{CODE, Guest, enter_once, machine};
-use crate::support::{check, fail, kvm_test};
+use crate::support::{check, fail, kvm_test, skippable_kvm_test};
 use hypervisor::machine::{Context, Exit, Kick, Pcpu};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("kicks/a kick before entering is not lost", a_kick_before_entering_is_not_lost),
         kvm_test("kicks/exceptions stay with their vCPU", exceptions_stay_with_their_vcpu),
         kvm_test("kicks/vector registers stay with their vCPU", vector_registers_stay_with_their_vcpu),
+        skippable_kvm_test("kicks/upper halves of vector registers stay with their vCPU", upper_halves_stay),
         kvm_test("kicks/segment bases stay with their vCPU", segment_bases_stay_with_their_vcpu),
     ]
 }
@@ -154,6 +155,49 @@ fn vector_registers_stay_with_their_vcpu() -> Result<(), Failed> {
             Ok(())
         },
     )
+}
+
+/// The same in the upper half of an AVX register, which the state that every processor has does not hold.
+fn upper_halves_stay() -> Result<Completion, Failed> {
+    if machine(1)?.cpuid.xcr0() & 1 << 2 == 0 {
+        return Ok(Completion::ignored_with(
+            "guests get no AVX here: the host does not switch its registers",
+        ));
+    }
+    let mut code = vec![
+        0xc4, 0xe3, 0x7d, 0x39, 0xd9, 0x01, // vextracti128 xmm1, ymm3, 1
+        0xc5, 0xf1, 0xd4, 0xcc, // vpaddq xmm1, xmm1, xmm4
+        0xc4, 0xe3, 0x65, 0x38, 0xd9, 0x01, // vinserti128 ymm3, ymm3, xmm1, 1
+        0xc4, 0xe1, 0xf9, 0x7e, 0xc8, // vmovq rax, xmm1
+        0x48, 0xff, 0xc3, // inc rbx
+        0x0f, 0x05, // syscall
+        0xeb, 0xe4, // jmp to the start
+    ];
+    code.resize(0x100, 0xcc);
+    code.extend([
+        0xc5, 0xe5, 0xef, 0xdb, // vpxor ymm3, ymm3, ymm3
+        0xc4, 0xe1, 0xf9, 0x6e, 0xe7, // vmovq xmm4, rdi
+        0x0f, 0x05, // syscall
+    ]);
+    let step = |n: usize| n as u64 * 1_000_000 + 7;
+    in_turn_under_kicks(
+        &code,
+        |n, context| {
+            context.registers.rip = CODE + 0x100;
+            context.registers.rdi = step(n);
+        },
+        |n, context, exit| {
+            check(exit == Exit::Syscall, || format!("vCPU {n}: {exit:?}"))?;
+            let registers = &mut context.registers;
+            let expected = registers.rbx * step(n);
+            check(registers.rbx == 0 || registers.rax == expected, || {
+                format!("vCPU {n} after {} rounds: {} instead of {expected}", registers.rbx, registers.rax)
+            })?;
+            registers.rip = CODE;
+            Ok(())
+        },
+    )?;
+    Ok(Completion::Completed)
 }
 
 /// Each vCPU loads through FS and GS, whose bases differ.

@@ -1,6 +1,7 @@
 //! The machine layer on real KVM: no page-table change is ever outlived by a translation, kicks and exceptions
 //! stay with the vCPU they belong to, and nothing that code at CPL3 does reaches further than an exit.
 
+mod cpuid;
 mod entries;
 mod escape;
 mod guest;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut tests = stale::tests();
     tests.extend(kicks::tests());
+    tests.extend(cpuid::tests());
     tests.extend(entries::tests());
     tests.extend(escape::tests());
     tests.extend(lists::tests());

@@ -15,10 +15,10 @@ pub use create::{DomainConfig, MAX_VCPUS, create, start};
 pub use fill::{FilledDomain, fill};
 
 use crate::clock::Clock;
-use crate::cpuid::CpuidPolicy;
 use crate::domain::{Domain, DomainEnd, Domains, End, StatisticsSnapshot};
 use crate::error::Failure;
 use crate::hypercall::Services;
+use crate::machine::cpuid::MachineCpuid;
 use crate::machine::{Doorbells, Kick, MachineError, Pcpu};
 use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
@@ -49,7 +49,7 @@ impl Services {
         doorbells: Arc<dyn Doorbells>,
         kicks: Vec<Arc<dyn Kick>>,
         clock: Arc<dyn Clock>,
-        cpuid: Arc<dyn CpuidPolicy>,
+        cpuid: Arc<MachineCpuid>,
     ) -> Self {
         let policy = Box::new(FairShare::default());
         let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
@@ -76,7 +76,7 @@ impl Hypervisor {
         doorbells: Arc<dyn Doorbells>,
         pcpus: Vec<PcpuParts>,
         clock: Arc<dyn Clock>,
-        cpuid: Arc<dyn CpuidPolicy>,
+        cpuid: Arc<MachineCpuid>,
     ) -> Result<Self, MachineError> {
         let (pcpus, kicks): (Vec<_>, Vec<_>) = pcpus.into_iter().unzip();
         let services = Arc::new(Services::new(mmu, doorbells, kicks, clock, cpuid));

@@ -89,8 +89,8 @@ fn instruction(
         Err(other) => return Err(other),
     };
     let Some(instruction) = decode(bytes.bytes(), &vcpu.context) else { return Ok(None) };
-    let (cr2, policy) = (info.cr2(), &*services.cpuid);
-    let trapped = Trapped { instruction: &instruction, vector, vcpu, cr2, policy };
+    let (cr2, answers) = (info.cr2(), services.cpuid_of(vcpu));
+    let trapped = Trapped { instruction: &instruction, vector, vcpu, cr2, policy: &answers };
     let Some((registers, effect)) = trapped.step() else { return Ok(None) };
     effect.apply(services, vcpu, info, instruction.len() as u64, registers)
 }

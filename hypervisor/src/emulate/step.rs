@@ -4,7 +4,7 @@
 use super::port::{Transfer, Transferred};
 use super::table::find;
 use super::{Carried, out};
-use crate::cpuid::{CpuidPolicy, cpuid};
+use crate::cpuid::CpuidPolicy;
 use crate::error::Failure;
 use crate::hypercall::Services;
 use crate::machine::{DebugRegisters, Registers};
@@ -39,7 +39,7 @@ pub struct Trapped<'a> {
 impl Trapped<'_> {
     /// EAX, EBX, ECX and EDX of a leaf.
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        cpuid(self.policy, leaf, subleaf)
+        self.policy.cpuid(leaf, subleaf)
     }
 
     /// What comes of it, by the table, and the general registers that it leaves. None where it is the guest's own fault.

@@ -41,11 +41,12 @@ pub use dispatch::{dispatch, resume};
 pub use table::{Hypercall, TABLE, find};
 
 use crate::clock::Clock;
-use crate::cpuid::CpuidPolicy;
+use crate::cpuid::Answers;
 use crate::domain::{Domain, Domains};
 use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
 use crate::machine::Doorbells;
+use crate::machine::cpuid::{MachineCpuid, Place};
 use crate::paging::{Batch, Budget, Mmu};
 use crate::sched::Scheduler;
 use crate::trace::{Trace, Tracer};
@@ -74,7 +75,7 @@ pub struct Services {
     /// Who runs, and the timers.
     pub scheduler: Arc<Scheduler>,
     /// What `cpuid` says.
-    pub cpuid: Arc<dyn CpuidPolicy>,
+    pub cpuid: Arc<MachineCpuid>,
     /// Rung when a domain may have ended.
     pub ended: Bell,
     /// Where it is recorded what happens.
@@ -85,6 +86,13 @@ impl Services {
     /// Records what happens, by system time.
     pub fn tracer(&self) -> Tracer<'_> {
         self.trace.by(&*self.clock)
+    }
+
+    /// What `cpuid` says to a vCPU.
+    pub fn cpuid_of(&self, vcpu: &Vcpu) -> Answers<'_> {
+        let vcpus = self.domains.get(vcpu.domain).map_or(1, |domain| domain.vcpus().len());
+        let place = Place { vcpu: vcpu.id.0, of: u32::try_from(vcpus).unwrap_or(u32::MAX) };
+        Answers::new(&self.cpuid, place)
     }
 }
 

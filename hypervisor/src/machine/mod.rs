@@ -10,6 +10,8 @@
 //! All `unsafe` blocks of the project are below this module.
 
 mod context;
+#[allow(clippy::arithmetic_side_effects, reason = "on what the processor answers, not on what a guest asks")]
+pub mod cpuid;
 mod doorbells;
 mod layout;
 mod memory;

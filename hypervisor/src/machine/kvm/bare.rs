@@ -86,7 +86,7 @@ impl Bare {
     pub fn new(kind: KvmKind, window_pages: u64, code: &[u8]) -> Result<Self, HostError> {
         let window = window_pages + window_pages.div_ceil(ENTRIES as u64);
         // The machine's own pages, whose number depends on the sum a little, and the guest's other tables and code.
-        let vm = Vm::new(&[])?;
+        let vm = Vm::new(|_, _| Vec::new())?;
         let doorbells = vm.doorbells();
         let total = window + Area::new(window, 1, doorbells).frames_needed() + 16;
         let area = Area::new(total, 1, doorbells);

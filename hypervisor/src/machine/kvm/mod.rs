@@ -42,7 +42,7 @@ mod translations;
 mod vm;
 mod way_in;
 
-pub use cpuid::CpuidPolicy;
+pub use cpuid::CpuidAnswer;
 pub use gate::Gate;
 pub use pcpu::{KvmPcpu, host_tsc};
 pub use probe::{GateCost, KvmKind, ProbeReport, TableWay};
@@ -52,6 +52,7 @@ pub use vm::HostError;
 #[cfg(test)]
 pub use translations::Flush as TestedFlush;
 
+use super::cpuid::{Leaf, MachineCpuid};
 use super::{Doorbells, Layout, MachineMemory, Translations};
 use area::{Area, DoorbellAddresses};
 use doorbells::KvmDoorbells;
@@ -68,8 +69,8 @@ pub struct MachineConfig {
     pub frames: u64,
     /// Pcpus.
     pub pcpus: u32,
-    /// CPUID leaves in place of KVM's own: leaf, and EAX, EBX, ECX, EDX.
-    pub leaves: &'static [(u32, [u32; 4])],
+    /// CPUID leaves beside the processor's, or in place of them: made from those, and the TSC's rate in kHz.
+    pub leaves: fn(&MachineCpuid, u32) -> Vec<Leaf>,
 }
 
 /// Frames that the hypervisor takes of a machine of `frames` pages with `pcpus` pcpus.
@@ -94,7 +95,7 @@ pub struct KvmMachine {
     /// Its pcpus, each to be moved to a thread of its own, and what kicks them.
     pub pcpus: Vec<(KvmPcpu, Arc<Shared>)>,
     /// What CPUID tells.
-    pub cpuid: CpuidPolicy,
+    pub cpuid: MachineCpuid,
     /// What the probes found.
     pub report: ProbeReport,
     area: Area,
@@ -145,7 +146,7 @@ impl KvmMachine {
             translations,
             doorbells: Arc::new(KvmDoorbells::new(vm.descriptor(), doorbells)),
             pcpus: pcpus.into_iter().zip(kicks).collect(),
-            cpuid: vm.cpuid().clone(),
+            cpuid: vm.cpuid(&report),
             report,
             area,
             // One to find out the kind, and at most one for each way.
@@ -175,6 +176,8 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
     let tsc_khz = first.tsc_khz()?;
+    let cpuid = CpuidAnswer::of(probe.cpuid(first, 1)?);
+    let fsgsbase = probe.runs_fsgsbase(first)?;
     let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();
     for pcpu in pcpus {
@@ -193,6 +196,8 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
         tsc_offsets,
         tsc_khz,
         ibpb,
+        cpuid,
+        fsgsbase,
     })
 }
 

@@ -3,8 +3,10 @@
 //! Fail closed: a machine on which no way of changing tables passes is refused, naming the probe.
 
 use super::super::context::{Exit, Pcpu};
+use super::super::cpuid::Registers;
 use super::super::{Change, Context, MachineError, MachineMemory, NoSuchFrame, Translations};
 use super::area::{Area, DOORBELL, PROBE_RUNS};
+use super::cpuid::CpuidAnswer;
 use super::gate::Gate;
 use super::pcpu::{KvmPcpu, host_tsc};
 use super::vm::HostError;
@@ -65,6 +67,10 @@ pub struct ProbeReport {
     pub tsc_khz: u32,
     /// Whether the branch predictor is cleared between two vCPUs.
     pub ibpb: bool,
+    /// Who answers a `cpuid` without prefix.
+    pub cpuid: CpuidAnswer,
+    /// Whether CPL3 can set FS and GS bases by instructions of its own.
+    pub fsgsbase: bool,
 }
 
 const CODE: u64 = 0x40_0000;
@@ -76,6 +82,8 @@ const WRITE: &[u8] = &[0x48, 0x89, 0x07, 0x0f, 0x05]; // mov [rdi], rax; syscall
 const TSC: &[u8] = &[0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x0f, 0x05]; // rdtsc; rax |= rdx << 32
 const SYSCALL: &[u8] = &[0x0f, 0x05];
 const SYSENTER: &[u8] = &[0x0f, 0x34];
+const CPUID: &[u8] = &[0x0f, 0xa2, 0x89, 0xce, 0x0f, 0x05]; // cpuid; mov esi, ecx; syscall
+const RDFSBASE: &[u8] = &[0xf3, 0x48, 0x0f, 0xae, 0xc0, 0x0f, 0x05]; // rdfsbase rax; syscall
 /// Offsets of these in the code page.
 const READ_AT: u64 = 0;
 const WRITE_AT: u64 = 0x20;
@@ -83,6 +91,8 @@ const TSC_AT: u64 = 0x40;
 const SYSCALL_AT: u64 = 0x60;
 const DOORBELL_AT: u64 = 0x80;
 const SYSENTER_AT: u64 = 0xa0;
+const CPUID_AT: u64 = 0xc0;
+const RDFSBASE_AT: u64 = 0xe0;
 
 /// What [`Probe::entries`] tries: the code segment, and where the instruction is.
 const ENTRIES: [(&str, u16, u64); 3] = [
@@ -172,6 +182,8 @@ impl<'a> Probe<'a> {
             (SYSCALL_AT, SYSCALL),
             (DOORBELL_AT, &doorbell),
             (SYSENTER_AT, SYSENTER),
+            (CPUID_AT, CPUID),
+            (RDFSBASE_AT, RDFSBASE),
         ] {
             self.memory.write(code, at as usize, bytes)?;
         }
@@ -383,6 +395,32 @@ impl<'a> Probe<'a> {
     /// The host's.
     pub fn m2p_at_fixed_address(&mut self, pcpu: &mut KvmPcpu) -> Result<bool, MachineError> {
         Ok(self.access(pcpu, READ_AT, MACH2PHYS_VIRT_START)? != Access::PageFault)
+    }
+
+    /// What a `cpuid` without prefix answers at CPL3, with ECX 0.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn cpuid(&mut self, pcpu: &mut KvmPcpu, leaf: u32) -> Result<Registers, MachineError> {
+        self.start_at(CPUID_AT);
+        self.context.registers.rax = leaf.into();
+        self.context.registers.rcx = 0;
+        match self.enter(pcpu)? {
+            Exit::Syscall => {
+                let found = &self.context.registers;
+                Ok([found.rax, found.rbx, found.rsi, found.rdx].map(|register| register as u32))
+            }
+            exit => Err(MachineError::new("a probe's cpuid", io::Error::other(format!("{exit:?}")))),
+        }
+    }
+
+    /// Whether CPL3 can read FS and GS bases, and so set them, by instructions of its own.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn runs_fsgsbase(&mut self, pcpu: &mut KvmPcpu) -> Result<bool, MachineError> {
+        self.start_at(RDFSBASE_AT);
+        Ok(self.enter(pcpu)? == Exit::Syscall)
     }
 
     /// Guest TSC minus host TSC on this pcpu; 0 where the difference is within the precision of looking.

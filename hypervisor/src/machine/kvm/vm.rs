@@ -1,11 +1,13 @@
 //! The KVM VM and its vCPUs, before anything runs on them.
 
+use super::super::cpuid::{Leaf, MachineCpuid, Processor, Registers};
 use super::super::{MachineError, MachineMemory};
 use super::area::{AREA, Area, DoorbellAddresses, LSTAR, PcpuPages};
-use super::cpuid::CpuidPolicy;
+use super::cpuid::{self, CpuidAnswer};
 use super::descriptors;
 use super::device;
 use super::entry;
+use super::probe::ProbeReport;
 use super::run::Run;
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region,
@@ -78,7 +80,8 @@ pub enum HostError {
 pub struct Vm {
     kvm: Kvm,
     vm: Arc<VmFd>,
-    cpuid: CpuidPolicy,
+    supported: CpuId,
+    leaves: fn(&MachineCpuid, u32) -> Vec<Leaf>,
 }
 
 pub(super) fn open_error(error: kvm_ioctls::Error) -> HostError {
@@ -100,7 +103,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`HostError`], with a remedy.
-    pub fn new(own_leaves: &[(u32, [u32; 4])]) -> Result<Self, HostError> {
+    pub fn new(leaves: fn(&MachineCpuid, u32) -> Vec<Leaf>) -> Result<Self, HostError> {
         let kvm = Kvm::new().map_err(open_error)?;
         for (cap, name) in [
             (Cap::ImmediateExit, "immediate_exit"),
@@ -121,17 +124,36 @@ impl Vm {
         }
         let supported: CpuId =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
-        Ok(Self { kvm, vm: Arc::new(vm), cpuid: CpuidPolicy::new(&supported, own_leaves) })
+        Ok(Self { kvm, vm: Arc::new(vm), supported, leaves })
     }
 
-    /// The CPUID policy.
-    pub fn cpuid(&self) -> &CpuidPolicy {
-        &self.cpuid
+    /// What KVM is told, and answers where it is KVM that answers.
+    fn told(&self, tsc_khz: u32) -> MachineCpuid {
+        self.policy(cpuid::kvm(&self.supported), tsc_khz, true)
+    }
+
+    /// What guests get on a machine whose probes found this. Where the processor answers them by itself it also executes
+    /// what they execute by itself, and KVM's opinion on what there is counts for no more than the state that it keeps.
+    pub fn cpuid(&self, report: &ProbeReport) -> MachineCpuid {
+        let (tsc_khz, fsgsbase) = (report.tsc_khz, report.fsgsbase);
+        match report.cpuid {
+            CpuidAnswer::Machine => self.policy(cpuid::kvm(&self.supported), tsc_khz, fsgsbase),
+            CpuidAnswer::Processor => self.policy(cpuid::processor, tsc_khz, fsgsbase),
+        }
+    }
+
+    fn policy(&self, ask: impl Fn(u32, u32) -> Registers, tsc_khz: u32, fsgsbase: bool) -> MachineCpuid {
+        let [low, .., high] = cpuid::kvm(&self.supported)(0xd, 0);
+        let xcr0 = u64::from(high) << 32 | u64::from(low);
+        let policy = MachineCpuid::new(ask, Processor { tsc_khz, xcr0, fsgsbase });
+        let leaves = (self.leaves)(&policy, tsc_khz);
+        policy.with(leaves)
     }
 
     /// Where the doorbells of a machine on this host are.
     pub fn doorbells(&self) -> DoorbellAddresses {
-        DoorbellAddresses::on_host(self.cpuid.physical_address_bits())
+        const ANY_RATE: u32 = 1; // the size of an address does not depend on it
+        DoorbellAddresses::on_host(self.told(ANY_RATE).physical_address_bits())
     }
 
     /// The VM's descriptor, for what is done to a VM that runs.
@@ -182,16 +204,16 @@ impl Vm {
         pages: &PcpuPages,
     ) -> Result<(Run, kvm_sregs), MachineError> {
         let vcpu = self.vm.create_vcpu(number).map_err(failed("KVM_CREATE_VCPU"))?;
-        let cpuid = self
-            .cpuid
-            .to_kvm()
+        let tsc_khz = vcpu.get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ"))?;
+        let told = self.told(tsc_khz);
+        let cpuid = cpuid::to_kvm(&told)
             .ok_or_else(|| MachineError::new("the CPUID policy", io::Error::other("too many leaves")))?;
         vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
 
         let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         sregs.cr0 = CR0;
         sregs.cr3 = root.address();
-        sregs.cr4 = CR4 | if self.cpuid.has_xsave() { CR4_OSXSAVE } else { 0 };
+        sregs.cr4 = CR4 | if told.has_xsave() { CR4_OSXSAVE } else { 0 };
         sregs.efer = entry::EFER;
         sregs.cs = descriptors::stub_code();
         sregs.ss = descriptors::stub_stack();
@@ -205,9 +227,9 @@ impl Vm {
         sregs.idt = kvm_dtable { base, limit, ..Default::default() };
         vcpu.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
 
-        if self.cpuid.has_xsave() {
+        if told.has_xsave() {
             let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-            xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: self.cpuid.xcr0() };
+            xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: told.xcr0() };
             vcpu.set_xcrs(&xcrs).map_err(failed("KVM_SET_XCRS"))?;
         }
         let msrs = entry::MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
