@@ -12,7 +12,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// Nothing in it.
-    #[error("the file is empty")]
+    #[error("it is empty")]
     Empty,
     /// It is something else, and what.
     #[error("it is {0}; an ELF image or a bzImage is needed, for x86-64 and with Xen notes")]
@@ -62,13 +62,13 @@ pub enum ImageError {
     #[error("a bzImage whose payload is neither compressed in a known way nor an ELF image")]
     UnknownPayload,
     /// Something that the headers name lies behind the file's end.
-    #[error("truncated: {what} end at byte {end}, but the file has {length}")]
+    #[error("truncated: {what} end at byte {end}, but there are only {length}")]
     Truncated {
         /// What lies there, in the plural.
         what: &'static str,
         /// Where it ends, at least.
         end: u64,
-        /// Bytes in the file.
+        /// Bytes in the file, or in what was unpacked from it.
         length: usize,
     },
     /// Class ELF32.

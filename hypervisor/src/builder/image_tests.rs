@@ -69,7 +69,7 @@ fn paddr_offset_is_subtracted() {
 #[test]
 fn what_is_no_elf_image_is_told_apart() {
     let parse = |bytes: &[u8]| KernelImage::parse(bytes).unwrap_err().to_string();
-    assert_eq!(parse(b""), "the file is empty");
+    assert_eq!(parse(b""), "it is empty");
     let needed = "; an ELF image or a bzImage is needed, for x86-64 and with Xen notes";
     assert_eq!(parse(b"#!/bin/sh"), format!("it is a script{needed}"));
     assert_eq!(parse(b"\0\x01\x02"), format!("it is of no known format{needed}"));
