@@ -16,7 +16,7 @@ use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
 use super::descriptors;
 use super::exception::{self, Frame, Origin};
 use super::fpu::{self, Fpu};
-use super::registers::{from_kvm, to_kvm};
+use super::registers::from_kvm;
 use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
