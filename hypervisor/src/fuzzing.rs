@@ -1,4 +1,5 @@
-//! A guest on the fake machine that makes hypercalls as it is told by a seed or by a fuzzer's bytes, while its memory
+//! A guest on the fake machine that makes hypercalls, and executes instructions that are carried out for it, as it is
+//! told by a seed or by a fuzzer's bytes, while its memory
 //! changes when the hypervisor has read it (one time in three), exactly where it was read. A double fetch that matters
 //! would get the first answer to one question and the second to the next. Entries of grant tables change, too, between
 //! the read and the exchange that marks them: the guest's own to anything, and the bystander takes its own back.
@@ -13,6 +14,7 @@ mod calls;
 
 pub use calls::{Bytes, Choices, Random};
 
+use crate::emulate::{Fault, exception};
 use crate::event_channel::{HostChannel, alloc_unbound, connect};
 use crate::grant::lent_entries;
 use crate::hypercall::{Outcome, TABLE};
@@ -24,11 +26,34 @@ use backends::bell::Bell;
 use calls::{Caller, Case, Ground};
 use pv_abi::grant_table::GrantEntry;
 use pv_abi::page_table::PteFlags;
+use pv_abi::trap::Vector;
 use pv_abi::{DomId, Errno, GrantRef, Mfn, PAGE_SIZE};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 const CALLS_BETWEEN_AUDITS: u64 = 200;
+/// Calls before an instruction that traps.
+const CALLS_BETWEEN_INSTRUCTIONS: u64 = 4;
+
+/// Instructions that are carried out for a kernel, with a call's words in its registers.
+const INSTRUCTIONS: &[&[u8]] = &[
+    &[0xcd, 0x80],                               // int 0x80
+    &[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2], // ud2; "xen"; cpuid
+    &[0xed],                                     // in eax, dx
+    &[0xf3, 0x6c],                               // rep insb
+    &[0xf3, 0x67, 0x6d],                         // rep insd, by EDI and ECX
+    &[0xf3, 0x64, 0x6f],                         // rep outsd, from FS
+    &[0x0f, 0x22, 0xc7],                         // mov cr0, rdi
+    &[0x0f, 0x22, 0xdf],                         // mov cr3, rdi
+    &[0x0f, 0x22, 0xe7],                         // mov cr4, rdi
+    &[0x0f, 0x23, 0xd7],                         // mov dr2, rdi
+    &[0x0f, 0x23, 0xff],                         // mov dr7, rdi
+    &[0x0f, 0x01, 0xd1],                         // xsetbv
+    &[0x0f, 0x32],                               // rdmsr
+    &[0x0f, 0x30],                               // wrmsr
+];
+/// What RCX is for some of them: MSRs, and lengths.
+const COUNTERS: &[u64] = &[0, 5, 4096, 1 << 63, 0xc000_0080, 0xc000_0100, 0xc000_0101, 0xc000_0102];
 
 /// Pages that the bystander lends, by their references: one to be written, one to be read.
 const LENT: usize = 5;
@@ -78,6 +103,9 @@ impl Playground {
             let changes = caller.choices.below(1 << 16);
             change_what_is_read((changes != 0).then(|| (guest.domain.id(), changes << 20 | changes)));
             succeeded += u64::from(self.play(&guest, &case));
+            if call % CALLS_BETWEEN_INSTRUCTIONS == 0 {
+                self.execute(&guest, &case, &mut caller.choices);
+            }
             change_what_is_read(None);
             self.check(&guest);
             if call % 8 == 0 {
@@ -169,6 +197,27 @@ impl Playground {
         let outcome = self.world.outcome(guest, case.number, &case.arguments);
         recover(&self.world, guest);
         matches!(outcome, Ok(Outcome::Done(value)) if Errno::from_return(value).is_ok())
+    }
+
+    /// An instruction traps, with the words of `case` in the registers.
+    fn execute(&self, guest: &Guest, case: &Case, choices: &mut impl Choices) {
+        let mut pick = |count: usize| choices.below(count as u64) as usize;
+        let instruction = INSTRUCTIONS.get(pick(INSTRUCTIONS.len())).copied().unwrap_or_default();
+        let counter = COUNTERS.get(pick(COUNTERS.len() * 2)).copied();
+        let (vector, iopl) = ([Vector::INVALID_OPCODE, Vector::GENERAL_PROTECTION][pick(2)].0, pick(2) as u8);
+        let mmu = &self.world.services.mmu;
+        // It may have unmapped that page.
+        let _ = mmu.copy_to_guest(guest.domain.id(), guest.root, BASE, instruction);
+        self.world.on_vcpu(guest, |handle, vcpu| {
+            vcpu.iopl = iopl;
+            let registers = &mut vcpu.context.registers;
+            registers.rip = BASE;
+            [registers.rdi, registers.rsi, registers.rdx, registers.rax, registers.rcx, _] = case.arguments;
+            registers.rcx = counter.unwrap_or(registers.rcx);
+            let fault = Fault { vector, error_code: 0, cr2: 0 };
+            let _ = exception(&self.world.services, vcpu, handle.info(), fault);
+        });
+        recover(&self.world, guest);
     }
 
     /// What is cheap to look at.

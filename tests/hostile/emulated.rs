@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("emulated/what an honest kernel reads and writes", honest_kernel),
         kvm_test("emulated/control registers", control_registers),
+        kvm_test("emulated/states that XCR0 lets it use", extended_state),
         kvm_test("emulated/MSRs of the host", msrs),
         kvm_test("emulated/roots that are none", roots),
         kvm_test("emulated/by programs", by_programs),
@@ -157,6 +158,34 @@ fn control_registers() -> Result<(), Failed> {
     let chosen = 1 << 3 | 1 << 16 | 1 << 18;
     check(rest[0] == 0x660 && rest[1] & !chosen == 0x660, || format!("CR4: {rest:x?}"))?;
     check(rest[2..] == [GP, GP, 7], || format!("{rest:x?}"))?;
+    host.finish()
+}
+
+/// A vCPU without the vector registers' upper halves, and one that changes its mind all the time: where the processor has
+/// XSAVE, both are carried out, and the canary keeps what it has in its registers.
+fn extended_state() -> Result<(), Failed> {
+    const ROUNDS: u64 = 50;
+    let mut code = Code::default();
+    code.catch_faults();
+    code.mov(Reg::Rax, 1 << 18).raw(MOV_TO_CR4).mov(Reg::Rbx, ROUNDS);
+    let again = code.here();
+    for value in [3, 1, 7, 3] {
+        code.mov(Reg::Rcx, 0).mov(Reg::Rdx, 0).attempt(value, XSETBV);
+        code.hypercall(N::SCHED_OP, &[0]);
+    }
+    code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again); // dec rbx
+    code.power_off();
+    let host = Host::new()?;
+    let policy = &host.hypervisor.services().cpuid;
+    let (has_xsave, has_avx) = (policy.cpuid(1, 0)[2] >> 26 & 1 == 1, policy.cpuid(0xd, 0)[0] & 4 != 0);
+    let (end, guest) = host.run(&code)?;
+    check_power_off(&end)?;
+    let said = guest.said();
+    check(said.len() as u64 == 4 * ROUNDS, || format!("{} said", said.len()))?;
+    for four in said.chunks(4) {
+        let taken = [0, 1, 3].iter().all(|&index| (four[index] == NONE) == has_xsave);
+        check(taken && (four[2] == NONE) == (has_xsave && has_avx), || format!("{four:x?}"))?;
+    }
     host.finish()
 }
 

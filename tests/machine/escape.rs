@@ -310,6 +310,7 @@ fn random_contexts() -> Result<(), Failed> {
         context.registers.rcx = wild(random(), random());
         context.fs_base = wild(random(), random());
         context.gs_base = wild(random(), random());
+        context.xcr0 = [None, Some(random()), Some(random() & 7)][random() as usize % 3];
         for selector in [
             &mut context.cs,
             &mut context.ss,

@@ -6,7 +6,7 @@ use super::table::find;
 use super::{Carried, out};
 use crate::cpuid::CpuidPolicy;
 use crate::error::Failure;
-use crate::hypercall::Services;
+use crate::hypercall::{STEPS, Services};
 use crate::machine::{DebugRegisters, Registers};
 use crate::paging::{Budget, Progress};
 use crate::vcpu::{InfoPage, Vcpu, bounce_syscall32, bounce_sysenter, bounce_trap};
@@ -16,8 +16,6 @@ use pv_abi::address::is_canonical;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{PageFaultError, Vector, rflags};
 
-/// Steps of paging work that a new root may make before others run: about a millisecond.
-const STEPS: u32 = 4096;
 /// DR6: a single step.
 const SINGLE_STEP: u64 = 1 << 14;
 

@@ -57,7 +57,7 @@ use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Steps of paging work between two looks at events and at the time: about a millisecond.
-const STEPS: u32 = 4096;
+pub const STEPS: u32 = 4096;
 /// Other work between the same, in units of about a microsecond: an element of a batch is one.
 const WORK: u32 = 1024;
 
