@@ -39,6 +39,7 @@ fn trials() -> Vec<Trial> {
         test("a_file_that_describes_no_domain_is_refused_with_line_and_key", damaged_domains),
         test("domains_that_do_not_go_together_are_refused", domains_that_clash),
         test("json_is_json_whatever_the_host_is_like", check_json),
+        needs_kvm("check_tells_what_cpuid_hides_and_why", check_cpuid),
         test("a_misspelt_word_is_guessed_and_the_right_help_named", misspelt),
         test("xs_alone_shows_its_usage", xs_alone),
         test("a_value_may_begin_with_a_dash", dashes),
@@ -351,6 +352,20 @@ fn check_json() {
     assert_eq!(verdict["usable"], serde_json::Value::Bool(outcome.status == Some(0)));
     let (one, other) = if outcome.status == Some(0) { ("probes", "missing") } else { ("missing", "probes") };
     assert!(!verdict[one].is_null() && verdict[other].is_null(), "{outcome:?}");
+}
+
+fn check_cpuid() {
+    let outcome = run(&["check", "--cpuid"]);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    for word in ["processor", "guests", "0x1.0", "0x40000003.2", "hidden: ", "each vCPU is a core"] {
+        assert!(outcome.stdout.contains(word), "{word}: {}", outcome.stdout);
+    }
+    let outcome = run(&["check", "--cpuid", "--json"]);
+    let verdict: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    let registers = verdict["cpuid"].as_array().expect("a list");
+    let hidden = registers.iter().flat_map(|told| told["hidden"].as_array().expect("a list"));
+    assert!(hidden.clone().count() > 0, "every processor has MTRR: {}", outcome.stdout);
+    assert!(hidden.clone().all(|feature| feature["why"].as_str().is_some_and(|why| !why.is_empty())));
 }
 
 fn misspelt() {

@@ -1,6 +1,6 @@
 //! Xen's leaves of `cpuid`, and the extension's. All others are the machine's ([`crate::machine::cpuid`]).
 
-use crate::machine::cpuid::{Leaf, MachineCpuid, Place, Registers};
+use crate::machine::cpuid::{Asker, Leaf, MachineCpuid, Registers};
 use pv_abi::cpuid::{FIRST_LEAF, SIGNATURE};
 use pv_abi::extension::{self, ExtensionFeatures};
 use pv_abi::time::multiplier_for;
@@ -16,19 +16,19 @@ pub trait CpuidPolicy: Debug {
 #[derive(Clone, Copy, Debug)]
 pub struct Answers<'a> {
     machine: &'a MachineCpuid,
-    place: Place,
+    asker: Asker,
 }
 
 impl<'a> Answers<'a> {
-    /// Of the machine, to the vCPU in this place.
-    pub fn new(machine: &'a MachineCpuid, place: Place) -> Self {
-        Self { machine, place }
+    /// Of the machine, to the vCPU in this asker.
+    pub fn new(machine: &'a MachineCpuid, asker: Asker) -> Self {
+        Self { machine, asker }
     }
 }
 
 impl CpuidPolicy for Answers<'_> {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
-        self.machine.seen_by(self.place, leaf, subleaf)
+        self.machine.seen_by(self.asker, leaf, subleaf)
     }
 }
 

@@ -1,7 +1,8 @@
-//! Domains beside each other on one pcpu: their clocks, their share of the time, their timers, and what is left when
-//! they end.
+//! Domains beside each other on one pcpu: their clocks, their share of the time, their timers, what `cpuid` tells
+//! them, and what is left when they end.
 
 mod clock;
+mod cpuid;
 mod ends;
 mod share;
 #[path = "../support/mod.rs"]
@@ -14,6 +15,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // One at a time: threads and descriptors are counted, and time is measured.
-    let tests = [clock::tests(), share::tests(), timers::tests(), ends::tests()];
+    let tests = [clock::tests(), share::tests(), timers::tests(), ends::tests(), cpuid::tests()];
     support::main_one_at_a_time(tests.into_iter().flatten().collect())
 }

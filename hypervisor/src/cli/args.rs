@@ -163,6 +163,9 @@ pub struct CheckArgs {
     /// As JSON, for programs
     #[arg(long)]
     pub json: bool,
+    /// Also what `cpuid` tells guests: what the processor has, what they get, what is hidden and why
+    #[arg(long)]
+    pub cpuid: bool,
 }
 
 /// `kernel`.

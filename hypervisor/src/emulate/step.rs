@@ -115,7 +115,7 @@ impl Effect {
                 Err(Failure::Refused(_)) => return Ok(None),
                 Err(failure) => return Err(failure),
             },
-            Self::Cr4(value) => vcpu.cr4 = value,
+            Self::Cr4(value) => vcpu.set_cr4(value),
             Self::Xcr0(value) => vcpu.context.xcr0 = Some(value),
             Self::Debug(debug) => vcpu.context.debug = debug,
             Self::FsBase(base) => vcpu.context.fs_base = base,

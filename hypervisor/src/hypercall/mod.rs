@@ -46,7 +46,7 @@ use crate::domain::{Domain, Domains};
 use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
 use crate::machine::Doorbells;
-use crate::machine::cpuid::{MachineCpuid, Place};
+use crate::machine::cpuid::{Asker, MachineCpuid};
 use crate::paging::{Batch, Budget, Mmu};
 use crate::sched::Scheduler;
 use crate::trace::{Trace, Tracer};
@@ -91,8 +91,8 @@ impl Services {
     /// What `cpuid` says to a vCPU.
     pub fn cpuid_of(&self, vcpu: &Vcpu) -> Answers<'_> {
         let vcpus = self.domains.get(vcpu.domain).map_or(1, |domain| domain.vcpus().len());
-        let place = Place { vcpu: vcpu.id.0, of: u32::try_from(vcpus).unwrap_or(u32::MAX) };
-        Answers::new(&self.cpuid, place)
+        let of = u32::try_from(vcpus).unwrap_or(u32::MAX);
+        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of, xcr0: vcpu.context.xcr0 })
     }
 }
 

@@ -94,6 +94,9 @@ pub struct Context {
     /// XCR0: which extended state the guest's code may use; none means all that the machine offers. Where the host's KVM
     /// does not honour it (`docs/security.md`), all may be used.
     pub xcr0: Option<u64>,
+    /// CR4.FSGSBASE: whether its code may set FS and GS bases by instructions of its own, where the machine offers that.
+    /// Where the host's KVM does not honour it, it may whatever stands here.
+    pub fsgsbase: bool,
     /// Identifies the vCPU to the pcpus, so that a pcpu knows whether it still has it loaded.
     pub(crate) identity: u64,
     /// Set by whoever changes selectors or `descriptors`; a pcpu reloads them then.
@@ -133,6 +136,7 @@ impl Context {
             debug: DebugRegisters::default(),
             fpu: FpuState::default(),
             xcr0: None,
+            fsgsbase: false,
             identity,
             segments_changed: true,
         }

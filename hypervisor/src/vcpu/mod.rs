@@ -46,6 +46,8 @@ use pv_abi::{DomId, Mfn, VcpuId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+const CR4_FSGSBASE: u64 = 1 << 16;
+
 /// What a vCPU without a pcpu waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
@@ -146,6 +148,12 @@ impl Vcpu {
         self.context.registers.rsp = state.stack;
         self.context.registers.rsi = state.start_info;
         Ok(())
+    }
+
+    /// Takes over what the kernel wrote to CR4.
+    pub fn set_cr4(&mut self, value: u64) {
+        self.cr4 = value;
+        self.context.fsgsbase = value & CR4_FSGSBASE != 0;
     }
 
     /// The memory that the half of the guest which runs sees.

@@ -2,11 +2,11 @@
 //!
 //! What depends on the vCPU that asks is laid over it by [`MachineCpuid::seen_by`]: its number, and how many it is one of.
 
+mod asker;
 mod table;
-mod topology;
 mod xstate;
 
-pub use topology::Place;
+pub use asker::Asker;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -44,6 +44,8 @@ pub struct Processor {
     pub xcr0: u64,
     /// Whether CPL3 can set FS and GS bases by instructions of its own.
     pub fsgsbase: bool,
+    /// Whether CPL3 has the state that a vCPU's XCR0 names, and not all that there is.
+    pub honours_xcr0: bool,
 }
 
 /// A leaf in the hypervisors' range, or one in place of the processor's.
@@ -86,12 +88,13 @@ pub struct Told {
 pub struct MachineCpuid {
     processor: BTreeMap<Question, Registers>,
     guest: BTreeMap<Question, Registers>,
+    honours_xcr0: bool,
 }
 
 impl MachineCpuid {
     /// The policy on a processor that answers `ask`.
     pub fn new(ask: impl Fn(u32, u32) -> Registers, facts: Processor) -> Self {
-        let mut policy = Self::default();
+        let mut policy = Self { honours_xcr0: facts.honours_xcr0, ..Self::default() };
         for row in ROWS {
             for subleaf in subleaves(row, &ask, facts.xcr0 & SWITCHABLE) {
                 let registers = ask(row.leaf, subleaf);
@@ -155,7 +158,7 @@ impl MachineCpuid {
             leaf != 0xd
                 || (xcr0 != 0 && (subleaf < 2 || xcr0.checked_shr(subleaf).is_some_and(|x| x & 1 != 0)))
         });
-        let components: Vec<_> = self.guest.range((0xd, 2)..=(0xd, 63)).map(|(&(_, n), &r)| (n, r)).collect();
+        let components = self.components(None);
         let size = xstate::size(&components);
         if let Some(registers) = self.guest.get_mut(&(0xd, 0)) {
             *registers = [xcr0 as u32, size, size, (xcr0 >> 32) as u32];
@@ -222,13 +225,20 @@ impl MachineCpuid {
     }
 
     /// The same as a vCPU sees it.
-    pub fn seen_by(&self, place: Place, leaf: u32, subleaf: u32) -> Registers {
-        place.lay_over(self, leaf, subleaf)
+    pub fn seen_by(&self, asker: Asker, leaf: u32, subleaf: u32) -> Registers {
+        asker.lay_over(self, leaf, subleaf)
     }
 
     /// All leaves as a vCPU sees them.
-    pub fn leaves(&self, place: Place) -> impl Iterator<Item = Leaf> {
-        self.guest.keys().map(move |&(leaf, subleaf)| ((leaf, subleaf), self.seen_by(place, leaf, subleaf)))
+    pub fn leaves(&self, asker: Asker) -> impl Iterator<Item = Leaf> {
+        self.guest.keys().map(move |&(leaf, subleaf)| ((leaf, subleaf), self.seen_by(asker, leaf, subleaf)))
+    }
+
+    /// The components of extended state that a vCPU with this XCR0 has: number, and leaf 0xd of each.
+    fn components(&self, xcr0: Option<u64>) -> Vec<(u32, Registers)> {
+        let on = xcr0.filter(|_| self.honours_xcr0).unwrap_or(u64::MAX);
+        let all = self.guest.range((0xd, 2)..(0xd, 64)).map(|(&(_, n), &registers)| (n, registers));
+        all.filter(|(n, _)| on & 1 << n != 0).collect()
     }
 
     /// The extended state that guests may use, as XCR0 has it; none without XSAVE.
@@ -248,20 +258,20 @@ impl MachineCpuid {
     }
 
     /// What became of each register in which the processor or a guest has anything, as a vCPU sees it.
-    pub fn told(&self, place: Place) -> Vec<Told> {
+    pub fn told(&self, asker: Asker) -> Vec<Told> {
         let mut all = self.processor.clone();
         all.extend(&self.guest);
         let questions = all.into_keys();
         questions
             .flat_map(|question| (0..4).map(move |n| (question, n)))
-            .filter_map(|(question, n)| self.told_of(place, question, n))
+            .filter_map(|(question, n)| self.told_of(asker, question, n))
             .collect()
     }
 
-    fn told_of(&self, place: Place, (leaf, subleaf): Question, n: usize) -> Option<Told> {
+    fn told_of(&self, asker: Asker, (leaf, subleaf): Question, n: usize) -> Option<Told> {
         let word = |registers: Registers| registers.get(n).copied().unwrap_or_default();
         let processor = word(self.processor.get(&(leaf, subleaf)).copied().unwrap_or_default());
-        let guest = word(self.seen_by(place, leaf, subleaf));
+        let guest = word(self.seen_by(asker, leaf, subleaf));
         let row = ROWS.iter().find(|row| row.is_of(leaf, subleaf));
         let rule = row.and_then(|row| row.registers.get(n));
         let mut hidden = Vec::new();

@@ -1,6 +1,6 @@
 use super::*;
 
-const FACTS: Processor = Processor { tsc_khz: 2_400_000, xcr0: 0x2ff, fsgsbase: true };
+const FACTS: Processor = Processor { tsc_khz: 2_400_000, xcr0: 0x2ff, fsgsbase: true, honours_xcr0: true };
 
 /// A vendor's name in EBX, ECX, EDX.
 fn vendor(name: &[u8; 12]) -> [u32; 3] {
@@ -8,7 +8,7 @@ fn vendor(name: &[u8; 12]) -> [u32; 3] {
     [word(0), word(8), word(4)]
 }
 
-/// Sizes as Intel's processors have them: size, place, flags.
+/// Sizes as Intel's processors have them: size, asker, flags.
 const COMPONENTS: [(u32, [u32; 3]); 7] = [
     (2, [0x100, 0x240, 0]),
     (3, [0x40, 0x3c0, 0]),
@@ -32,7 +32,7 @@ fn everything(name: &[u8; 12], leaf: u32, subleaf: u32) -> Registers {
         (0xd, 0) => [0x2ff, 0xa88, 0xa88, 0],
         (0xd, 2..) => {
             let found = COMPONENTS.iter().find(|(n, _)| *n == subleaf);
-            found.map_or([0; 4], |(_, [size, place, flags])| [*size, *place, *flags, 0])
+            found.map_or([0; 4], |(_, [size, asker, flags])| [*size, *asker, *flags, 0])
         }
         (0x15 | 0x16, _) => [0; 4],
         _ => [u32::MAX; 4],
@@ -53,7 +53,7 @@ fn is_shown(policy: &MachineCpuid, question: Question, register: usize, bit: u32
 
 #[test]
 fn what_a_pv_guest_must_not_use_is_hidden() {
-    let hidden: [(Question, usize, &[u32]); 12] = [
+    let hidden: [(Question, usize, &[u32]); 14] = [
         ((1, 0), ECX, &[3, 5, 17, 21, 24]), // MONITOR VMX PCID X2APIC TSC_DEADLINE
         ((1, 0), EDX, &[1, 3, 7, 12, 13, 14, 17]), // VME PSE MCE MTRR PGE MCA PSE36
         ((7, 0), EBX, &[7, 10, 20]),        // SMEP INVPCID SMAP
@@ -66,6 +66,8 @@ fn what_a_pv_guest_must_not_use_is_hidden() {
         ((0x8000_0001, 0), EDX, &[1, 3, 7, 12, 13, 14, 17, 26]), // as leaf 1, PAGE1GB
         ((0x8000_0008, 0), EBX, &[3, 9, 12, 14]), // INVLPGB WBNOINVD IBPB IBRS
         ((0x8000_0021, 0), EAX, &[8, 17]),  // AUTO_IBRS CPUID_USER_DIS
+        ((7, 0), EDX, &[0, 1, 6, 12, 17, 21]), // no name here
+        ((0x8000_0021, 0), EAX, &[30, 31]), // no name here
     ];
     for (question, register, bits) in hidden {
         for bit in bits {
@@ -100,7 +102,7 @@ fn what_works_at_cpl3_is_shown() {
 #[test]
 fn each_hidden_feature_has_a_reason() {
     for policy in [intel(), amd()] {
-        let hidden: Vec<_> = policy.told(Place::ALONE).into_iter().flat_map(|told| told.hidden).collect();
+        let hidden: Vec<_> = policy.told(Asker::ALONE).into_iter().flat_map(|told| told.hidden).collect();
         assert!(hidden.len() > 150, "{}", hidden.len());
         for feature in hidden {
             assert!(!feature.why.is_empty(), "{feature:?}");
@@ -130,11 +132,29 @@ fn extended_state_is_what_is_switched_and_has_its_size() {
     assert_eq!(policy.cpuid(0xd, 0), [0xe7, 0xa80, 0xa80, 0], "up to the end of the last component");
     let [_, compact, ..] = policy.cpuid(0xd, 1);
     assert_eq!(compact, 576 + 0x100 + 0x40 + 0x200 + 0x400);
-    for (n, [size, place, flags]) in COMPONENTS {
-        let expected = if 0xe7 & 1 << n != 0 { [size, place, flags, 0] } else { [0; 4] };
+    for (n, [size, asker, flags]) in COMPONENTS {
+        let expected = if 0xe7 & 1 << n != 0 { [size, asker, flags, 0] } else { [0; 4] };
         assert_eq!(policy.cpuid(0xd, n), expected, "component {n}");
     }
     assert_eq!(policy.cpuid(0xd, 1)[ECX..], [0, 0], "no supervisor state");
+}
+
+/// A buffer of that size holds what the processor stores, by the XCR0 that it goes by.
+#[test]
+fn sizes_are_those_of_the_xcr0_that_counts() {
+    let asker = |xcr0| Asker { xcr0, ..Asker::ALONE };
+    let sizes = |policy: &MachineCpuid, xcr0| {
+        (policy.seen_by(asker(xcr0), 0xd, 0), policy.seen_by(asker(xcr0), 0xd, 1)[EBX])
+    };
+    let policy = intel();
+    for (xcr0, size, compact) in
+        [(None, 0xa80, 0x980), (Some(0xe7), 0xa80, 0x980), (Some(7), 0x340, 0x340), (Some(3), 576, 576)]
+    {
+        assert_eq!(sizes(&policy, xcr0), ([0xe7, size, 0xa80, 0], compact), "{xcr0:x?}");
+    }
+    let ignores = Processor { honours_xcr0: false, ..FACTS };
+    let policy = MachineCpuid::new(|leaf, n| everything(b"GenuineIntel", leaf, n), ignores);
+    assert_eq!(sizes(&policy, Some(3)), ([0xe7, 0xa80, 0xa80, 0], 0x980), "the processor stores all");
 }
 
 #[test]
@@ -169,7 +189,7 @@ fn vector_instructions_need_their_state() {
     assert_eq!((policy.xcr0(), policy.has_xsave(), avx(&policy)), (0, false, (false, false)));
     assert_eq!((policy.cpuid(0xd, 0), policy.cpuid(0xd, 1), policy.cpuid(0xd, 2)), ([0; 4], [0; 4], [0; 4]));
 
-    let told = with(0x7).told(Place::ALONE);
+    let told = with(0x7).told(Asker::ALONE);
     let leaf_7 = told.iter().find(|told| (told.leaf, told.register) == (7, "EBX")).unwrap();
     assert!(
         leaf_7
@@ -231,7 +251,7 @@ fn leaves_that_are_not_there_are_zero() {
     let policy = MachineCpuid::new(small, FACTS);
     assert_eq!((policy.cpuid(0, 0)[EAX], policy.cpuid(0x8000_0000, 0)[EAX]), (2, 0x8000_0001));
     for leaf in [4, 7, 0xb, 0xd, 0x1f, 0x8000_0008, 0x8000_001e, 0x4000_0000, 0xc000_0000] {
-        assert_eq!(policy.seen_by(Place { vcpu: 1, of: 2 }, leaf, 0), [0; 4], "{leaf:#x}");
+        assert_eq!(policy.seen_by(Asker { vcpu: 1, of: 2, xcr0: None }, leaf, 0), [0; 4], "{leaf:#x}");
     }
     assert_eq!(intel().cpuid(7, 3), [0; 4]);
     assert_eq!(intel().cpuid(7, 0)[EAX], 2, "the last subleaf that is known");
@@ -243,38 +263,38 @@ fn leaves_that_are_not_there_are_zero() {
 fn topology_fits_the_vcpus() {
     for (of, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (32, 5)] {
         for vcpu in 0..of {
-            let place = Place { vcpu, of };
+            let asker = Asker { vcpu, of, xcr0: None };
             for policy in [intel(), amd()] {
-                let ask = |leaf, subleaf| policy.seen_by(place, leaf, subleaf);
+                let ask = |leaf, subleaf| policy.seen_by(asker, leaf, subleaf);
                 let [_, ebx, _, edx] = ask(1, 0);
                 assert_eq!(
                     (ebx >> 24, ebx >> 16 & 0xff, ebx & 0xffff),
                     (vcpu, of, 0xffff),
-                    "leaf 1 of {place:?}"
+                    "leaf 1 of {asker:?}"
                 );
-                assert_eq!(edx >> 28 & 1 != 0, of > 1, "HTT of {place:?}");
+                assert_eq!(edx >> 28 & 1 != 0, of > 1, "HTT of {asker:?}");
                 for leaf in [0xb, 0x1f] {
-                    assert_eq!(ask(leaf, 0), [0, 1, 1 << 8, vcpu], "threads of {place:?}");
-                    assert_eq!(ask(leaf, 1), [bits, of, 2 << 8 | 1, vcpu], "cores of {place:?}");
+                    assert_eq!(ask(leaf, 0), [0, 1, 1 << 8, vcpu], "threads of {asker:?}");
+                    assert_eq!(ask(leaf, 1), [bits, of, 2 << 8 | 1, vcpu], "cores of {asker:?}");
                     assert_eq!(ask(leaf, 2), [0, 0, 2, vcpu]);
                 }
             }
-            let [own, shared] = [0, 1].map(|n| intel().seen_by(place, 4, n)[EAX]);
-            assert_eq!((own >> 26, own >> 14 & 0xfff), ((1 << bits) - 1, 0), "level 1 of {place:?}");
+            let [own, shared] = [0, 1].map(|n| intel().seen_by(asker, 4, n)[EAX]);
+            assert_eq!((own >> 26, own >> 14 & 0xfff), ((1 << bits) - 1, 0), "level 1 of {asker:?}");
             assert_eq!(
                 (shared >> 26, shared >> 14 & 0xfff),
                 ((1 << bits) - 1, (1 << bits) - 1),
-                "level 3 of {place:?}"
+                "level 3 of {asker:?}"
             );
             assert_eq!(
-                amd().seen_by(place, 0x8000_0008, 0)[ECX],
+                amd().seen_by(asker, 0x8000_0008, 0)[ECX],
                 bits << 12 | (of - 1),
-                "leaf 8 of {place:?}"
+                "leaf 8 of {asker:?}"
             );
-            assert_eq!(amd().seen_by(place, 0x8000_001e, 0), [vcpu, vcpu, 0, 0]);
-            assert_eq!(amd().seen_by(place, 0x8000_001d, 1)[EAX] >> 14 & 0xfff, (1 << bits) - 1);
-            assert_eq!(amd().seen_by(place, 0x8000_0001, 0)[ECX] >> 1 & 1 != 0, of > 1, "CMP_LEGACY");
-            assert_eq!(intel().seen_by(place, 0x8000_0008, 0)[ECX], 0);
+            assert_eq!(amd().seen_by(asker, 0x8000_001e, 0), [vcpu, vcpu, 0, 0]);
+            assert_eq!(amd().seen_by(asker, 0x8000_001d, 1)[EAX] >> 14 & 0xfff, (1 << bits) - 1);
+            assert_eq!(amd().seen_by(asker, 0x8000_0001, 0)[ECX] >> 1 & 1 != 0, of > 1, "CMP_LEGACY");
+            assert_eq!(intel().seen_by(asker, 0x8000_0008, 0)[ECX], 0);
         }
     }
 }

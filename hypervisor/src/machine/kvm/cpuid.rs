@@ -1,7 +1,7 @@
 //! Who answers `cpuid` at CPL3, and the machine's policy in KVM's words.
 #![allow(unsafe_code)] // `cpuid` of this process
 
-use super::super::cpuid::{MachineCpuid, Place, Registers};
+use super::super::cpuid::{Asker, MachineCpuid, Registers};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use serde::Serialize;
 
@@ -9,6 +9,8 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuidAnswer {
+    /// The hypervisor: the instruction faults. Each vCPU gets its own answer.
+    Hypervisor,
     /// KVM, with what the machine told it.
     Machine,
     /// The processor: what a guest executes is what that has, and it sees what is hidden from it.
@@ -50,7 +52,7 @@ pub fn kvm(supported: &CpuId) -> impl Fn(u32, u32) -> Registers {
 /// leaves than KVM takes.
 pub fn to_kvm(policy: &MachineCpuid) -> Option<CpuId> {
     let entries =
-        policy.leaves(Place::ALONE).map(|((function, index), [eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
+        policy.leaves(Asker::ALONE).map(|((function, index), [eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
             function,
             index,
             flags: if MachineCpuid::has_subleaves(function) { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },

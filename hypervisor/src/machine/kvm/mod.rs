@@ -176,7 +176,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let gate = gates.iter().min_by_key(|cost| cost.round_trip_ns).map_or(Gate::Syscall, |cost| cost.gate);
     let m2p_at_fixed_address = probe.m2p_at_fixed_address(first)?;
     let tsc_khz = first.tsc_khz()?;
-    let cpuid = CpuidAnswer::of(probe.cpuid(first, 1)?);
+    let cpuid = probe.cpuid(first)?;
     let fsgsbase = probe.runs_fsgsbase(first)?;
     let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();

@@ -28,6 +28,8 @@ use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::Vector;
 use std::sync::Arc;
 
+const CR4_FSGSBASE: u64 = 1 << 16;
+
 /// See the head of this file.
 #[derive(Debug)]
 pub struct KvmPcpu {
@@ -52,6 +54,8 @@ pub struct KvmPcpu {
     xcr0: u64,
     /// The states that XCR0 may name; 0 where there is none.
     offered_xcr0: u64,
+    /// Whether KVM takes CR4.FSGSBASE.
+    takes_fsgsbase: bool,
     /// Whether the host lets the branch predictor be cleared.
     ibpb: bool,
     /// The root that no domain owns: where the stub is between two vCPUs.
@@ -91,10 +95,12 @@ impl KvmPcpu {
         let offsets = stub::offsets();
         let ibpb = barrier(&run);
         let offered_xcr0 = fpu::xcr0(&run)?;
+        let takes_fsgsbase = takes_fsgsbase(&run, &live)?;
         Ok(Self {
             debug: DebugRegisters::default(),
             xcr0: offered_xcr0,
             offered_xcr0,
+            takes_fsgsbase,
             ibpb,
             run,
             fpu,
@@ -140,7 +146,7 @@ impl KvmPcpu {
 
     /// Tells the hardware to go on with `context`.
     fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<(), MachineError> {
-        let difference = Difference::between(&self.live, context, flush);
+        let difference = Difference::between(&self.live, context, self.cr4(context), flush);
         context.root_replaced = false;
         let way = difference.way();
         if let WayIn::Stub { segments, .. } = way {
@@ -155,6 +161,12 @@ impl KvmPcpu {
         let top = self.pages.stack().1 + PAGE_SIZE as u64;
         self.run.set_regs(&way.registers(context, &self.offsets, top));
         Ok(())
+    }
+
+    /// CR4 under which a guest runs.
+    fn cr4(&self, context: &Context) -> u64 {
+        let own = self.live.cr4 & !CR4_FSGSBASE;
+        if context.fsgsbase && self.takes_fsgsbase { own | CR4_FSGSBASE } else { own }
     }
 
     /// Loads the stub's CS and SS and the guest's other segments.
@@ -172,6 +184,7 @@ impl KvmPcpu {
         }
         sregs.fs.base = context.fs_base;
         sregs.gs.base = context.gs_base;
+        sregs.cr4 = self.cr4(context);
         self.run.set_sregs(&sregs);
         self.live = sregs;
         Ok(())
@@ -447,6 +460,16 @@ impl KvmPcpu {
         self.shared.forget_kicks();
         Exit::Kicked
     }
+}
+
+/// Whether KVM takes CR4.FSGSBASE. Leaves `live`.
+fn takes_fsgsbase(run: &Run, live: &kvm_sregs) -> Result<bool, MachineError> {
+    let with = kvm_sregs { cr4: live.cr4 | CR4_FSGSBASE, ..*live };
+    if run.vcpu().set_sregs(&with).is_err() {
+        return Ok(false);
+    }
+    let back = run.vcpu().set_sregs(live);
+    back.map(|()| true).map_err(|error| MachineError::new("KVM_SET_SREGS", error))
 }
 
 /// This host CPU's TSC.

@@ -3,7 +3,6 @@
 //! Fail closed: a machine on which no way of changing tables passes is refused, naming the probe.
 
 use super::super::context::{Exit, Pcpu};
-use super::super::cpuid::Registers;
 use super::super::{Change, Context, MachineError, MachineMemory, NoSuchFrame, Translations};
 use super::area::{Area, DOORBELL, PROBE_RUNS};
 use super::cpuid::CpuidAnswer;
@@ -397,30 +396,39 @@ impl<'a> Probe<'a> {
         Ok(self.access(pcpu, READ_AT, MACH2PHYS_VIRT_START)? != Access::PageFault)
     }
 
-    /// What a `cpuid` without prefix answers at CPL3, with ECX 0.
+    /// Who answers a `cpuid` without prefix at CPL3.
     ///
     /// # Errors
     /// The host's.
-    pub fn cpuid(&mut self, pcpu: &mut KvmPcpu, leaf: u32) -> Result<Registers, MachineError> {
+    pub fn cpuid(&mut self, pcpu: &mut KvmPcpu) -> Result<CpuidAnswer, MachineError> {
         self.start_at(CPUID_AT);
-        self.context.registers.rax = leaf.into();
-        self.context.registers.rcx = 0;
+        (self.context.registers.rax, self.context.registers.rcx) = (1, 0);
         match self.enter(pcpu)? {
             Exit::Syscall => {
                 let found = &self.context.registers;
-                Ok([found.rax, found.rbx, found.rsi, found.rdx].map(|register| register as u32))
+                let leaf_1 = [found.rax, found.rbx, found.rsi, found.rdx].map(|register| register as u32);
+                Ok(CpuidAnswer::of(leaf_1))
+            }
+            Exit::Exception { vector, .. }
+                if vector == Vector::GENERAL_PROTECTION.0
+                    && self.context.registers.rip == CODE + CPUID_AT =>
+            {
+                Ok(CpuidAnswer::Hypervisor)
             }
             exit => Err(MachineError::new("a probe's cpuid", io::Error::other(format!("{exit:?}")))),
         }
     }
 
-    /// Whether CPL3 can read FS and GS bases, and so set them, by instructions of its own.
+    /// Whether CPL3 can read FS and GS bases, and so set them, by instructions of its own, where its kernel wants that.
     ///
     /// # Errors
     /// The host's.
     pub fn runs_fsgsbase(&mut self, pcpu: &mut KvmPcpu) -> Result<bool, MachineError> {
         self.start_at(RDFSBASE_AT);
-        Ok(self.enter(pcpu)? == Exit::Syscall)
+        self.context.fsgsbase = true;
+        let exit = self.enter(pcpu)?;
+        self.context.fsgsbase = false;
+        Ok(exit == Exit::Syscall)
     }
 
     /// Guest TSC minus host TSC on this pcpu; 0 where the difference is within the precision of looking.

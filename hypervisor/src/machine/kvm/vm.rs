@@ -29,6 +29,8 @@ const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31; // PE MP ET N
 // everything.
 const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 const CR4_OSXSAVE: u64 = 1 << 18;
+/// Its first bit makes `cpuid` fault outside CPL0. KVM has it for all guests, whatever the processor has.
+const MSR_MISC_FEATURES_ENABLES: u32 = 0x140;
 
 /// Why there is no machine. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -129,24 +131,31 @@ impl Vm {
 
     /// What KVM is told, and answers where it is KVM that answers.
     fn told(&self, tsc_khz: u32) -> MachineCpuid {
-        self.policy(cpuid::kvm(&self.supported), tsc_khz, true)
+        let facts = Processor { tsc_khz, fsgsbase: true, honours_xcr0: true, xcr0: self.xcr0() };
+        self.policy(cpuid::kvm(&self.supported), facts)
+    }
+
+    /// The extended state that KVM switches.
+    fn xcr0(&self) -> u64 {
+        let [low, .., high] = cpuid::kvm(&self.supported)(0xd, 0);
+        u64::from(high) << 32 | u64::from(low)
     }
 
     /// What guests get on a machine whose probes found this. Where the processor answers them by itself it also executes
     /// what they execute by itself, and KVM's opinion on what there is counts for no more than the state that it keeps.
     pub fn cpuid(&self, report: &ProbeReport) -> MachineCpuid {
         let (tsc_khz, fsgsbase) = (report.tsc_khz, report.fsgsbase);
+        let honours_xcr0 = report.cpuid != CpuidAnswer::Processor;
+        let facts = Processor { tsc_khz, fsgsbase, honours_xcr0, xcr0: self.xcr0() };
         match report.cpuid {
-            CpuidAnswer::Machine => self.policy(cpuid::kvm(&self.supported), tsc_khz, fsgsbase),
-            CpuidAnswer::Processor => self.policy(cpuid::processor, tsc_khz, fsgsbase),
+            CpuidAnswer::Hypervisor | CpuidAnswer::Machine => self.policy(cpuid::kvm(&self.supported), facts),
+            CpuidAnswer::Processor => self.policy(cpuid::processor, facts),
         }
     }
 
-    fn policy(&self, ask: impl Fn(u32, u32) -> Registers, tsc_khz: u32, fsgsbase: bool) -> MachineCpuid {
-        let [low, .., high] = cpuid::kvm(&self.supported)(0xd, 0);
-        let xcr0 = u64::from(high) << 32 | u64::from(low);
-        let policy = MachineCpuid::new(ask, Processor { tsc_khz, xcr0, fsgsbase });
-        let leaves = (self.leaves)(&policy, tsc_khz);
+    fn policy(&self, ask: impl Fn(u32, u32) -> Registers, facts: Processor) -> MachineCpuid {
+        let policy = MachineCpuid::new(ask, facts);
+        let leaves = (self.leaves)(&policy, facts.tsc_khz);
         policy.with(leaves)
     }
 
@@ -241,6 +250,11 @@ impl Vm {
                 "KVM_SET_MSRS",
                 io::Error::other("an MSR of syscall or sysenter is refused"),
             ));
+        }
+        // Where KVM refuses, it answers `cpuid` itself, with what it was told.
+        let faults = kvm_msr_entry { index: MSR_MISC_FEATURES_ENABLES, data: 1, ..Default::default() };
+        if let Ok(list) = Msrs::from_entries(&[faults]) {
+            let _ = vcpu.set_msrs(&list);
         }
         let length = self.kvm.get_vcpu_mmap_size().map_err(failed("KVM_GET_VCPU_MMAP_SIZE"))?;
         let sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;

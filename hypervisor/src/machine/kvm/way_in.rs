@@ -27,7 +27,7 @@ pub struct Difference {
     pub in_guest: bool,
     /// Selectors or descriptors are not those that the hardware holds.
     pub segments: bool,
-    /// FS or GS base is not what the hardware holds.
+    /// FS or GS base or CR4 is not what the hardware holds.
     pub bases: bool,
     /// What the root that the hardware holds is to the one that is wanted.
     pub root: LiveRoot,
@@ -50,9 +50,9 @@ pub enum WayIn {
 }
 
 impl Difference {
-    /// What differs between `live`, the hardware as of its last exit, and `context`, which is to run. `flush` is whether
-    /// tables were changed.
-    pub fn between(live: &kvm_sregs, context: &Context, flush: bool) -> Self {
+    /// What differs between `live`, the hardware as of its last exit, and `context`, which is to run under `cr4`. `flush`
+    /// is whether tables were changed.
+    pub fn between(live: &kvm_sregs, context: &Context, cr4: u64, flush: bool) -> Self {
         let root = if context.root_replaced {
             LiveRoot::Gone
         } else if context.root.address() == live.cr3 {
@@ -63,7 +63,7 @@ impl Difference {
         Self {
             in_guest: live.ss.dpl == 3,
             segments: context.segments_changed,
-            bases: (context.fs_base, context.gs_base) != (live.fs.base, live.gs.base),
+            bases: (context.fs_base, context.gs_base, cr4) != (live.fs.base, live.gs.base, live.cr4),
             root,
             flush,
         }
@@ -182,9 +182,9 @@ mod tests {
 
     #[test]
     fn each_difference_is_seen_whatever_else_differs() {
-        for bits in 0..128 {
-            let [stub, segments, fs, gs, moved, replaced, flush] =
-                [1, 2, 4, 8, 16, 32, 64].map(|bit| bits & bit != 0);
+        for bits in 0..256 {
+            let [stub, segments, fs, gs, moved, replaced, flush, cr4] =
+                [1, 2, 4, 8, 16, 32, 64, 128].map(|bit| bits & bit != 0);
             let (mut live, mut context) = loaded();
             live.ss.dpl = if stub { 0 } else { 3 };
             live.fs.base += u64::from(fs);
@@ -197,8 +197,11 @@ mod tests {
                 (false, true) => LiveRoot::Other,
                 (false, false) => LiveRoot::Same,
             };
-            let expected = Difference { in_guest: !stub, segments, bases: fs || gs, root, flush };
-            assert_eq!(Difference::between(&live, &context, flush), expected);
+            let expected = Difference { in_guest: !stub, segments, bases: fs || gs || cr4, root, flush };
+            assert_eq!(
+                Difference::between(&live, &context, live.cr4 ^ u64::from(cr4) << 16, flush),
+                expected
+            );
         }
     }
 

@@ -1,5 +1,7 @@
-//! Topology: each vCPU is a core with one thread, all are in one package, and the APIC ID is the vCPU's number.
+//! What depends on the vCPU that asks. Topology: each vCPU is a core with one thread, all are in one package, and the APIC
+//! ID is the vCPU's number. And the size of extended state that its XCR0 asks for.
 
+use super::xstate;
 use super::{EAX, EBX, ECX, EDX, MachineCpuid, Registers};
 
 const HTT: u32 = 1 << 28;
@@ -10,18 +12,20 @@ const CORES: u32 = 2;
 /// Caches of this level and above are shared by all vCPUs, those below by none.
 const SHARED_LEVEL: u32 = 3;
 
-/// A vCPU's place in its domain.
+/// A vCPU that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Asker {
     /// Its number.
     pub vcpu: u32,
-    /// How many there are; at least 1.
+    /// How many its domain has; at least 1.
     pub of: u32,
+    /// Its XCR0; none is all that there is.
+    pub xcr0: Option<u64>,
 }
 
-impl Place {
+impl Asker {
     /// Of whoever is alone: for answers that are the same for all vCPUs.
-    pub const ALONE: Self = Self { vcpu: 0, of: 1 };
+    pub const ALONE: Self = Self { vcpu: 0, of: 1, xcr0: None };
 
     /// How many bits of an APIC ID number the cores.
     fn core_bits(self) -> u32 {
@@ -44,6 +48,13 @@ impl Place {
                 registers[EAX] = registers[EAX] & 0x3fff | self.sharers(registers[EAX]) << 14 | cores << 26;
             }
             0xb | 0x1f if policy.has_topology(leaf) => return self.level(subleaf),
+            // The size for XCR0 as it is; without XSAVEC there is no compact image.
+            0xd if subleaf == 0 && registers[EBX] != 0 => {
+                registers[EBX] = xstate::size(&policy.components(self.xcr0));
+            }
+            0xd if subleaf == 1 && registers[EBX] != 0 => {
+                registers[EBX] = xstate::compact_size(&policy.components(self.xcr0));
+            }
             0x8000_0001 if policy.is_amd() => {
                 registers[ECX] = set(registers[ECX], CMP_LEGACY, several);
             }
