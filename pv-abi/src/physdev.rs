@@ -20,3 +20,21 @@ pub struct SetIopl {
     pub iopl: u32,
 }
 layout!(SetIopl: 4);
+
+/// `struct physdev_set_iobitmap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetIoBitmap {
+    /// The address of a map of ports, of which a set bit closes one.
+    pub bitmap: u64,
+    /// Ports that it has; all others are closed.
+    pub nr_ports: u32,
+    /// Padding.
+    pub padding: u32,
+}
+layout!(SetIoBitmap: 16, nr_ports @ 8);
+
+impl SetIoBitmap {
+    /// More ports there are none.
+    pub const MAX_PORTS: u32 = 65_536;
+}

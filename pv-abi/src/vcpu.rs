@@ -38,6 +38,15 @@ wire_enum! {
     }
 }
 
+/// `struct vcpu_set_periodic_timer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetPeriodicTimer {
+    /// Nanoseconds between two firings.
+    pub period_ns: u64,
+}
+layout!(SetPeriodicTimer: 8);
+
 /// `struct vcpu_set_singleshot_timer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -157,6 +157,8 @@ mod tests {
             let (status, how) = judge(&end, false, false);
             (status.code(), how)
         };
+        assert_eq!(judged(End::Shutdown(ShutdownReason::POWEROFF)), (0, "powered off".into()));
+        assert_eq!(judged(End::Stopped), (4, "stopped its last vCPU".into()));
         assert_eq!(judged(End::Crashed(report(false))), (3, "crashed".into()));
         let how = "was ended by a failure of the host";
         assert_eq!(judged(End::HostFailed(report(true))), (1, how.into()));

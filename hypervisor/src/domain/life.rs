@@ -14,6 +14,8 @@ use std::time::Duration;
 pub enum End {
     /// It said that it is done.
     Shutdown(ShutdownReason),
+    /// Its last vCPU was stopped, and nobody is left to start one: it said nothing of being done.
+    Stopped,
     /// It did something that leaves it no way to go on.
     Crashed(Box<CrashReport>),
     /// The host failed, or the hypervisor has a defect; the guest is not to blame.
@@ -26,6 +28,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shutdown(reason) => write!(f, "shut down ({reason})"),
+            Self::Stopped => f.write_str("stopped its last vCPU"),
             Self::Crashed(report) => write!(f, "crashed: {}", report.reason),
             Self::HostFailed(report) => write!(f, "the host failed: {}", report.reason),
             Self::Destroyed => f.write_str("destroyed"),
@@ -64,7 +67,8 @@ impl DomainEnd {
         match &self.end {
             End::Shutdown(reason) => *reason,
             End::Crashed(_) | End::HostFailed(_) => ShutdownReason::CRASH,
-            End::Destroyed => ShutdownReason::POWEROFF,
+            // As on Xen.
+            End::Destroyed | End::Stopped => ShutdownReason::POWEROFF,
         }
     }
 

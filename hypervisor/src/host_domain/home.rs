@@ -20,8 +20,22 @@ pub struct Home<'a> {
     pub store_port: EventPort,
 }
 
-/// Introduces a domain to the store, and makes its home. It may read all of that, and write below `control/shutdown`,
-/// `data`, `error` and the like.
+/// What the domain itself writes. By a feature's node it says that it heeds such a request.
+const WRITABLE: [&str; 10] = [
+    "/control/shutdown",
+    "/control/feature-poweroff",
+    "/control/feature-reboot",
+    "/control/feature-halt",
+    "/control/feature-suspend",
+    "/data",
+    "/drivers",
+    "/feature",
+    "/attr",
+    "/error",
+];
+
+/// Introduces a domain to the store, and makes its home. It may read all of that, and write below
+/// [`WRITABLE`].
 ///
 /// # Errors
 /// Where the domain is there already, or its name is longer than a node.
@@ -58,7 +72,7 @@ fn furnish(operation: &mut Operation<'_>, home: &Home<'_>) -> Result<(), Errno> 
     for vcpu in 0..home.vcpus {
         operation.write(path(home, &format!("/cpu/{vcpu}/availability")), "online")?;
     }
-    for name in ["/control/shutdown", "/data", "/drivers", "/feature", "/attr", "/error"] {
+    for name in WRITABLE {
         operation.mkdir(path(home, name))?;
         operation.set_permissions(path(home, name), Permissions::private(home.domain))?;
     }
@@ -95,6 +109,8 @@ mod tests {
             assert_eq!(ask(7, "name", None), Ok(()));
             assert_eq!(ask(7, "name", Some("eight")), Err(Errno::EACCES));
             assert_eq!(ask(7, "control/shutdown", Some("")), Ok(()));
+            assert_eq!(ask(7, "control/feature-poweroff", Some("1")), Ok(()));
+            assert_eq!(ask(7, "control/mine", Some("")), Err(Errno::EACCES));
             assert_eq!(ask(7, "data/mine", Some("x")), Ok(()));
             assert_eq!(ask(8, "/local/domain/7/name", None), Err(Errno::EACCES));
         });

@@ -26,7 +26,8 @@ pub fn event_channel_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
             done()
         }
         Op::STATUS => status(call, at),
-        Op::INIT_CONTROL | Op::EXPAND_ARRAY => refuse(Errno::EINVAL, "the FIFO ABI is not offered"),
+        Op::INIT_CONTROL => refuse(Errno::EINVAL, "the FIFO ABI is not offered"),
+        Op::EXPAND_ARRAY => refuse(Errno::EOPNOTSUPP, "the FIFO ABI was not set up"),
         _ => no_such_operation(),
     }
 }

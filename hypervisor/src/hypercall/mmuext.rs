@@ -6,7 +6,10 @@ use crate::error::Refusal;
 use crate::paging::Progress;
 use pv_abi::mmu::{MmuExtCommand as C, MmuExtOp};
 use pv_abi::page_table::Level;
-use pv_abi::{Errno, Mfn};
+use pv_abi::{Errno, Mfn, PAGE_SIZE};
+
+/// Local descriptors that there can be.
+const MAX_LDT_ENTRIES: u32 = 8192;
 
 /// `mmuext_op(operations, count, done, domain)`.
 pub fn mmuext_op(call: &mut Call<'_>, arguments: Arguments) -> Reply {
@@ -49,7 +52,10 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
             check_mask(call, op.arg2).map_err(|_| Refusal::new(Errno::EINVAL, "the mask cannot be read"))?;
             flush(call).map(|()| Progress::Done)
         }
-        C::SET_LDT if op.arg2 as u32 == 0 => Ok(Progress::Done),
+        C::SET_LDT => {
+            set_ldt(op)?;
+            Ok(Progress::Done)
+        }
         C::FLUSH_CACHE | C::FLUSH_CACHE_GLOBAL => {
             Err(Refusal::new(Errno::EACCES, "no device needs its caches flushed").into())
         }
@@ -57,6 +63,17 @@ fn operation(call: &mut Call<'_>, op: MmuExtOp) -> Ran {
             Err(Refusal::new(Errno::EOPNOTSUPP, "large pages are not offered").into())
         }
         _ => Err(Refusal::new(Errno::ENOSYS, "no such operation").into()),
+    }
+}
+
+/// "No local descriptors" is all that can be set.
+fn set_ldt(op: MmuExtOp) -> Result<(), Refusal> {
+    match op.arg2 as u32 {
+        0 => Ok(()),
+        entries if entries > MAX_LDT_ENTRIES || !(op.arg1 as usize).is_multiple_of(PAGE_SIZE) => {
+            Err(Refusal::new(Errno::EINVAL, "local descriptors cannot lie there"))
+        }
+        _ => Err(Refusal::new(Errno::EOPNOTSUPP, "local descriptors are not offered")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
 use pv_abi::Errno;
-use pv_abi::physdev::{PhysdevOp, SetIopl};
+use pv_abi::physdev::{PhysdevOp, SetIoBitmap, SetIopl};
 
 /// `physdev_op(op, argument)`.
 pub fn physdev_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
@@ -15,6 +15,14 @@ pub fn physdev_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
                     done()
                 }
                 _ => refuse(Errno::EINVAL, "an I/O privilege level is 0 to 3"),
+            }
+        }
+        PhysdevOp::SET_IOBITMAP => {
+            let SetIoBitmap { nr_ports, .. } = call.read(at)?;
+            match nr_ports {
+                0 => done(), // as it is
+                1..=SetIoBitmap::MAX_PORTS => refuse(Errno::EOPNOTSUPP, "no port is opened to programs"),
+                _ => refuse(Errno::EINVAL, "there are not that many ports"),
             }
         }
         _ => no_such_operation(),

@@ -2,19 +2,23 @@
 
 use super::timer::set_single_shot;
 use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
+use crate::clock::MILLISECOND;
 use crate::domain::End;
 use crate::error::{Failure, Refusal};
 use crate::paging::Progress;
 use crate::vcpu::{VcpuHandle, initialise};
 use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
-use pv_abi::sched::ShutdownReason;
 use pv_abi::vcpu::{
-    RegisterRunstateMemoryArea, RegisterVcpuInfo, SetSingleshotTimer, SingleshotFlags, VcpuOp,
-    VcpuRunstateInfo,
+    RegisterRunstateMemoryArea, RegisterVcpuInfo, SetPeriodicTimer, SetSingleshotTimer, SingleshotFlags,
+    VcpuOp, VcpuRunstateInfo,
 };
 use pv_abi::{Errno, VcpuId};
 use std::sync::Arc;
+
+/// Bounds of a periodic timer's period, in nanoseconds: Xen's.
+const SHORTEST_PERIOD: u64 = MILLISECOND;
+const LONGEST_PERIOD: u64 = u64::MAX >> 2;
 
 /// `vcpu_op(op, vcpu, argument)`.
 pub fn vcpu_op(call: &mut Call<'_>, [op, vcpu, at, ..]: Arguments) -> Reply {
@@ -32,7 +36,11 @@ pub fn vcpu_op(call: &mut Call<'_>, [op, vcpu, at, ..]: Arguments) -> Reply {
         }
         VcpuOp::DOWN => down(call, target),
         VcpuOp::IS_UP => Ok(Outcome::Done(u64::from(is_up(call, target)))),
-        VcpuOp::STOP_PERIODIC_TIMER => done(),
+        VcpuOp::SET_PERIODIC_TIMER => periodic(call, target, at),
+        VcpuOp::STOP_PERIODIC_TIMER => {
+            call.services.scheduler.set_period(target.key(), None);
+            done()
+        }
         VcpuOp::SET_SINGLESHOT_TIMER | VcpuOp::STOP_SINGLESHOT_TIMER if !is_self => {
             refuse(Errno::EINVAL, "only a vCPU itself sets its timer")
         }
@@ -73,7 +81,7 @@ fn initialise_from(call: &mut Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
 fn down(call: &Call<'_>, target: &VcpuHandle) -> Reply {
     let scheduler = &call.services.scheduler;
     if scheduler.is_up(target.key()) && !scheduler.down(target.key()) {
-        call.domain.life().end(End::Shutdown(ShutdownReason::POWEROFF));
+        call.domain.life().end(End::Stopped);
         return Ok(Outcome::Ended);
     }
     done()
@@ -105,6 +113,17 @@ fn register_runstate_area(call: &Call<'_>, target: &VcpuHandle, at: u64) -> Repl
     let account = call.services.scheduler.account(target.key());
     call.vcpu.publish_runstate(&call.services.mmu, address, &account.info());
     done()
+}
+
+fn periodic(call: &Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
+    let SetPeriodicTimer { period_ns } = call.read(at)?;
+    if !(SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&period_ns) {
+        return refuse(Errno::EINVAL, "the period is too short, or too long");
+    }
+    match call.services.scheduler.set_period(target.key(), Some(period_ns)) {
+        true => done(),
+        false => refuse(Errno::EINVAL, "the vCPU was never started"),
+    }
 }
 
 fn single_shot(call: &Call<'_>, at: u64) -> Reply {

@@ -15,6 +15,17 @@ impl Scheduler {
         self.settle(&state);
     }
 
+    /// Sets or stops the periodic timer of a vCPU. False, and nothing is set, where it was never started.
+    pub fn set_period(&self, vcpu: VcpuKey, period: Option<u64>) -> bool {
+        let mut state = self.state.lock();
+        if state.activity(vcpu).is_none() {
+            return false;
+        }
+        state.timers.set_period(vcpu, period, self.clock.now());
+        self.settle(&state);
+        true
+    }
+
     /// Fires the timers that are due.
     pub fn fire_timers(&self) {
         let now = self.clock.now();
@@ -24,7 +35,9 @@ impl Scheduler {
             let domain = state.vcpus.get(&vcpu).map(|entry| entry.domain.clone());
             drop(state);
             match (kind, domain) {
-                (TimerKind::Singleshot, Some(domain)) => raise_virq(&domain, Virq::TIMER, vcpu.vcpu),
+                (TimerKind::Singleshot | TimerKind::Periodic, Some(domain)) => {
+                    raise_virq(&domain, Virq::TIMER, vcpu.vcpu)
+                }
                 (TimerKind::Poll, Some(_)) => self.wake(vcpu),
                 (_, None) => {}
             }

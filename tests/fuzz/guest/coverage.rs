@@ -61,7 +61,7 @@ impl Coverage {
     pub fn ended(&mut self, end: &End, statistics: &Statistics) {
         self.guests += 1;
         let how = match end {
-            End::Shutdown(_) => "shut down",
+            End::Shutdown(_) | End::Stopped => "shut down",
             End::Crashed(_) => "crashed",
             End::HostFailed(_) => "failed by the host",
             End::Destroyed => "lived",

@@ -47,9 +47,11 @@ pub fn grant_table_op(call: &mut Call<'_>, [op, at, count, ..]: Arguments) -> Re
     }
 }
 
-/// The domain of that number, which may be the caller. Nobody maps from "oneself", on Xen neither.
+/// The domain of that number, which may be the caller. Nobody maps from "oneself", on Xen neither. The host domain lends
+/// nothing, but there is one.
 fn granter(call: &Call<'_>, id: DomId) -> Result<Arc<Domain>, GrantStatus> {
-    call.services.domains.get(id).ok_or(GrantStatus::BAD_DOMAIN)
+    let missing = if id == DomId::HOST { GrantStatus::GENERAL_ERROR } else { GrantStatus::BAD_DOMAIN };
+    call.services.domains.get(id).ok_or(missing)
 }
 
 /// An element's status, or how the call ends with it.

@@ -7,6 +7,7 @@ use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use pv_abi::callback::{CallbackRegister, CallbackType};
 use pv_abi::event_channel::{AllocUnbound, BindVirq, PortArgument, Status, Virq};
 use pv_abi::page_table::{Pte, PteFlags};
+use pv_abi::physdev::SetIoBitmap;
 use pv_abi::trap::TrapInfo;
 use pv_abi::version::FeatureInfo;
 use pv_abi::{DomId, EventPort, VcpuId};
@@ -222,7 +223,14 @@ pub fn events(world: &World, guest: &Guest) {
     assert_eq!(ask(world, guest, 3, of(unbound.port)), Err(Errno::EINVAL));
     assert_eq!(ask(world, guest, 7, pv_abi::event_channel::BindIpi { vcpu, port }).unwrap().port.0, 2);
     assert_eq!(ask(world, guest, 6, AllocUnbound { dom: DomId(9), remote_dom, port }), Err(Errno::EPERM));
-    for (op, errno) in [(2, Errno::EPERM), (11, Errno::EINVAL), (12, Errno::EINVAL), (13, Errno::ENOSYS)] {
+    for (op, errno) in [
+        (2, Errno::EPERM),
+        (11, Errno::EINVAL),
+        (12, Errno::EOPNOTSUPP),
+        (13, Errno::ENOSYS),
+        (14, Errno::ENOSYS),
+        (u64::MAX, Errno::ENOSYS),
+    ] {
         assert_eq!(world.call(guest, 32, &[op, page(2)]), Err(errno), "{op}");
     }
     // Where the answer cannot be stored, there is no new port.
@@ -255,6 +263,17 @@ pub fn physdev(world: &World, guest: &Guest) {
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.iopl, 1));
     world.poke(guest, page(1), &4_u32);
     assert_eq!(world.call(guest, 33, &[6, page(1)]), Err(Errno::EINVAL));
+    for (nr_ports, expected) in [
+        (0, Ok(0)),
+        (1, Err(Errno::EOPNOTSUPP)),
+        (65_536, Err(Errno::EOPNOTSUPP)),
+        (65_537, Err(Errno::EINVAL)),
+        (u32::MAX, Err(Errno::EINVAL)),
+    ] {
+        world.poke(guest, page(1), &SetIoBitmap { bitmap: page(2), nr_ports, padding: 0 });
+        assert_eq!(world.call(guest, 33, &[7, page(1)]), expected, "{nr_ports} ports");
+    }
+    assert_eq!(world.call(guest, 33, &[7, UNMAPPED]), Err(Errno::EFAULT));
     assert_eq!(world.call(guest, 33, &[28, page(1)]), Err(Errno::ENOSYS));
 }
 

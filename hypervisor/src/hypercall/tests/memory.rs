@@ -142,6 +142,12 @@ pub fn mmuext(world: &World, guest: &Guest) {
     for cmd in [C::TLB_FLUSH_LOCAL, C::INVLPG_LOCAL, C::TLB_FLUSH_ALL, C::INVLPG_ALL, C::SET_LDT] {
         assert_eq!(one(cmd, page(1)), Ok(0), "{cmd}");
     }
+    for (address, entries, errno) in
+        [(page(1), 8, Errno::EOPNOTSUPP), (page(1), 8193, Errno::EINVAL), (page(1) + 8, 8, Errno::EINVAL)]
+    {
+        let local = MmuExtOp { arg2: entries, ..MmuExtOp::new(C::SET_LDT, address) };
+        assert_eq!(ext(world, guest, &[local]), Err(errno), "{entries} local descriptors");
+    }
     for cmd in [C::TLB_FLUSH_MULTI, C::INVLPG_MULTI] {
         assert_eq!(ext(world, guest, &[MmuExtOp { arg2: page(3), ..MmuExtOp::new(cmd, 0) }]), Ok(0));
         assert_eq!(

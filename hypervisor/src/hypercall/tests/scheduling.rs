@@ -10,7 +10,7 @@ use pv_abi::hypercall::MulticallEntry;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::sched::{Poll, ShutdownReason};
 use pv_abi::trap::IretContext;
-use pv_abi::vcpu::SetSingleshotTimer;
+use pv_abi::vcpu::{SetPeriodicTimer, SetSingleshotTimer};
 use pv_abi::{Errno, EventPort, Pfn, VcpuId};
 
 fn entry(op: u64, args: &[u64]) -> MulticallEntry {
@@ -127,8 +127,24 @@ pub fn timers(world: &World, guest: &Guest) {
     world.clock.advance(5000);
     assert!(!fired());
     assert_eq!(world.call(guest, 24, &[8, 0, BASE - 4096]), Err(Errno::EFAULT));
+    let periodic = |vcpu, period_ns| {
+        world.poke(guest, page(1), &SetPeriodicTimer { period_ns });
+        world.call(guest, 24, &[6, vcpu, page(1)])
+    };
+    for (vcpu, period) in [(0, 0), (0, 999_999), (0, (u64::MAX >> 2) + 1), (1, 1_000_000)] {
+        assert_eq!(periodic(vcpu, period), Err(Errno::EINVAL), "{period}");
+    }
+    assert_eq!(periodic(0, 1_000_000), Ok(0));
+    for _ in 0..3 {
+        world.clock.advance(999_000);
+        assert!(!fired());
+        world.clock.advance(1_000);
+        assert!(fired());
+    }
     assert_eq!(world.call(guest, 24, &[3, 0, 0]), Ok(1));
     assert_eq!(world.call(guest, 24, &[7, 0, 0]), Ok(0));
+    world.clock.advance(10_000_000);
+    assert!(!fired(), "the periodic timer is stopped");
     assert_eq!(world.call(guest, 24, &[0, 0, page(8)]), Err(Errno::EEXIST));
     assert_eq!(world.call(guest, 24, &[14, 0, 0]), Err(Errno::ENOSYS));
     for past in [4, 31, u64::from(u32::MAX), u64::MAX] {
