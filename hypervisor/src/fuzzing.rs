@@ -1,8 +1,8 @@
-//! A guest on the fake machine that makes hypercalls, and executes instructions that are carried out for it, as it is
-//! told by a seed or by a fuzzer's bytes, while its memory
-//! changes when the hypervisor has read it (one time in three), exactly where it was read. A double fetch that matters
-//! would get the first answer to one question and the second to the next. Entries of grant tables change, too, between
-//! the read and the exchange that marks them: the guest's own to anything, and the bystander takes its own back.
+//! A guest on the fake machine that makes hypercalls, executes instructions that are carried out for it, and stores to its
+//! page table, as it is told by a seed or by a fuzzer's bytes, while its memory changes when the hypervisor has read it
+//! (one time in three), exactly where it was read. A double fetch that matters would get the first answer to one question
+//! and the second to the next. Entries of grant tables change, too, between the read and the exchange that marks them:
+//! the guest's own to anything, and the bystander takes its own back.
 //!
 //! After each call the entries that the bystander lends and the sum of all frames are looked at; every few hundred, and
 //! at the end, everything is recounted and each of the bystander's pages is compared, but for the one that it lends to be
@@ -15,16 +15,18 @@ mod calls;
 pub use calls::{Bytes, Choices, Random};
 
 use crate::emulate::{Fault, exception};
+use crate::error::Failure;
 use crate::event_channel::{HostChannel, alloc_unbound, connect};
 use crate::grant::lent_entries;
 use crate::hypercall::{Outcome, TABLE};
 use crate::paging::{Budget, Progress};
 use crate::testing::{
-    BASE, Guest, MARKS, STACK, World, change_what_is_read, lends_again, recover, was_taken_back,
+    BASE, Guest, MARKS, STACK, World, change_what_is_read, lends_again, page, recover, was_taken_back,
 };
 use backends::bell::Bell;
-use calls::{Caller, Case, Ground};
+use calls::{Caller, Case, Ground, Store};
 use pv_abi::grant_table::GrantEntry;
+use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::page_table::PteFlags;
 use pv_abi::trap::Vector;
 use pv_abi::{DomId, Errno, GrantRef, Mfn, PAGE_SIZE};
@@ -107,6 +109,13 @@ impl Playground {
                 self.execute(&guest, &case, &mut caller.choices);
             }
             change_what_is_read(None);
+            if caller.choices.once_in(4) {
+                let store = caller.store();
+                let seed = caller.choices.below(1 << 16);
+                change_what_is_read((seed != 0).then(|| (guest.domain.id(), seed << 20 | seed)));
+                succeeded += u64::from(self.store(&guest, &store));
+                change_what_is_read(None);
+            }
             self.check(&guest);
             if call % 8 == 0 {
                 self.lend(&guest);
@@ -218,6 +227,28 @@ impl Playground {
             let _ = exception(&self.world.services, vcpu, handle.info(), fault);
         });
         recover(&self.world, guest);
+    }
+
+    /// The guest's kernel stores to its table, which it maps read-only where it can. Whether that was carried out.
+    fn store(&self, guest: &Guest, store: &Store) -> bool {
+        const WINDOW: u64 = page(31);
+        let at = WINDOW.wrapping_add(store.offset);
+        let table = guest.l1.address() | (PteFlags::PRESENT | PteFlags::USER).bits();
+        let _ = self.world.outcome(guest, N::VM_ASSIST.0, &[0, 2]);
+        let _ = self.world.outcome(guest, N::UPDATE_VA_MAPPING.0, &[WINDOW, table, 0]);
+        let mmu = &self.world.services.mmu;
+        let _ = mmu.copy_to_guest(guest.domain.id(), guest.root, STACK, &store.instruction);
+        let carried = self.world.on_vcpu(guest, |handle, vcpu| {
+            let registers = &mut vcpu.context.registers;
+            (registers.rip, registers.rdi, registers.rsi) = (STACK, at, BASE);
+            [registers.rax, registers.rcx] = store.words;
+            let fault = Fault { vector: Vector::PAGE_FAULT.0, error_code: 0b111, cr2: at };
+            let outcome = exception(&self.world.services, vcpu, handle.info(), fault);
+            assert!(!outcome.as_ref().is_err_and(Failure::is_hosts), "{outcome:?}");
+            outcome.is_ok() && vcpu.context.registers.rip.wrapping_sub(STACK) < 16
+        });
+        recover(&self.world, guest);
+        carried
     }
 
     /// What is cheap to look at.

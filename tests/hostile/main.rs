@@ -13,6 +13,7 @@ mod grants;
 mod hypercalls;
 mod images;
 mod loops;
+mod page_tables;
 mod process;
 mod reuse;
 mod roots;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         emulated::tests(),
         hypercalls::tests(),
         tables::tests(),
+        page_tables::tests(),
         roots::tests(),
         events::tests(),
         doorbells::tests(),

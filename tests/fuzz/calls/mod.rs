@@ -6,9 +6,12 @@
 
 mod choices;
 mod shapes;
+mod stores;
 mod words;
 
 pub use choices::{Bytes, Choices, Random};
+#[allow(unused_imports)] // the guest on real KVM makes hypercalls only
+pub use stores::Store;
 
 use pv_abi::hypercall::HypercallNumber as N;
 

@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("vcpus/racing a store against a pin", store_against_pin),
         kvm_test("vcpus/racing a store against a descriptor table", store_against_gdt),
         kvm_test("vcpus/racing pins and unpins of one table", pins_and_unpins),
+        kvm_test("vcpus/racing updates of one entry", updates_of_one_entry),
         kvm_test("vcpus/racing ups and downs", ups_and_downs),
         kvm_test("vcpus/one crashes while another is in a long operation", crash_in_a_long_operation),
     ]
@@ -177,6 +178,53 @@ fn pins_and_unpins() -> Result<(), Failed> {
     check_power_off(&guest.wait()?)?;
     check_said(&guest, 5)?;
     check(guest.peek(COUNTS) > 0, || "the others never got to it".into())?;
+    host.finish()
+}
+
+/// Two vCPUs set and clear a bit each of the entry of one page, by stores to the table, while the processor marks it as
+/// used. Neither ever finds its bit otherwise than it left it.
+fn updates_of_one_entry() -> Result<(), Failed> {
+    const ROUNDS: u64 = 300;
+    const LOST: u64 = COUNTS + 8;
+    let host = Host::with_pcpus(2)?;
+    let probe = host.build(&Code::default())?;
+    let table = probe.plan.address(probe.pfn(probe.table(Level::L1, CODE)));
+    probe.destroy()?;
+    let entry = table + Level::L1.index(PAGES) as u64 * 8;
+    let toggle = |code: &mut Code, bit: u8| {
+        code.raw(&[0xf0, 0x49, 0x0f, 0xba, 0x2e, bit]); // lock bts qword [r14], bit
+        code.unless(Condition::NotBelow, |code| {
+            code.increment(LOST);
+        });
+        code.store(PAGES, Reg::R12);
+        code.raw(&[0xf0, 0x49, 0x0f, 0xba, 0x36, bit]); // lock btr qword [r14], bit
+        code.unless(Condition::Below, |code| {
+            code.increment(LOST);
+        });
+    };
+    let mut code = Code::default();
+    code.catch_faults().hypercall(N::VM_ASSIST, &[0, 2]).say();
+    start(&mut code, 1);
+    code.mov(Reg::R14, entry).mov(Reg::R12, ROUNDS);
+    let again = code.here();
+    toggle(&mut code, 63);
+    // The other one gets to it, too.
+    code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, COUNTS).mov(Reg::Rcx, 50);
+    code.raw(&[0x48, 0x39, 0xc8]).jump(Condition::Below, again); // cmp rax, rcx
+    again_until_zero(&mut code, again);
+    code.power_off();
+    let mut other = further(1);
+    other.mov(Reg::R14, entry);
+    let again = other.here();
+    toggle(&mut other, 9);
+    other.increment(COUNTS).jump(Condition::Always, again);
+    let guest = host.build(&code)?;
+    place(&guest, 1, &other);
+    guest.start()?;
+    check_power_off(&guest.wait()?)?;
+    check_said(&guest, 3)?;
+    let (raced, lost) = (guest.peek(COUNTS), guest.peek(LOST));
+    check(raced >= 50 && lost == 0, || format!("{raced} rounds of the other, {lost} updates lost"))?;
     host.finish()
 }
 

@@ -278,6 +278,10 @@ fn only_such_a_store_is_carried_out() {
     {
         check_bounced(&world, &guest, what, MOV, new, (error_code, at));
     }
+    // Nor where the fault was not, though the table is mapped there, too.
+    map(&world, &guest, page(30), Pte::new(guest.l1, RO));
+    let before = &[0x48, 0x89, 0x87, 0, 0xf0, 0xff, 0xff]; // mov [rdi-0x1000], rax
+    check_bounced(&world, &guest, "another mapping", before, new, (STORE, at));
     // Nor anywhere else.
     let root = Pte::new(guest.root, RO);
     map(&world, &guest, page(29), root);
