@@ -154,8 +154,8 @@ const LEAF_7_EBX: Register = Features(
 );
 
 const LEAF_7_ECX: Register = Features(
-    // PREFETCHWT1 AVX512_VBMI, VBMI2, GFNI VAES VPCLMULQDQ VNNI BITALG, VPOPCNTDQ, RDPID, CLDEMOTE, MOVDIRI MOVDIR64B
-    bits(&[0, 1, 6, 14, 22, 25, 27, 28]) | range(8, 12),
+    // PREFETCHWT1 AVX512_VBMI, VBMI2, GFNI VAES VPCLMULQDQ VNNI BITALG, VPOPCNTDQ, CLDEMOTE, MOVDIRI MOVDIR64B
+    bits(&[0, 1, 6, 14, 25, 27, 28]) | range(8, 12),
     &[
         hidden(2, "UMIP", PROTECTION),
         hidden(3, "PKU", PAGING),
@@ -164,6 +164,7 @@ const LEAF_7_ECX: Register = Features(
         hidden(7, "CET_SS", STATE),
         hidden(13, "TME", MSR),
         hidden(16, "LA57", PAGING),
+        hidden(22, "RDPID", "it reads TSC_AUX, which no guest can set: Linux takes it for the CPU's number"),
         hidden(23, "KL", STATE),
         hidden(24, "BUS_LOCK_DETECT", MSR),
         hidden(29, "ENQCMD", CPL0),

@@ -57,7 +57,7 @@ fn what_a_pv_guest_must_not_use_is_hidden() {
         ((1, 0), ECX, &[3, 5, 17, 21, 24]), // MONITOR VMX PCID X2APIC TSC_DEADLINE
         ((1, 0), EDX, &[1, 3, 7, 12, 13, 14, 17]), // VME PSE MCE MTRR PGE MCA PSE36
         ((7, 0), EBX, &[7, 10, 20]),        // SMEP INVPCID SMAP
-        ((7, 0), ECX, &[2, 3, 4, 7, 16]),   // UMIP PKU OSPKE CET_SS LA57
+        ((7, 0), ECX, &[2, 3, 4, 7, 16, 22]), // UMIP PKU OSPKE CET_SS LA57 RDPID
         ((7, 0), EDX, &[20, 22, 24, 25, 26, 27, 29, 31]), // CET_IBT, AMX, MSRs of speculation
         ((7, 1), EAX, &[17, 21, 26]),       // FRED AMX_FP16 LAM
         ((0xd, 0), EAX, &[3, 4, 8, 9]),     // MPX PT PKRU
