@@ -33,8 +33,3 @@ pub struct SetIoBitmap {
     pub padding: u32,
 }
 layout!(SetIoBitmap: 16, nr_ports @ 8);
-
-impl SetIoBitmap {
-    /// More ports there are none.
-    pub const MAX_PORTS: u32 = 65_536;
-}

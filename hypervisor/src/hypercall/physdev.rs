@@ -4,6 +4,9 @@ use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
 use pv_abi::Errno;
 use pv_abi::physdev::{PhysdevOp, SetIoBitmap, SetIopl};
 
+/// Ports that there are.
+const PORTS: u32 = 65_536;
+
 /// `physdev_op(op, argument)`.
 pub fn physdev_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
     match PhysdevOp(op) {
@@ -21,7 +24,7 @@ pub fn physdev_op(call: &mut Call<'_>, [op, at, ..]: Arguments) -> Reply {
             let SetIoBitmap { nr_ports, .. } = call.read(at)?;
             match nr_ports {
                 0 => done(), // as it is
-                1..=SetIoBitmap::MAX_PORTS => refuse(Errno::EOPNOTSUPP, "no port is opened to programs"),
+                1..=PORTS => refuse(Errno::EOPNOTSUPP, "no port is opened to programs"),
                 _ => refuse(Errno::EINVAL, "there are not that many ports"),
             }
         }

@@ -278,6 +278,8 @@ fn only_such_a_store_is_carried_out() {
     {
         check_bounced(&world, &guest, what, MOV, new, (error_code, at));
     }
+    // It would leave the entry what it is.
+    check_bounced(&world, &guest, "zeros across two entries", &[0x48, 0x89, 0x47, 4], 0, (STORE, at));
     // Nor where the fault was not, though the table is mapped there, too.
     map(&world, &guest, page(30), Pte::new(guest.l1, RO));
     let before = &[0x48, 0x89, 0x87, 0, 0xf0, 0xff, 0xff]; // mov [rdi-0x1000], rax
@@ -351,6 +353,9 @@ fn a_table_that_another_domain_lends_is_not_written() {
     let old = mmu.memory().entry(other.l1, Level::L1.index(BASE)).unwrap();
     check_bounced(&world, &guest, "a lent table", MOV, 0, (STORE, at));
     assert_eq!(mmu.memory().entry(other.l1, Level::L1.index(BASE)).unwrap(), old);
+    let free = Level::L1.index(page(crate::testing::PAGES));
+    check_bounced(&world, &guest, "what maps nothing", MOV, 0x1230, (STORE, page(29) + free as u64 * 8));
+    assert_eq!(mmu.memory().entry(other.l1, free).unwrap(), Pte(0));
     let mut world = world;
     world.end(vec![guest, other]);
 }
