@@ -113,7 +113,7 @@ fn set_context(vcpu: &mut Vcpu, first: &GuestContext) {
     let regs = &first.user_regs;
     vcpu.iopl = (regs.rflags >> 12 & 3) as u8;
     let [_, _, _, _, cr4, ..] = first.ctrlreg;
-    vcpu.cr4 = cr4;
+    vcpu.set_cr4(cr4);
     for (number, value) in (0..).zip(first.debugreg) {
         // As on Xen, what cannot be set is left out.
         let _ = debug::set(&mut vcpu.context.debug, number, value);

@@ -71,6 +71,7 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
     first.kernel_sp = page(13);
     first.ctrlreg[1] = guest.user_root.address();
     (first.debugreg[0], first.debugreg[7]) = (BASE, 1);
+    first.ctrlreg[4] = 1 << 16; // FSGSBASE
     assert_eq!(initialise(&world, &guest, 1, &first), Ok(0));
     on(&guest, 1, |vcpu| {
         let context = &vcpu.context;
@@ -88,6 +89,7 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
         assert!(callbacks.failsafe.is_none() && callbacks.syscall.is_some_and(|entry| entry.masks_events));
         assert_eq!((vcpu.traps.get(14).address, vcpu.traps.get(14).vector), (BASE + 14, 14));
         assert_eq!((vcpu.context.debug.addresses[0], vcpu.context.debug.control), (BASE, 0x401));
+        assert!(vcpu.context.fsgsbase, "as a kernel finds it in CR4");
     });
     first.flags = 0;
     assert_eq!(initialise(&world, &guest, 2, &first), Ok(0));
