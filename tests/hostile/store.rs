@@ -114,7 +114,7 @@ const TRANSACTIONS: usize = 10;
 const WATCHES: usize = 128;
 const NODE_BYTES: usize = 2048;
 /// Nodes of its home that are its own from the start.
-const AT_HOME: usize = 6;
+const AT_HOME: usize = 10;
 
 /// As many nodes and transactions as a guest may have it gets, and no more; nor a node that is too large.
 fn nodes_and_transactions() -> Result<(), Failed> {

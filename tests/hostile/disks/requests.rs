@@ -11,7 +11,7 @@ use pv_abi::io::block::{
     DiscardRequest, IndirectRequest, MAX_INDIRECT_PAGES, Operation as Op, Request, Status,
 };
 use std::sync::Arc;
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// A request, and how it is to end.
 type Attempt = (&'static str, Request, Status);
@@ -64,7 +64,12 @@ fn attempt(
     let answers = attacker.guest.answers();
     for (number, (what, request, due)) in (0..).zip(attempts) {
         let answer = answers.get(&number).map(|answer| (answer.operation, answer.status));
-        check(answer == Some((request.operation, *due)), || format!("{what}: {answer:?}"))?;
+        // Of an indirect request the response names the operation inside.
+        let operation = match request.operation {
+            Op::INDIRECT => IndirectRequest::read_from_prefix(request.as_bytes()).unwrap().0.indirect_op,
+            other => other,
+        };
+        check(answer == Some((operation, *due)), || format!("{what}: {answer:?}"))?;
     }
     let data = attacker.guest.peek_bytes(DATA_PAGE, 512);
     check(data == image.contents[512..1024], || "the honest request got something else".into())?;

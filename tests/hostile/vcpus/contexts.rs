@@ -91,12 +91,12 @@ fn contexts_that_are_refused() -> Result<(), Failed> {
 }
 
 /// Contexts that are accepted, as Xen does, and are wild all the same: selectors of the hypervisor, all flags, a
-/// stack nowhere, RIP in the hypervisor's pages. Whatever starts there starts at CPL3: `mov rax, cr0`, where it is
-/// reached, is never carried out.
+/// stack nowhere, RIP in the hypervisor's pages. Whatever starts there starts at CPL3: `mov rax, cr8`, which is not
+/// emulated, is never carried out where it is reached.
 fn contexts_that_are_wild() -> Result<(), Failed> {
     let host = Host::with_pcpus(2)?;
     let mut privileged = Code::default();
-    privileged.raw(&[0x0f, 0x20, 0xc0]).increment(COUNTS).stay(); // mov rax, cr0
+    privileged.raw(&[0x44, 0x0f, 0x20, 0xc0]).increment(COUNTS).stay(); // mov rax, cr8
     let mut code = Code::default();
     (1..4).for_each(|vcpu| start(&mut code, vcpu));
     code.park();
