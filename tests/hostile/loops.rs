@@ -61,7 +61,7 @@ fn hypercall_loop() -> Result<(), Failed> {
     never_ends(&code)
 }
 
-/// Its time passes in KVM.
+/// Its time passes in KVM or in the processor, where one of those answers.
 fn cpuid_loop() -> Result<(), Failed> {
     let mut code = Code::default();
     let again = code.here();
