@@ -470,8 +470,12 @@ fn process_is_confined() {
     assert_ne!(owner(&other), 0, "any other process is its user's");
     assert!(status(&other).contains("NoNewPrivs:\t0"));
     end(other);
-    let ours = start(&program, &["xs", "--socket", &socket, "watch", "/"]);
-    let _client = listener.accept().expect("it connects");
+    let mut ours = start(&program, &["xs", "--socket", &socket, "watch", "/"]);
+    listener.set_nonblocking(true).expect("a listener that does not wait");
+    let _client = wait_for("its connection", || {
+        assert_eq!(ours.try_wait().expect("its status"), None, "it ended before it connected");
+        listener.accept().ok()
+    });
     assert!(status(&ours).contains("NoNewPrivs:\t1"), "{}", status(&ours));
     assert_eq!(owner(&ours), 0, "it is dumpable");
     end(ours);
