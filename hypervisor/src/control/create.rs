@@ -66,11 +66,12 @@ fn make(
     publish_wall_clock(memory, frame, &*services.clock)?;
     let shared = SharedPage::new(memory.clone(), frame)?;
     let assists = Arc::<AtomicU64>::default();
+    let count = config.vcpus.max(1);
     let vcpu = |number| {
         let key = VcpuKey { domain: id, vcpu: VcpuId(number) };
-        Ok(VcpuHandle::new(key, shared.vcpu_info(key.vcpu)?, assists.clone()))
+        Ok(VcpuHandle::new(key, count, shared.vcpu_info(key.vcpu)?, assists.clone()))
     };
-    let vcpus = (0..config.vcpus.max(1)).map(vcpu).collect::<Result<_, NoSuchFrame>>()?;
+    let vcpus = (0..count).map(vcpu).collect::<Result<_, NoSuchFrame>>()?;
     let domain = Arc::new(Domain::new(Parts {
         id,
         name: config.name,

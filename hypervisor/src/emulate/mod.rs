@@ -19,7 +19,7 @@ use crate::vcpu::{InfoPage, Vcpu, bounce_trap};
 use decode::decode;
 use m2p::m2p_read;
 use pv_abi::trap::Vector;
-use step::Trapped;
+use step::{Trapped, single_step};
 
 /// An exception as the machine reports it.
 #[derive(Clone, Copy, Debug)]
@@ -61,9 +61,7 @@ pub fn exception(
         vector @ (Vector::INVALID_OPCODE | Vector::GENERAL_PROTECTION) => {
             instruction(services, vcpu, info, vector)?
         }
-        Vector::PAGE_FAULT => {
-            out(m2p_read(services, vcpu, fault)? || page_table::carry_out(services, vcpu, fault)?)
-        }
+        Vector::PAGE_FAULT => access(services, vcpu, info, fault)?,
         Vector::NMI | Vector::DOUBLE_FAULT => {
             return Err(Failure::Crash(format!("exception {} in the guest", Vector(fault.vector))));
         }
@@ -74,6 +72,24 @@ pub fn exception(
     }
     bounce_trap(vcpu, info, &services.mmu, fault.vector, fault.error_code, fault.cr2)?;
     Ok(Carried::Out)
+}
+
+/// The access that raised #PF. None where that is the guest's own fault.
+fn access(
+    services: &Services,
+    vcpu: &mut Vcpu,
+    info: &InfoPage,
+    fault: Fault,
+) -> Result<Option<Carried>, Failure> {
+    let before = vcpu.context.registers;
+    if !m2p_read(services, vcpu, fault)? && !page_table::carry_out(services, vcpu, fault)? {
+        return Ok(None);
+    }
+    // Where it has not even begun, there is no step to trap behind.
+    match vcpu.context.registers == before {
+        true => Ok(Some(Carried::Out)),
+        false => single_step(services, vcpu, info).map(Some),
+    }
 }
 
 /// The instruction that raised #UD or #GP, fetched once. None where that is the guest's own fault.

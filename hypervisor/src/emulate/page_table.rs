@@ -107,7 +107,9 @@ fn string(
     if left == 0 || instruction.op0_kind() != OpKind::MemoryESRDI {
         return Err(NOT_CARRIED_OUT.into()); // also with 32-bit addresses
     }
-    for done in 0..left.min(ENTRIES_AT_ONCE) {
+    // The processor traps after each entry, if after each instruction.
+    let most = if vcpu.context.registers.rflags & rflags::TF == 0 { ENTRIES_AT_ONCE } else { 1 };
+    for done in 0..left.min(most) {
         match element(services, vcpu, instruction, cr2, batch) {
             Ok(Progress::Done) => {}
             Ok(Progress::Preempted) => return Ok(()),

@@ -173,7 +173,7 @@ fn set_root(services: &Services, vcpu: &mut Vcpu, root: Mfn) -> Result<Progress,
 }
 
 /// What was carried out may be the one instruction that a debugger steps over.
-fn single_step(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<Carried, Failure> {
+pub fn single_step(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<Carried, Failure> {
     if vcpu.context.registers.rflags & rflags::TF != 0 {
         vcpu.context.debug.status |= SINGLE_STEP;
         bounce_trap(vcpu, info, &services.mmu, Vector::DEBUG.0, 0, 0)?;

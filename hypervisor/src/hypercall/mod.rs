@@ -90,9 +90,7 @@ impl Services {
 
     /// What `cpuid` says to a vCPU.
     pub fn cpuid_of(&self, vcpu: &Vcpu) -> Answers<'_> {
-        let vcpus = self.domains.get(vcpu.domain).map_or(1, |domain| domain.vcpus().len());
-        let of = u32::try_from(vcpus).unwrap_or(u32::MAX);
-        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of, xcr0: vcpu.context.xcr0 })
+        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of: vcpu.siblings, xcr0: vcpu.context.xcr0 })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Arguments, Call, Outcome, Reply, done, refuse};
 use crate::guest_memory::GuestArray;
 use crate::paging::Progress;
+use crate::vcpu::resume::data_base;
 use pv_abi::address::is_canonical;
 use pv_abi::segment::{DESCRIPTORS_PER_FRAME, FIRST_RESERVED_GDT_ENTRY, SegmentBase};
 use pv_abi::{Errno, Mfn};
@@ -41,7 +42,9 @@ pub fn set_segment_base(call: &mut Call<'_>, [which, base, ..]: Arguments) -> Re
     let vcpu = &mut *call.vcpu;
     if which == SegmentBase::GS_USER_SEL {
         // A selector that cannot be loaded reads as none when user mode is resumed.
-        (vcpu.other_gs, vcpu.other_gs_base) = (base as u16, 0);
+        let (selector, descriptors) = (base as u16, vcpu.gdt.descriptors(&call.services.mmu));
+        vcpu.other_gs = selector;
+        vcpu.other_gs_base = data_base(selector, &descriptors).unwrap_or(0);
         return done();
     }
     if !is_canonical(base) {

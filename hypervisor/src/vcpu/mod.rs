@@ -77,6 +77,8 @@ pub struct Vcpu {
     pub domain: DomId,
     /// Its number.
     pub id: VcpuId,
+    /// How many vCPUs its domain has.
+    pub siblings: u32,
     /// What a pcpu loads.
     pub context: Context,
     /// Which half of the guest runs.
@@ -110,13 +112,14 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU that has not started.
-    pub fn new(domain: DomId, id: VcpuId, assists: Arc<AtomicU64>) -> Self {
+    /// A vCPU that has not started, of a domain with `siblings` vCPUs, itself among them.
+    pub fn new(domain: DomId, id: VcpuId, siblings: u32, assists: Arc<AtomicU64>) -> Self {
         static IDENTITIES: AtomicU64 = AtomicU64::new(1);
         let identity = IDENTITIES.fetch_add(1, Ordering::Relaxed);
         Self {
             domain,
             id,
+            siblings,
             context: Context::new(identity, Mfn(0), 0),
             mode: Mode::Kernel,
             roots: Roots::default(),

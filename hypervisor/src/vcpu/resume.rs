@@ -87,6 +87,12 @@ fn is_user_code(descriptor: u64) -> bool {
     is_user(descriptor) && descriptor >> 43 & 1 == 1
 }
 
+/// The base of the segment that `selector` names. None where no data segment register can hold it.
+pub fn data_base(selector: u16, descriptors: &[u64]) -> Option<u64> {
+    let base = |found: u64| found >> 16 & 0xff_ffff | found >> 32 & 0xff00_0000;
+    is_data(selector, descriptors).then(|| descriptor(selector, descriptors).map_or(0, base))
+}
+
 /// Whether a data or stack segment register can hold `selector`.
 fn is_data(selector: u16, descriptors: &[u64]) -> bool {
     let writable = |found| is_user(found) && !is_user_code(found) && found >> 41 & 1 == 1;

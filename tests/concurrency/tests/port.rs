@@ -41,7 +41,7 @@ struct Scene {
 
 fn domain(memory: &Arc<MachineMemory>, wake: Arc<dyn Wake>) -> Arc<Domain> {
     let shared = SharedPage::new(Arc::clone(memory), SHARED).unwrap();
-    let vcpus = vec![VcpuHandle::new(KEY, shared.vcpu_info(KEY.vcpu).unwrap(), Arc::default())];
+    let vcpus = vec![VcpuHandle::new(KEY, 1, shared.vcpu_info(KEY.vcpu).unwrap(), Arc::default())];
     let (console, name) = (Arc::new(NoConsole), String::new());
     Arc::new(Domain::new(Parts { id: KEY.domain, name, shared, vcpus, maximum_pages: 0, console, wake }))
 }

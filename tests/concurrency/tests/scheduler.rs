@@ -24,7 +24,7 @@ impl Wake for Nobody {
 fn domain() -> Arc<Domain> {
     let memory = Arc::new(MachineMemory::new(1));
     let shared = SharedPage::new(memory, Mfn(0)).unwrap();
-    let vcpus = vec![VcpuHandle::new(KEY, shared.vcpu_info(KEY.vcpu).unwrap(), Arc::default())];
+    let vcpus = vec![VcpuHandle::new(KEY, 1, shared.vcpu_info(KEY.vcpu).unwrap(), Arc::default())];
     let (console, wake) = (Arc::new(NoConsole), Arc::new(Nobody));
     let name = String::new();
     Arc::new(Domain::new(Parts { id: KEY.domain, name, shared, vcpus, maximum_pages: 0, console, wake }))

@@ -582,3 +582,30 @@ fn entries_are_moved_up_to_the_first_that_is_refused() {
 fn finish(mut world: World, guest: Guest) {
     world.check_end(vec![guest]);
 }
+
+#[test]
+fn a_single_step_over_a_store_traps_behind_it() {
+    const DEBUG_HANDLER: u64 = HANDLER + 16;
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |_, vcpu| {
+        vcpu.traps.set(TrapInfo { vector: 1, flags: 0, cs: 0xe033, padding: 0, address: DEBUG_HANDLER });
+    });
+    // Of a repeated instruction one entry, and one trap.
+    for (code, rip, left) in [(MOV, BASE + 3, 2), (REP_STOS, BASE, 1)] {
+        set(&world, &guest);
+        world.poke(&guest, BASE, code);
+        let at = entry_of(SLOT);
+        let registers = world.on_vcpu(&guest, |handle, vcpu| {
+            let rflags = 0x202 | rflags::TF;
+            vcpu.context.registers =
+                Registers { rip: BASE, rsp: STACK, rflags, rdi: at, rcx: 2, ..Registers::default() };
+            let fault = Fault { vector: 14, error_code: STORE, cr2: at };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            vcpu.context.registers
+        });
+        assert_eq!((registers.rip, registers.rcx), (DEBUG_HANDLER, left), "{code:x?}");
+        assert_eq!(world.peek::<[u64; 7]>(&guest, STACK - 56)[2], rip, "{code:x?}");
+        assert_eq!(entry(&world, &guest, SLOT), Pte(0), "{code:x?}");
+    }
+}

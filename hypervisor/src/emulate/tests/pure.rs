@@ -34,7 +34,7 @@ const OSXSAVE: u64 = 1 << 18;
 const EFER: u64 = 0xc000_0080;
 
 fn vcpu() -> Vcpu {
-    let mut vcpu = Vcpu::new(DomId(1), VcpuId(0), Arc::default());
+    let mut vcpu = Vcpu::new(DomId(1), VcpuId(0), 1, Arc::default());
     vcpu.context.registers.rflags = 0x202;
     vcpu
 }
@@ -211,7 +211,7 @@ fn software_interrupts_ask_the_same_level() {
     {
         for dpl in 0..=3 {
             let mut vcpu =
-                Vcpu::new(DomId(1), VcpuId(0), Arc::new(AtomicU64::new(u64::from(architectural) << 4)));
+                Vcpu::new(DomId(1), VcpuId(0), 1, Arc::new(AtomicU64::new(u64::from(architectural) << 4)));
             vcpu.mode = mode;
             vcpu.traps.set(TrapInfo { vector: 0x80, flags: dpl, address: 1, ..TrapInfo::default() });
             let refused = Effect::Fault { vector: Vector::GENERAL_PROTECTION, error_code: 0x402 };

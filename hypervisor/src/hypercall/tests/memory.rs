@@ -208,6 +208,15 @@ pub fn gdt(world: &World, guest: &Guest) {
     world.poke(guest, page(1), &[guest.l1.0]);
     assert!(world.call(guest, 2, &[page(1), 3]).is_err(), "a page table");
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.context.descriptors.len(), 3, "nothing has changed"));
+    // A selector for user mode brings the base that its descriptor has.
+    const DATA: u64 = 0x12cf_f334_5678_ffff;
+    assert_eq!(world.call(guest, 10, &[at + 16, DATA]), Ok(0));
+    for (selector, base) in [(0x13, 0x1234_5678), (0x0b, 0), (0x1b, 0), (0x17, 0), (0xe02b, 0)] {
+        assert_eq!(world.call(guest, 25, &[3, selector]), Ok(0));
+        world.on_vcpu(guest, |_, vcpu| {
+            assert_eq!((u64::from(vcpu.other_gs), vcpu.other_gs_base), (selector, base), "{selector:#x}");
+        });
+    }
     assert_eq!(world.call(guest, 2, &[0, 0]), Ok(0));
     world.on_vcpu(guest, |_, vcpu| assert!(vcpu.context.descriptors.is_empty()));
     assert_eq!(world.call(guest, 14, &[page(4), Pte::new(frame, RW).0, 0]), Ok(0), "writable again");
