@@ -411,6 +411,8 @@ fn cut_off() -> Result<(), Failed> {
     let host = Host::new()?;
     let (end, guest) = host.run(&code)?;
     check_power_off(&end)?;
-    check(guest.said() == [PF, PF], || format!("{:x?}", guest.said()))?;
+    // A processor may see that an instruction is privileged before it has fetched all of it.
+    let said = guest.said();
+    check(said.len() == 2 && said.iter().all(|&vector| matches!(vector, PF | GP)), || format!("{said:x?}"))?;
     host.finish()
 }
