@@ -2,7 +2,7 @@
 
 use super::operand;
 use super::step::{Effect, Trapped, edx_eax};
-use crate::machine::{Registers, is_valid_xcr0};
+use crate::machine::{CR4_FSGSBASE, Registers, is_valid_xcr0};
 use crate::vcpu::debug;
 use iced_x86::Register;
 use pv_abi::Mfn;
@@ -12,7 +12,6 @@ const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 
 /// CR4: I/O breakpoints, and no names for DR6 and DR7 but their own.
 const DE: u64 = 1 << 3;
-const FSGSBASE: u64 = 1 << 16;
 const OSXSAVE: u64 = 1 << 18;
 /// What a kernel finds in CR4, whatever it writes: PAE MCE OSFXSR OSXMMEXCPT.
 const CR4_FIXED: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
@@ -48,7 +47,7 @@ fn cr4(trapped: &Trapped<'_>) -> u64 {
     let [_, _, features, _] = trapped.cpuid(1, 0);
     let [_, extended, ..] = trapped.cpuid(7, 0);
     let xsave = if features & 1 << 26 != 0 { OSXSAVE } else { 0 };
-    let fsgsbase = if extended & 1 != 0 { FSGSBASE } else { 0 };
+    let fsgsbase = if extended & 1 != 0 { CR4_FSGSBASE } else { 0 };
     CR4_FIXED | trapped.vcpu.cr4 & (DE | xsave | fsgsbase)
 }
 

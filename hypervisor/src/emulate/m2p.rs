@@ -1,8 +1,6 @@
 //! Loads from the M2P at the address that Xen's ABI promises, on a machine that has it elsewhere.
 
-use super::Fault;
-use super::decode::decode;
-use super::operand;
+use super::{Fault, fetch, operand};
 use crate::error::Failure;
 use crate::hypercall::Services;
 use crate::vcpu::{Mode, Vcpu};
@@ -25,12 +23,7 @@ pub fn m2p_read(services: &Services, vcpu: &mut Vcpu, fault: Fault) -> Result<bo
     if fault.error_code & not_a_read.bits() != 0 {
         return Ok(false);
     }
-    let bytes = match vcpu.space(&services.mmu).fetch(vcpu.context.registers.rip) {
-        Ok(bytes) => bytes,
-        Err(Failure::Refused(_)) => return Ok(false),
-        Err(other) => return Err(other),
-    };
-    let Some(instruction) = decode(bytes.bytes(), &vcpu.context) else { return Ok(false) };
+    let Some(instruction) = fetch(services, vcpu)? else { return Ok(false) };
     let Some((into, size)) = load(&instruction) else { return Ok(false) };
     let Some(value) = m2p_value(services, fault.cr2.wrapping_sub(MACH2PHYS_VIRT_START), size) else {
         return Ok(false);
@@ -72,6 +65,7 @@ fn m2p_value(services: &Services, offset: u64, size: u8) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::decode::decode;
     use super::*;
     use crate::machine::Context;
 

@@ -17,6 +17,7 @@ use crate::error::Failure;
 use crate::hypercall::Services;
 use crate::vcpu::{InfoPage, Vcpu, bounce_trap};
 use decode::decode;
+use iced_x86::Instruction;
 use m2p::m2p_read;
 use pv_abi::trap::Vector;
 use step::{Trapped, single_step};
@@ -92,19 +93,24 @@ fn access(
     }
 }
 
-/// The instruction that raised #UD or #GP, fetched once. None where that is the guest's own fault.
+/// The instruction that a vCPU is at, fetched once and decoded once. None where there is none, which is the guest's own
+/// fault.
+fn fetch(services: &Services, vcpu: &Vcpu) -> Result<Option<Instruction>, Failure> {
+    match vcpu.space(&services.mmu).fetch(vcpu.context.registers.rip) {
+        Ok(bytes) => Ok(decode(bytes.bytes(), &vcpu.context)),
+        Err(Failure::Refused(_)) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// The instruction that raised #UD or #GP. None where that is the guest's own fault.
 fn instruction(
     services: &Services,
     vcpu: &mut Vcpu,
     info: &InfoPage,
     vector: Vector,
 ) -> Result<Option<Carried>, Failure> {
-    let bytes = match vcpu.space(&services.mmu).fetch(vcpu.context.registers.rip) {
-        Ok(bytes) => bytes,
-        Err(Failure::Refused(_)) => return Ok(None),
-        Err(other) => return Err(other),
-    };
-    let Some(instruction) = decode(bytes.bytes(), &vcpu.context) else { return Ok(None) };
+    let Some(instruction) = fetch(services, vcpu)? else { return Ok(None) };
     let (cr2, answers) = (info.cr2(), services.cpuid_of(vcpu));
     let trapped = Trapped { instruction: &instruction, vector, vcpu, cr2, policy: &answers };
     let Some((registers, effect)) = trapped.step() else { return Ok(None) };

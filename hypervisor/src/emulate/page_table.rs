@@ -1,7 +1,7 @@
 //! Writable page tables (`VMASST_TYPE_writable_pagetables`): a kernel stores to an L1 table of its own, which it has mapped
 //! read-only, and the store is carried out as a checked update of the entry.
 //!
-//! The instruction is fetched once and decoded once. Whatever is not exactly such a store, and an update that is refused,
+//! Whatever is not exactly such a store, and an update that is refused,
 //! is the guest's own #PF (`tests`).
 
 mod store;
@@ -9,12 +9,12 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use super::{Fault, operand};
+use super::{Fault, fetch, operand};
 use crate::error::{Failure, Refusal};
 use crate::hypercall::Services;
 use crate::paging::{Batch, Budget, Progress};
 use crate::vcpu::{Mode, Vcpu};
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind};
+use iced_x86::{Code, Instruction, OpKind};
 use pv_abi::trap::{PageFaultError, rflags};
 use pv_abi::{Errno, PAGE_SHIFT};
 use store::Store;
@@ -37,13 +37,7 @@ pub fn carry_out(services: &Services, vcpu: &mut Vcpu, fault: Fault) -> Result<b
     if !is_store || vcpu.context.runs_32_bit_code() {
         return Ok(false);
     }
-    let rip = vcpu.context.registers.rip;
-    let bytes = match vcpu.space(&services.mmu).fetch(rip) {
-        Ok(bytes) => bytes,
-        Err(Failure::Refused(_)) => return Ok(false),
-        Err(other) => return Err(other),
-    };
-    let instruction = Decoder::with_ip(64, bytes.bytes(), rip, DecoderOptions::NONE).decode();
+    let Some(instruction) = fetch(services, vcpu)? else { return Ok(false) };
     let mut batch = Batch::new(vcpu.domain, Budget::new(STEPS));
     let carried = match instruction.code() {
         Code::Stosq_m64_RAX | Code::Movsq_m64_m64 => {
@@ -55,7 +49,7 @@ pub fn carry_out(services: &Services, vcpu: &mut Vcpu, fault: Fault) -> Result<b
     match carried {
         Ok(()) => Ok(true),
         Err(Failure::Refused(refusal)) => {
-            let domain = vcpu.domain;
+            let (domain, rip) = (vcpu.domain, vcpu.context.registers.rip);
             tracing::debug!(%domain, rip, address = fault.cr2, "a store is no update of a page table: {refusal}");
             Ok(false)
         }

@@ -90,7 +90,7 @@ impl Services {
 
     /// What `cpuid` says to a vCPU.
     pub fn cpuid_of(&self, vcpu: &Vcpu) -> Answers<'_> {
-        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of: vcpu.siblings, xcr0: vcpu.context.xcr0 })
+        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of: vcpu.domain_vcpus, xcr0: vcpu.context.xcr0 })
     }
 }
 

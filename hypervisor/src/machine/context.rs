@@ -57,6 +57,14 @@ impl Default for DebugRegisters {
     }
 }
 
+/// CR4: programs set FS and GS bases by instructions of their own.
+pub const CR4_FSGSBASE: u64 = 1 << 16;
+
+/// The base that a descriptor of code or data holds: 32 bits, in three parts.
+pub const fn descriptor_base(descriptor: u64) -> u64 {
+    descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000
+}
+
 /// All of a vCPU that a pcpu loads.
 ///
 /// Selectors are what the guest asked for, not what the hardware shows: on some hosts the two differ.

@@ -27,7 +27,10 @@ pub mod fake;
 #[allow(clippy::arithmetic_side_effects, reason = "on places and sizes of the machine's own")]
 pub mod kvm;
 
-pub use context::{Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, is_valid_xcr0};
+pub use context::{
+    CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, descriptor_base,
+    is_valid_xcr0,
+};
 pub use doorbells::Doorbells;
 pub use layout::{DOORBELL_ADDRESS, DOORBELL_SLOT, DOORBELLS_PER_PAGE, Layout};
 pub use memory::{MachineMemory, NoSuchFrame};

@@ -78,11 +78,11 @@ pub struct VcpuHandle {
 }
 
 impl VcpuHandle {
-    /// A vCPU that has not started, of a domain with `siblings` vCPUs, itself among them; `info` is its `vcpu_info`, in which
+    /// A vCPU that has not started, of a domain with `domain_vcpus` vCPUs, itself among them; `info` is its `vcpu_info`, in which
     /// upcalls start masked, and `assists` is what its domain has switched on by `vm_assist`.
-    pub fn new(key: VcpuKey, siblings: u32, info: InfoPage, assists: Arc<AtomicU64>) -> Self {
+    pub fn new(key: VcpuKey, domain_vcpus: u32, info: InfoPage, assists: Arc<AtomicU64>) -> Self {
         info.set_masked(true);
-        let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu, siblings, assists));
+        let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu, domain_vcpus, assists));
         let [polls, awaits_room, descriptors_stale] = [(); 3].map(|()| AtomicBool::new(false));
         let (info_frame, stage) = (Mutex::new(None), AtomicU8::new(FRESH));
         let runstate_area = AtomicU64::new(0);

@@ -39,14 +39,12 @@ pub use trap_table::TrapTable;
 
 use crate::error::Failure;
 use crate::guest_memory::GuestSpace;
-use crate::machine::Context;
+use crate::machine::{CR4_FSGSBASE, Context};
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
 use pv_abi::{DomId, Mfn, VcpuId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-const CR4_FSGSBASE: u64 = 1 << 16;
 
 /// What a vCPU without a pcpu waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +76,7 @@ pub struct Vcpu {
     /// Its number.
     pub id: VcpuId,
     /// How many vCPUs its domain has.
-    pub siblings: u32,
+    pub domain_vcpus: u32,
     /// What a pcpu loads.
     pub context: Context,
     /// Which half of the guest runs.
@@ -112,14 +110,14 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU that has not started, of a domain with `siblings` vCPUs, itself among them.
-    pub fn new(domain: DomId, id: VcpuId, siblings: u32, assists: Arc<AtomicU64>) -> Self {
+    /// A vCPU that has not started, of a domain with `domain_vcpus` vCPUs, itself among them.
+    pub fn new(domain: DomId, id: VcpuId, domain_vcpus: u32, assists: Arc<AtomicU64>) -> Self {
         static IDENTITIES: AtomicU64 = AtomicU64::new(1);
         let identity = IDENTITIES.fetch_add(1, Ordering::Relaxed);
         Self {
             domain,
             id,
-            siblings,
+            domain_vcpus,
             context: Context::new(identity, Mfn(0), 0),
             mode: Mode::Kernel,
             roots: Roots::default(),

@@ -5,7 +5,7 @@
 use super::bounce::{bounce_event, bounce_unfit};
 use super::{InfoPage, Vcpu};
 use crate::error::Failure;
-use crate::machine::Context;
+use crate::machine::{Context, descriptor_base};
 use crate::paging::Mmu;
 use pv_abi::address::is_canonical;
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -89,8 +89,7 @@ fn is_user_code(descriptor: u64) -> bool {
 
 /// The base of the segment that `selector` names. None where no data segment register can hold it.
 pub fn data_base(selector: u16, descriptors: &[u64]) -> Option<u64> {
-    let base = |found: u64| found >> 16 & 0xff_ffff | found >> 32 & 0xff00_0000;
-    is_data(selector, descriptors).then(|| descriptor(selector, descriptors).map_or(0, base))
+    is_data(selector, descriptors).then(|| descriptor(selector, descriptors).map_or(0, descriptor_base))
 }
 
 /// Whether a data or stack segment register can hold `selector`.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct Vcpu;
 
 impl Vcpu {
-    pub fn new(_: DomId, _: VcpuId, _siblings: u32, _: Arc<AtomicU64>) -> Self {
+    pub fn new(_: DomId, _: VcpuId, _domain_vcpus: u32, _: Arc<AtomicU64>) -> Self {
         Self
     }
 }

@@ -1,6 +1,6 @@
 //! GDT, IDT and TSS of a pcpu, and what a selector means to KVM.
 
-use super::super::{Context, MachineMemory, NoSuchFrame};
+use super::super::{Context, MachineMemory, NoSuchFrame, descriptor_base};
 use super::area::{Area, GDT_PAGES, IDT, PcpuPages, STUB};
 use super::stub::{VECTOR_STRIDE, VECTORS};
 use kvm_bindings::kvm_segment;
@@ -181,7 +181,7 @@ fn segment(selector: u16, descriptor: u64) -> kvm_segment {
     let granular = descriptor >> 55 & 1 == 1;
     let bit = |n: u32| (descriptor >> n & 1) as u8;
     kvm_segment {
-        base: descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000,
+        base: descriptor_base(descriptor),
         limit: if granular { limit << 12 | 0xfff } else { limit },
         selector,
         type_: (descriptor >> 40 & 0xf) as u8,

@@ -11,7 +11,7 @@
 //! In the stub on the way out, the exit is a few instructions away: it is waited for.
 
 use super::super::context::{Exit, Pcpu, Registers};
-use super::super::{Context, DebugRegisters, MachineError, MachineMemory, is_valid_xcr0};
+use super::super::{CR4_FSGSBASE, Context, DebugRegisters, MachineError, MachineMemory, is_valid_xcr0};
 use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
 use super::descriptors;
 use super::exception::{self, Frame, Origin};
@@ -27,8 +27,6 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::Vector;
 use std::sync::Arc;
-
-const CR4_FSGSBASE: u64 = 1 << 16;
 
 /// See the head of this file.
 #[derive(Debug)]
