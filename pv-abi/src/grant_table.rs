@@ -105,7 +105,7 @@ layout!(MapGrantRef: 32, flags @ 8, reference @ 12, dom @ 16, status @ 18, handl
 pub struct UnmapGrantRef {
     /// In: where it is, as it was said when it was made.
     pub host_addr: u64,
-    /// In: 0.
+    /// In: the frame's machine address, where the part for a device is to end; else 0.
     pub dev_bus_addr: u64,
     /// In: the mapping.
     pub handle: GrantHandle,

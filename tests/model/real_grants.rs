@@ -3,7 +3,7 @@
 use crate::real::{Outcome, Real, id};
 use crate::state::{At, DOMAINS, ENTRIES, Op, Side, State, Stop};
 use hypervisor::domain::Domain;
-use hypervisor::grant::{self, Access, Active, Record, Unmapping, Wanted, copy, map};
+use hypervisor::grant::{self, Access, Active, Named, Record, Unmapping, Wanted, copy, map};
 use hypervisor::paging::{Batch, Budget, EntryPlace, EntryTarget};
 use pv_abi::grant_table::GrantHandle;
 use pv_abi::page_table::PteFlags;
@@ -35,7 +35,11 @@ impl Real {
                 let granter = self.domains[usize::from(granter)].clone();
                 let (reference, target) = (GrantRef(reference.into()), self.target(by, at));
                 let (access, available) = (access(writable), PteFlags::empty());
-                self.map(by, Wanted { granter, reference, access, target, available }, budget)
+                self.map(
+                    by,
+                    Wanted { granter, reference, access, target: Some(target), device: false, available },
+                    budget,
+                )
             }
             Op::Unmap(handle, at) => self.unmap(by, handle, at, None, budget),
             Op::Replace(handle, at, new) => self.unmap(by, handle, at, Some(At::Linear(new)), budget),
@@ -77,7 +81,7 @@ impl Real {
         let (grantee, handle) = (&self.domains[usize::from(by)], GrantHandle(handle.into()));
         let record =
             grantee.maptrack().lock().iter().find(|(of, _)| *of == handle).map(|(_, found)| found.clone());
-        let called = record.as_ref().map_or(0, |record| record.target.address());
+        let called = record.as_ref().and_then(|record| record.host).map_or(0, |host| host.target.address());
         let address = at.map_or(called, |at| self.target(by, at).address());
         self.witness.watch(record.and_then(|Record { granter, reference, .. }| {
             let table = *granter.grants().lock().frames().first()?;
@@ -85,7 +89,7 @@ impl Real {
         }));
         let mut unmapping = Unmapping::new(id(by), budget);
         let new = new.map(|at| self.target(by, at));
-        let unmapped = unmapping.unmap(&self.mmu, grantee, (handle, address), new);
+        let unmapped = unmapping.unmap(&self.mmu, grantee, Named { handle, address, device: 0 }, new);
         unmapping.finish(&self.mmu, grantee).map_err(|failure| failure.to_string())?;
         self.witness.testify()?;
         unmapped.map_or_else(stopped, |()| Ok((Ok(()), None)))
@@ -147,10 +151,10 @@ impl Real {
                 None => self.dead.iter().any(of),
             };
             let use_of = (GrantRef(mapping.reference.into()), access(mapping.writable));
-            let of_what = (self.mfn(mapping.frame), place);
+            let of_what = (self.mfn(mapping.frame), Some(place));
             is_granter
                 && (record.reference, record.access) == use_of
-                && (record.frame, record.place) == of_what
+                && (record.frame, record.host.map(|host| host.place)) == of_what
         };
         let mut found = maptrack.iter();
         let agree = expected.iter().all(|mapping| {

@@ -1,9 +1,9 @@
 //! A grant that a domain maps into its page tables.
 
-use super::{Access, Record, Stop};
+use super::{Access, HostMapping, Record, Stop};
 use crate::domain::Domain;
 use crate::error::Failure;
-use crate::paging::{Batch, EntryPlace, EntryTarget, Mmu};
+use crate::paging::{Batch, EntryTarget, Mmu};
 use pv_abi::grant_table::{GrantHandle, GrantStatus};
 use pv_abi::page_table::PteFlags;
 use pv_abi::{GrantRef, Mfn};
@@ -18,8 +18,10 @@ pub struct Wanted {
     pub reference: GrantRef,
     /// For what.
     pub access: Access,
-    /// Which entry is to map it.
-    pub target: EntryTarget,
+    /// Which entry is to map it, if one is.
+    pub target: Option<EntryTarget>,
+    /// Whether it is mapped for a device, too.
+    pub device: bool,
     /// The grantee's own bits of that entry.
     pub available: PteFlags,
 }
@@ -38,9 +40,9 @@ pub fn map(
     let made = map_pinned(mmu, grantee, &wanted, batch);
     let mut maptrack = grantee.maptrack().lock();
     match made {
-        Ok((place, frame)) => {
-            let Wanted { granter, reference, access, target, .. } = wanted;
-            maptrack.fill(handle, Record { granter, reference, access, frame, place, target });
+        Ok((host, frame)) => {
+            let Wanted { granter, reference, access, device, .. } = wanted;
+            maptrack.fill(handle, Record { granter, reference, access, frame, host, device });
             Ok((handle, frame))
         }
         Err(stop) => {
@@ -50,19 +52,24 @@ pub fn map(
     }
 }
 
-/// Pins the entry and maps its frame.
+/// Pins the entry and maps its frame, where an entry is to do so.
 fn map_pinned(
     mmu: &Mmu,
     grantee: &Domain,
     wanted: &Wanted,
     batch: &mut Batch,
-) -> Result<(EntryPlace, Mfn), Stop> {
-    let Wanted { granter, reference, access, target, available } = wanted;
+) -> Result<(Option<HostMapping>, Mfn), Stop> {
+    let Wanted { granter, reference, access, available, .. } = wanted;
     let lent = granter.grants().lock().pin(mmu, granter.id(), *reference, grantee.id(), *access);
     let lent = lent.map_err(Stop::Refused)?;
     let frame = lent.mfn();
-    let stop = match mmu.map_lent(*target, lent, *available, batch) {
-        Ok(Some(place)) => return Ok((place, frame)),
+    let Some(target) = wanted.target else {
+        // Nobody reaches the frame by it.
+        mmu.release(lent);
+        return Ok((None, frame));
+    };
+    let stop = match mmu.map_lent(target, lent, *available, batch) {
+        Ok(Some(place)) => return Ok((Some(HostMapping { place, target }), frame)),
         Ok(None) => Stop::Preempted,
         Err(Failure::Refused(_)) => Stop::Refused(GrantStatus::GENERAL_ERROR),
         // What it may have mapped stays in use.

@@ -21,10 +21,56 @@ pub struct Record {
     pub access: Access,
     /// Which frame.
     pub frame: Mfn,
-    /// Where it was mapped.
+    /// Where it was mapped for the grantee's kernel, if it was.
+    pub host: Option<HostMapping>,
+    /// Whether it is mapped for a device. There are none, so that keeps the entry in use, and nothing else.
+    pub device: bool,
+}
+
+/// The entry that maps a granted frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostMapping {
+    /// Where it is.
     pub place: EntryPlace,
     /// What the grantee called that place.
     pub target: EntryTarget,
+}
+
+/// A mapping, or one part of it, as the grantee names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The mapping.
+    pub handle: GrantHandle,
+    /// Where it is mapped for the kernel; 0 does not mean that part where the device's is named.
+    pub address: u64,
+    /// The frame's machine address, which names the part for a device; 0 does not.
+    pub device: u64,
+}
+
+impl Record {
+    /// What is left of it when the parts of that name have ended.
+    ///
+    /// # Errors
+    /// Xen's status where no part has that name.
+    pub(super) fn without(&self, named: Named) -> Result<Self, GrantStatus> {
+        let Named { address, device, .. } = named;
+        let device_alone = address == 0 && device != 0;
+        let host = self.host.filter(|_| !device_alone);
+        let is_right = match host {
+            Some(host) => host.target.address() == address,
+            None => self.device && device != 0,
+        };
+        if !is_right || (device != 0 && device != self.frame.address()) {
+            return Err(GrantStatus::GENERAL_ERROR);
+        }
+        let (host, device) = (self.host.filter(|_| device_alone), self.device && device == 0);
+        Ok(Self { host, device, ..self.clone() })
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.host.is_none() && !self.device
+    }
 }
 
 /// A domain's mappings, by handle.
@@ -53,17 +99,15 @@ impl Maptrack {
         }
     }
 
-    /// Takes out the mapping that was made at `address`; its handle stays reserved.
+    /// Takes out the mapping of which parts have that name; its handle stays reserved. With it comes the rest: what is
+    /// left when they have ended.
     ///
     /// # Errors
-    /// Xen's status where the handle is no mapping's, or the address is another.
-    pub fn take(&mut self, handle: GrantHandle, address: u64) -> Result<Record, GrantStatus> {
-        let slot = self.records.get_mut(handle.0 as usize).ok_or(GrantStatus::BAD_HANDLE)?;
-        match slot {
-            None => Err(GrantStatus::BAD_HANDLE),
-            Some(record) if record.target.address() != address => Err(GrantStatus::GENERAL_ERROR),
-            Some(_) => slot.take().ok_or(GrantStatus::BAD_HANDLE),
-        }
+    /// Xen's status where the handle is no mapping's, or no part of it has that name.
+    pub fn take(&mut self, named: Named) -> Result<(Record, Record), GrantStatus> {
+        let slot = self.records.get_mut(named.handle.0 as usize).ok_or(GrantStatus::BAD_HANDLE)?;
+        let rest = slot.as_ref().ok_or(GrantStatus::BAD_HANDLE)?.without(named)?;
+        slot.take().map(|record| (record, rest)).ok_or(GrantStatus::BAD_HANDLE)
     }
 
     /// A reserved handle may be another mapping's.

@@ -40,7 +40,7 @@ pub use copy::{Side, copy};
 use entry::status_of;
 pub use host::HostGrant;
 pub use map::{Wanted, map};
-pub use maptrack::{MAX_MAPPINGS, Maptrack, Record};
+pub use maptrack::{HostMapping, MAX_MAPPINGS, Maptrack, Named, Record};
 pub use table::{Active, GrantTable, MAX_FRAMES};
 pub use unmap::{Unmapping, unmap_all};
 
@@ -68,5 +68,6 @@ pub fn lent_entries(domains: &Domains) -> Vec<(EntryPlace, Mfn)> {
 
 /// The same of one domain.
 pub fn entries_of(domain: &Domain) -> Vec<(EntryPlace, Mfn)> {
-    domain.maptrack().lock().iter().map(|(_, record)| (record.place, record.frame)).collect()
+    let maptrack = domain.maptrack().lock();
+    maptrack.iter().filter_map(|(_, record)| Some((record.host?.place, record.frame))).collect()
 }

@@ -3,17 +3,18 @@
 //! The order is the whole point: a record is taken, so that it is nobody else's; its entry is cleared; the change is
 //! settled; and then the pin is given back, which may tell the granter that its page is its own again.
 
-use super::{Record, Stop};
+use super::{HostMapping, Named, Record, Stop};
 use crate::domain::Domain;
 use crate::error::Failure;
 use crate::paging::{Batch, Budget, EntryTarget, Mmu, Progress};
-use pv_abi::DomId;
 use pv_abi::grant_table::{GrantHandle, GrantStatus};
+use pv_abi::{DomId, Mfn};
 
 /// Mappings of one domain whose entries are cleared and not yet settled. It ends with [`Self::finish`].
 #[derive(Debug)]
 pub struct Unmapping {
     batch: Batch,
+    /// The rest of each: where nothing is left, the pin is given back.
     records: Vec<(GrantHandle, Record)>,
 }
 
@@ -23,8 +24,8 @@ impl Unmapping {
         Self { batch: Batch::new(grantee, budget), records: Vec::new() }
     }
 
-    /// Ends the mapping that was made at `address`, which is as the grantee called it; the entry of `new`, if there is
-    /// one, moves to its place.
+    /// Ends a mapping, or a part of one, which is as the grantee called it; the entry of `new`, if there is one, moves to
+    /// its place.
     ///
     /// # Errors
     /// What stopped it; nothing has changed then, unless the domain is lost.
@@ -32,29 +33,56 @@ impl Unmapping {
         &mut self,
         mmu: &Mmu,
         grantee: &Domain,
-        (handle, address): (GrantHandle, u64),
+        named: Named,
         new: Option<EntryTarget>,
     ) -> Result<(), Stop> {
-        let record = grantee.maptrack().lock().take(handle, address).map_err(Stop::Refused)?;
-        match self.change(mmu, &record, new) {
-            Ok(()) => self.records.push((handle, record)),
+        let (record, rest) = self.take(grantee, named).map_err(Stop::Refused)?;
+        let changed = match record.host.filter(|_| rest.host.is_none()) {
+            Some(host) => self.change(mmu, host, record.frame, new),
+            None => Ok(()),
+        };
+        match changed {
+            Ok(()) => self.records.push((named.handle, rest)),
             // What may still be mapped stays in use.
             Err(lost @ Stop::Lost(_)) => return Err(lost),
             Err(stop) => {
-                grantee.maptrack().lock().fill(handle, record);
+                grantee.maptrack().lock().fill(named.handle, record);
                 return Err(stop);
             }
         }
         Ok(())
     }
 
-    /// Clears, or replaces, the entry of a mapping.
-    fn change(&mut self, mmu: &Mmu, record: &Record, new: Option<EntryTarget>) -> Result<(), Stop> {
-        let changed = match (new, record.target) {
-            (None, _) => mmu.unmap_lent(record.place, record.frame, &mut self.batch),
-            (Some(from), EntryTarget::Linear { .. }) => {
-                mmu.replace_lent(record.place, record.frame, from, &mut self.batch)
+    /// Takes out what is left of a mapping, as [`Maptrack::take`](super::Maptrack::take) does: a part of it may have ended
+    /// in this batch.
+    fn take(&mut self, grantee: &Domain, named: Named) -> Result<(Record, Record), GrantStatus> {
+        let taken = grantee.maptrack().lock().take(named);
+        if !matches!(taken, Err(GrantStatus::BAD_HANDLE)) {
+            return taken;
+        }
+        let is_it = |(handle, rest): &(GrantHandle, Record)| *handle == named.handle && !rest.has_ended();
+        let index = self.records.iter().position(is_it).ok_or(GrantStatus::BAD_HANDLE)?;
+        let (_, record) = self.records.swap_remove(index);
+        match record.without(named) {
+            Ok(rest) => Ok((record, rest)),
+            Err(status) => {
+                self.records.push((named.handle, record));
+                Err(status)
             }
+        }
+    }
+
+    /// Clears, or replaces, the entry that maps `frame`.
+    fn change(
+        &mut self,
+        mmu: &Mmu,
+        HostMapping { place, target }: HostMapping,
+        frame: Mfn,
+        new: Option<EntryTarget>,
+    ) -> Result<(), Stop> {
+        let changed = match (new, target) {
+            (None, _) => mmu.unmap_lent(place, frame, &mut self.batch),
+            (Some(from), EntryTarget::Linear { .. }) => mmu.replace_lent(place, frame, from, &mut self.batch),
             // As on Xen, only a mapping by linear address is replaced.
             (Some(_), EntryTarget::Machine(_)) => return Err(Stop::Refused(GrantStatus::GENERAL_ERROR)),
         };
@@ -66,15 +94,19 @@ impl Unmapping {
         }
     }
 
-    /// Settles, and gives the pins back. What is left of the budget comes back, as from [`Mmu::finish`].
+    /// Settles, and gives the pins of what has ended back. What is left of the budget comes back, as from [`Mmu::finish`].
     ///
     /// # Errors
     /// The machine's: the domain is lost, and the pins are never given back.
     pub fn finish(self, mmu: &Mmu, grantee: &Domain) -> Result<Budget, Failure> {
         let left = mmu.finish(self.batch)?;
-        for (handle, record) in self.records {
-            record.unpin(mmu);
-            grantee.maptrack().lock().free(handle);
+        for (handle, rest) in self.records {
+            if rest.has_ended() {
+                rest.unpin(mmu);
+                grantee.maptrack().lock().free(handle);
+            } else {
+                grantee.maptrack().lock().fill(handle, rest);
+            }
         }
         Ok(left)
     }

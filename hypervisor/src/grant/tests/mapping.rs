@@ -2,7 +2,7 @@
 
 use super::pair::{Pair, WINDOW};
 use crate::domain::End;
-use crate::grant::{MAX_FRAMES, Unmapping};
+use crate::grant::{MAX_FRAMES, Named, Unmapping};
 use crate::machine::fake::Sabotage;
 use crate::paging::Budget;
 use crate::testing::page;
@@ -10,6 +10,7 @@ use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags, UnmapGrantRef};
 use pv_abi::page_table::PteFlags;
 use pv_abi::{Errno, Mfn};
 
+const ERROR: GrantStatus = GrantStatus::GENERAL_ERROR;
 const READING: u16 = GrantEntry::READING;
 const WRITING: u16 = GrantEntry::WRITING;
 const PERMIT: u16 = GrantEntry::PERMIT_ACCESS;
@@ -90,7 +91,8 @@ fn a_page_that_is_free_is_its_lenders_own() {
     let handle = pair.map(reference, 0, WINDOW).unwrap();
     let (mmu, borrower) = (&pair.world.services.mmu, &pair.borrower.domain);
     let mut unmapping = Unmapping::new(borrower.id(), Budget::new(0));
-    unmapping.unmap(mmu, borrower, (handle, WINDOW), None).unwrap();
+    let named = Named { handle, address: WINDOW, device: 0 };
+    unmapping.unmap(mmu, borrower, named, None).unwrap();
     unmapping.finish(mmu, borrower).unwrap();
     assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0));
     pair.end();
@@ -272,5 +274,63 @@ fn the_whole_table_can_be_used() {
     assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
     assert_eq!(pair.world.machine.memory.load_u64(last, 511 * 8), Ok(entry));
     assert_ne!(last, Mfn(0));
+    pair.end();
+}
+
+/// What is mapped for a device ends apart from what is mapped for the kernel, in either order. The entry is in use until
+/// both have ended.
+#[test]
+fn the_part_of_a_device_ends_apart() {
+    let pair = Pair::new();
+    let reference = pair.lend(0, 0);
+    let marks = GrantEntry::PERMIT_ACCESS | GrantEntry::READING | GrantEntry::WRITING;
+    let (bus, both) = (pair.lent(0).address(), MapFlags::DEVICE_MAP | MapFlags::HOST_MAP);
+    let lender = pair.lender.domain.id();
+    for device_first in [true, false] {
+        let handle = pair.map_with(lender, reference, both, WINDOW).unwrap();
+        assert_eq!(pair.unmap_part(handle, WINDOW, bus + 4096), ERROR, "another frame");
+        assert_eq!(pair.unmap_part(handle, 0, bus + 8), ERROR);
+        assert_eq!(pair.unmap_part(handle, WINDOW + 4096, bus), ERROR, "another place");
+        assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)), "nothing has ended");
+        let [first, second] = match device_first {
+            true => [(0, bus), (WINDOW, 0)],
+            false => [(WINDOW, 0), (0, bus)],
+        };
+        assert_eq!(pair.unmap_part(handle, first.0, first.1), GrantStatus::OKAY);
+        assert_eq!(pair.unmap_part(handle, first.0, first.1), ERROR, "once");
+        assert_eq!(pair.flags(reference), marks);
+        assert_eq!(pair.reach(WINDOW, true).is_some(), device_first);
+        pair.audit();
+        assert_eq!(pair.unmap_part(handle, second.0, second.1), GrantStatus::OKAY);
+        assert_eq!((pair.flags(reference), pair.references(0)), (GrantEntry::PERMIT_ACCESS, 0));
+        assert_eq!(pair.unmap_part(handle, second.0, second.1), GrantStatus::BAD_HANDLE);
+    }
+    // Both at once, and one that was never mapped for the kernel.
+    let handle = pair.map_with(lender, reference, both, WINDOW).unwrap();
+    assert_eq!(pair.unmap_part(handle, WINDOW, bus), GrantStatus::OKAY);
+    assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
+    let handle = pair.map_with(lender, reference, MapFlags::DEVICE_MAP, WINDOW).unwrap();
+    assert_eq!((pair.reach(WINDOW, false), pair.references(0), pair.flags(reference)), (None, 0, marks));
+    assert_eq!(pair.unmap_part(handle, WINDOW, 0), ERROR);
+    assert_eq!(pair.unmap_part(handle, 0, bus), GrantStatus::OKAY);
+    assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
+    // One after the other in one call.
+    for device_first in [true, false] {
+        let handle = pair.map_with(lender, reference, both, WINDOW).unwrap();
+        let mut parts = [(0, bus), (WINDOW, 0)];
+        if !device_first {
+            parts.reverse();
+        }
+        assert_eq!(pair.unmap_parts(handle, parts), [GrantStatus::OKAY; 2]);
+        assert_eq!((pair.flags(reference), pair.references(0)), (GrantEntry::PERMIT_ACCESS, 0));
+        assert_eq!(pair.reach(WINDOW, false), None);
+    }
+    let handle = pair.map_with(lender, reference, both, WINDOW).unwrap();
+    assert_eq!(pair.unmap_parts(handle, [(0, bus), (0, bus)]), [GrantStatus::OKAY, ERROR]);
+    assert_eq!((pair.flags(reference), pair.reach(WINDOW, true)), (marks, Some(pair.lent(0))));
+    assert_eq!(pair.unmap_part(handle, WINDOW, 0), GrantStatus::OKAY);
+    // What a dead borrower had for a device is given back with the rest.
+    pair.map_with(lender, reference, both, WINDOW).unwrap();
+    pair.audit();
     pair.end();
 }

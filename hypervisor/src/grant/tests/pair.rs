@@ -104,6 +104,27 @@ impl Pair {
         self.operate(1, UnmapGrantRef { host_addr, dev_bus_addr: 0, handle, status, padding: 0 }).status
     }
 
+    /// The borrower ends a mapping, or the part of it that it names.
+    pub fn unmap_part(&self, handle: GrantHandle, host_addr: u64, dev_bus_addr: u64) -> GrantStatus {
+        let status = GrantStatus(77);
+        self.operate(1, UnmapGrantRef { host_addr, dev_bus_addr, handle, status, padding: 0 }).status
+    }
+
+    /// The borrower ends two parts of a mapping by one call.
+    pub fn unmap_parts(&self, handle: GrantHandle, parts: [(u64, u64); 2]) -> [GrantStatus; 2] {
+        let status = GrantStatus(77);
+        let requests = parts.map(|(host_addr, dev_bus_addr)| UnmapGrantRef {
+            host_addr,
+            dev_bus_addr,
+            handle,
+            status,
+            padding: 0,
+        });
+        self.world.poke(&self.borrower, ARGUMENTS, &requests);
+        assert_eq!(self.world.call(&self.borrower, 20, &[1, ARGUMENTS, 2]), Ok(0));
+        self.world.peek::<[UnmapGrantRef; 2]>(&self.borrower, ARGUMENTS).map(|request| request.status)
+    }
+
     pub fn replace(&self, handle: GrantHandle, host_addr: u64, new_addr: u64) -> GrantStatus {
         let status = GrantStatus(77);
         self.operate(7, UnmapAndReplace { host_addr, new_addr, handle, status, padding: 0 }).status

@@ -3,7 +3,7 @@
 use super::unmap::unmap_one;
 use super::{Ran, end, granter, status};
 use crate::error::Refusal;
-use crate::grant::{Access, Stop, Wanted, map};
+use crate::grant::{Access, Named, Stop, Wanted, map};
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
 use crate::paging::{Batch, EntryTarget, Progress};
@@ -31,8 +31,8 @@ const UNTOLD: Refusal = Refusal::new(Errno::EFAULT, "a mapping's handle cannot b
 
 /// Ends the mapping of which the guest cannot be told, in as many runs as that takes.
 fn undo(call: &mut Call<'_>) -> Ran {
-    if let Some(mapping) = call.progress.untold
-        && unmap_one(call, mapping)? == Progress::Preempted
+    if let Some((handle, address, device)) = call.progress.untold
+        && unmap_one(call, Named { handle, address, device })? == Progress::Preempted
     {
         return Ok(Progress::Preempted);
     }
@@ -54,7 +54,10 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
         }
         if array.set(&call.space(), index, &request).is_err() {
             let made = request.status == GrantStatus::OKAY;
-            call.progress.untold = made.then_some((request.handle, request.host_addr));
+            let part = |flag, address| if request.flags & flag != 0 { address } else { 0 };
+            let host = part(MapFlags::HOST_MAP, request.host_addr);
+            let device = part(MapFlags::DEVICE_MAP, request.dev_bus_addr);
+            call.progress.untold = made.then_some((request.handle, host, device));
             return Err(UNTOLD.into());
         }
         call.progress.elements = call.progress.elements.saturating_add(1);
@@ -83,10 +86,7 @@ fn check(call: &Call<'_>, request: &MapGrantRef) -> Result<Wanted, GrantStatus> 
     if !has(MapFlags::HOST_MAP | MapFlags::DEVICE_MAP) {
         return Err(GrantStatus::BAD_GNTREF);
     }
-    if !has(MapFlags::HOST_MAP) {
-        return Err(GrantStatus::GENERAL_ERROR); // there are no devices to map for
-    }
-    let target = match has(MapFlags::CONTAINS_PTE) {
+    let entry = match has(MapFlags::CONTAINS_PTE) {
         true => EntryTarget::Machine(request.host_addr),
         false => EntryTarget::Linear { root: call.vcpu.context.root, address: request.host_addr },
     };
@@ -95,7 +95,8 @@ fn check(call: &Call<'_>, request: &MapGrantRef) -> Result<Wanted, GrantStatus> 
         granter: granter(call, request.dom)?,
         reference: request.reference,
         access: if has(MapFlags::READ_ONLY) { Access::ReadOnly } else { Access::ReadWrite },
-        target,
+        target: has(MapFlags::HOST_MAP).then_some(entry),
+        device: has(MapFlags::DEVICE_MAP),
         available: PteFlags::from_bits_truncate(bits << PteFlags::AVAIL0.bits().trailing_zeros()),
     })
 }
