@@ -187,7 +187,12 @@ mod tests {
         let keys: Vec<u8> = (0..CAPACITY + 5000).map(|at| (at % 251) as u8).collect();
         let mut got: Vec<u8> = Vec::new();
         std::thread::scope(|scope| {
-            let typing = scope.spawn(|| keys.chunks(256).for_each(|keys| desk.type_keys(keys)));
+            // More at once than it ever has room for, and then in pieces.
+            let (at_once, pieces) = keys.split_at(CAPACITY + 1000);
+            let typing = scope.spawn(|| {
+                desk.type_keys(at_once);
+                pieces.chunks(256).for_each(|keys| desk.type_keys(keys));
+            });
             loop {
                 let (is_over, more) = (typing.is_finished(), taken(&desk, 0));
                 got.extend(&more);
