@@ -77,7 +77,7 @@ fn poweroff_code() {
 fn crash() {
     let outcome = run(&["--exec", "crash"]);
     assert_ended(&outcome, CRASHED);
-    for word in ["crashed", "rip", "rsp", "#0", "pv_guest_kernel::"] {
+    for word in ["crashed", "rip", "rsp", "#0", "pv_guest_kernel::", "the last lines of its console:\n  | "] {
         assert!(outcome.stderr.contains(word), "{word:?} is missing: {}", outcome.stderr);
     }
 }

@@ -88,6 +88,9 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
         session.voice.tell(&report.to_string());
     }
     let (status, how) = judge(end, session.exit.signal().is_some(), session.exit.has_left());
+    if status == Status::Crashed {
+        session.voice.tell_last_lines();
+    }
     session.exit.note_end(&session.guest.spec.name, &how);
     let statistics = &end.statistics;
     let summary = Summary {

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 pub const CAPACITY: usize = 64 << 10;
 /// Bytes that are written at a time.
 const CHUNK: usize = 4096;
+/// Bytes of what a domain said last that are kept.
+const LAST: usize = 2048;
 /// Messages that wait for an open line at most.
 const MESSAGES: usize = 256;
 /// How long output is still written once the user has left.
@@ -36,6 +38,8 @@ pub type Hook = Box<dyn Fn() + Send + Sync>;
 #[derive(Default)]
 struct Queue {
     bytes: VecDeque<u8>,
+    /// What it said last in this life, written or not.
+    last: VecDeque<u8>,
     /// After these bytes the domain pauses.
     pauses: bool,
     /// After these bytes the domain says no more.
@@ -49,6 +53,11 @@ struct Queue {
 }
 
 impl Queue {
+    fn keep_last(&mut self, bytes: &[u8]) {
+        self.last.extend(bytes);
+        self.last.drain(..self.last.len().saturating_sub(LAST));
+    }
+
     fn has_work(&self) -> bool {
         !self.bytes.is_empty() || self.pauses || self.ends
     }
@@ -80,13 +89,17 @@ impl State {
 
     /// Takes as many bytes as there is room for.
     fn take(&mut self, who: usize, bytes: &[u8]) -> usize {
-        if self.drops() {
-            self.dropped = self.dropped.saturating_add(bytes.len() as u64);
-            return bytes.len();
+        let drops = self.drops();
+        let length = if drops { bytes.len() } else { bytes.len().min(self.free(who)) };
+        let bytes = bytes.get(..length).unwrap_or(bytes);
+        if drops {
+            self.dropped = self.dropped.saturating_add(length as u64);
         }
-        let length = bytes.len().min(self.free(who));
         if let Some(queue) = self.queues.get_mut(who) {
-            queue.bytes.extend(bytes.iter().take(length));
+            queue.keep_last(bytes);
+            if !drops {
+                queue.bytes.extend(bytes);
+            }
         }
         length
     }
@@ -126,7 +139,13 @@ impl Printer {
     pub fn begin(&self, who: usize, first: Hook, room: Hook) {
         if let Some(queue) = self.state().queues.get_mut(who) {
             (queue.first, queue.room) = (Some(first), Some(Arc::new(room)));
+            queue.last.clear();
         }
+    }
+
+    /// The last bytes that a domain said in this life, 2048 at most.
+    pub fn last(&self, who: usize) -> Vec<u8> {
+        self.state().queues.get(who).map(|queue| queue.last.iter().copied().collect()).unwrap_or_default()
     }
 
     /// A domain says something. Takes what there is room for, and returns how many bytes that was.
@@ -371,6 +390,24 @@ mod tests {
         let printing = Arc::clone(&printer);
         std::thread::spawn(move || printing.print(Paper::Plain(Gate(gate, sender)), |_| {}));
         (printer, open, written)
+    }
+
+    /// What was said last is kept whether or not somebody reads it, and is forgotten when the next life begins.
+    #[test]
+    fn the_last_words_of_a_life_are_kept() {
+        let printer = Printer::new(2);
+        let begin = || printer.begin(1, Box::new(|| {}), Box::new(|| {}));
+        begin();
+        assert_eq!(printer.offer(1, &vec![b'a'; CAPACITY]), CAPACITY);
+        assert_eq!(printer.last(1), vec![b'a'; LAST]);
+        assert_eq!((printer.offer(1, b"is not taken"), printer.last(1)), (0, vec![b'a'; LAST]));
+        printer.leave();
+        printer.state().until = Some(Instant::now());
+        assert_eq!(printer.offer(1, b"dropped"), 7);
+        assert!(printer.last(1).ends_with(b"aadropped") && printer.last(1).len() == LAST);
+        assert_eq!(printer.last(0), b"");
+        begin();
+        assert_eq!(printer.last(1), b"");
     }
 
     /// A sink that blocks costs the one that writes more than its queue holds, and nobody else.

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long the end of a domain is not told, so that its last words come before.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Lines of a console that are told again.
+const LAST_LINES: usize = 16;
 /// How long an open line waits for a message on the same terminal.
 const MESSAGE: Duration = Duration::from_secs(1);
 
@@ -125,6 +127,15 @@ impl Voice {
         }
     }
 
+    /// Tells the last lines of the domain's console again, for whoever has not just seen them on a terminal.
+    pub fn tell_last_lines(&self) {
+        let lines = last_lines(&self.printer.last(self.index));
+        if !self.is_terminal && !lines.is_empty() {
+            let lines: String = lines.iter().map(|line| format!("  | {line}\n")).collect();
+            self.tell(&format!("the last lines of its console:\n{lines}"));
+        }
+    }
+
     /// Tells that something is wrong with the domain.
     pub fn warn(&self, message: &str) {
         match self.has_company {
@@ -139,5 +150,27 @@ impl Voice {
             self.show(format!("keys go to {}\n", self.name));
             self.printer.pause(self.index);
         }
+    }
+}
+
+/// The last lines of a text that has just been said, without those that are empty.
+fn last_lines(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let dropped = lines.len().saturating_sub(LAST_LINES);
+    lines.into_iter().skip(dropped).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_those_that_say_something() {
+        let text: String = (0..40).map(|number| format!("line {number}\r\n\r\n")).collect();
+        let lines = last_lines(text.as_bytes());
+        assert_eq!((lines.len(), lines[0].as_str(), lines[15].as_str()), (16, "line 24", "line 39"));
+        assert_eq!(last_lines(b"\r\n a\xff \n"), [" a\u{fffd}"]);
+        assert_eq!(last_lines(b""), [""; 0]);
     }
 }
