@@ -146,6 +146,7 @@ fn files_that_are_no_kernels() {
         (text(&me).to_owned(), "no Xen notes"),
     ] {
         assert_refused(&run(&["run", "--kernel", &path]), CONFIGURATION, &[&path, reason]);
+        assert_refused(&run(&["bench", "--linux", &path]), CONFIGURATION, &[&path, reason]);
     }
     assert_refused(&run(&["run", "--ramdisk", "/nowhere/initrd"]), CONFIGURATION, &["/nowhere/initrd"]);
 }

@@ -14,16 +14,29 @@ use pv_abi::PAGE_SIZE;
 use pv_abi::trap::Vector;
 
 const RET: u8 = 0xc3;
+
+/// An instruction that raises an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trapping {
+    /// What comes before it, and raises none.
+    pub before: &'static [u8],
+    /// The instruction.
+    pub instruction: &'static [u8],
+    /// Which exception.
+    pub vector: Vector,
+}
+
 /// `mov al, [0]`, where nothing is mapped.
-const FAULT: [u8; 7] = [0x8a, 0x04, 0x25, 0, 0, 0, 0];
+pub const FAULT: Trapping =
+    Trapping { before: &[], instruction: &[0x8a, 0x04, 0x25, 0, 0, 0, 0], vector: Vector::PAGE_FAULT };
 
 /// By which way the guest leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// A hypercall gate.
     Gate(Gate),
-    /// A page fault.
-    Fault,
+    /// An exception.
+    Exception(Trapping),
 }
 
 impl Way {
@@ -31,7 +44,7 @@ impl Way {
     pub fn code(self) -> Vec<u8> {
         let mut code = match self {
             Self::Gate(gate) => gate.ring(),
-            Self::Fault => FAULT.to_vec(),
+            Self::Exception(trapping) => [trapping.before, trapping.instruction].concat(),
         };
         code.push(RET);
         code
@@ -41,7 +54,7 @@ impl Way {
         match self {
             Self::Gate(Gate::Syscall) => BareExit::Syscall,
             Self::Gate(Gate::Doorbell) => BareExit::Doorbell,
-            Self::Fault => BareExit::Exception(Vector::PAGE_FAULT.0),
+            Self::Exception(trapping) => BareExit::Exception(trapping.vector.0),
         }
     }
 }
@@ -95,15 +108,15 @@ impl Floor {
         Ok(nanoseconds(self.bare.registers.rax, self.tsc_khz))
     }
 
-    /// Runs the guest until it leaves. A fault is not repeated.
+    /// Runs the guest until it leaves. What raised an exception is not repeated.
     fn leave(&mut self) -> Result<(), BenchError> {
         let exit = self.bare.run()?;
         if exit != self.way.exit() {
             let at = self.bare.registers.rip.wrapping_sub(CODE);
             return Err(BenchError::Guest(format!("of the floor left by {exit:?} at {at:#x}")));
         }
-        if self.way == Way::Fault {
-            self.bare.registers.rip += FAULT.len() as u64;
+        if let Way::Exception(trapping) = self.way {
+            self.bare.registers.rip += trapping.instruction.len() as u64;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use super::BenchError;
 use super::image::{COMMAND_SIZE, Program, RESULT_SIZE};
-use super::site::Site;
+use super::site::{LEAST_PAGES, MACHINE_FRAMES, Site, pages_around};
 use crate::assemble::{assemble, machine};
 use crate::control::Hypervisor;
 use crate::domain::{Console, Domain, DomainEnd};
@@ -118,11 +118,24 @@ pub struct Laboratory {
 impl Laboratory {
     /// Starts the guest.
     pub fn new() -> Result<Self, BenchError> {
-        let machine = machine(super::site::MACHINE_FRAMES, 1)?;
+        Self::with(MACHINE_FRAMES, Site::new)
+    }
+
+    /// Starts one that has a ramdisk, and no more.
+    pub fn with_ramdisk(ramdisk: &[u8]) -> Result<Self, BenchError> {
+        let frames = pages_around(ramdisk) + LEAST_PAGES;
+        Self::with(frames, |hypervisor, console| Site::with_ramdisk(hypervisor, ramdisk, console))
+    }
+
+    fn with(
+        frames: u64,
+        build: impl FnOnce(&Hypervisor, Arc<dyn Console>) -> Result<Site, BenchError>,
+    ) -> Result<Self, BenchError> {
+        let machine = machine(frames, 1)?;
         let report = machine.report.clone();
         let hypervisor = assemble(machine)?;
         let (line, console) = Line::new();
-        let site = Site::new(&hypervisor, console)?;
+        let site = build(&hypervisor, console)?;
         hypervisor.start(&site.domain, &site.start)?;
         line.ready()?;
         Ok(Self { line, site, report, hypervisor })
@@ -130,18 +143,23 @@ impl Laboratory {
 
     /// Has the guest run a program, `count` times and with further words; both times in nanoseconds.
     pub fn run(&self, program: Program, count: u64, words: &[u64]) -> Result<[f64; 2], BenchError> {
+        Ok(self.call(program, count, words)?.map(|ticks| self.nanoseconds(ticks)))
+    }
+
+    /// The same; both words as the program returns them.
+    pub fn call(&self, program: Program, count: u64, words: &[u64]) -> Result<[u64; 2], BenchError> {
         let mut command = [0; COMMAND_SIZE / 8];
         let given = [program.address(), count].into_iter().chain(words.iter().copied());
         command.iter_mut().zip(given).for_each(|(to, word)| *to = word);
-        let answer = self.line.call(command).and_then(|ticks| {
+        let answer = self.line.call(command).and_then(|words| {
             self.line.ready()?;
-            Ok(ticks)
+            Ok(words)
         });
-        let [first, second] = answer.map_err(|error| self.explain(error))?;
-        if let Err(errno) = Errno::from_return(first) {
-            return Err(BenchError::Guest(format!("was refused {program:?}: {errno}")));
+        let words = answer.map_err(|error| self.explain(error))?;
+        match Errno::from_return(words[0]) {
+            Ok(_) => Ok(words),
+            Err(errno) => Err(BenchError::Guest(format!("was refused {program:?}: {errno}"))),
         }
-        Ok([self.nanoseconds(first), self.nanoseconds(second)])
     }
 
     /// Ticks of the guest's TSC in nanoseconds.

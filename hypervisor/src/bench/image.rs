@@ -9,7 +9,7 @@
 //! | [`HYPERCALL_PAGE`] | the hypercall page |
 //! | [`COMMAND`], [`RESULT`] | what to do, and what came of it: see [`super::guest`] |
 //! | [`OPERATIONS`] | two `mmuext_op`s, from the host; or the guest's event channel |
-//! | [`GATE`] | one gate and a `ret`, from the host |
+//! | [`GATE`] | what a program calls, from the host: a gate, an instruction that traps, a [`Computation`], each with a `ret` |
 //! | [`KERNEL_STACK`] | where the stack for traps from user mode ends |
 //! | [`MAPS`], [`UNMAPS`] | lists of `mmu_update`s, from the host |
 //!
@@ -17,6 +17,8 @@
 //! TSC ticks, or in RAX an error number negated. The second guest, `bare`, is the floors': see [`super::floor`].
 #![allow(unsafe_code)] // assembly
 
+#[cfg(doc)]
+use super::computation::Computation;
 use pv_abi::elf_note::NoteType;
 use pv_abi::hypercall::HypercallNumber as Number;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -32,7 +34,7 @@ pub const COMMAND: u64 = 0x2000;
 pub const RESULT: u64 = 0x2100;
 /// 24 bytes each.
 pub const OPERATIONS: u64 = 0x2200;
-/// A few bytes of code.
+/// Code.
 pub const GATE: u64 = 0x2300;
 /// The stack lies below.
 pub const KERNEL_STACK: u64 = 0x4000;
@@ -59,6 +61,7 @@ global_asm!(
     ".global paravane_bench_image, paravane_bench_null, paravane_bench_update",
     ".global paravane_bench_event_setup, paravane_bench_event, paravane_bench_fault_setup",
     ".global paravane_bench_fault, paravane_bench_switch, paravane_bench_bare",
+    ".global paravane_bench_emulate_setup, paravane_bench_trap, paravane_bench_store, paravane_bench_compute",
     "paravane_bench_image:",
     ".Lpvb_image:",
     // Elf64_Ehdr: a 64-bit little-endian executable for x86-64, with two program headers.
@@ -291,6 +294,55 @@ global_asm!(
     "    dec r12",
     "    jnz 2b",
     "    jmp .Lpvb_stop",
+    // Has its stores to page tables carried out, and its `cli` and `in`.
+    "paravane_bench_emulate_setup:",
+    "    xor edi, edi", // VMASST_CMD_enable
+    "    mov esi, 2", // VMASST_TYPE_writable_pagetables
+    "    call .Lpvb_page + 32 * {vm_assist}",
+    "    test rax, rax",
+    "    jnz .Lpvb_failed",
+    "    push 1", // struct physdev_set_iopl: the kernel's own privilege
+    "    mov edi, 6", // PHYSDEVOP_set_iopl
+    "    mov rsi, rsp",
+    "    call .Lpvb_page + 32 * {physdev_op}",
+    "    pop rcx",
+    "    ret",
+    // Calls what is at the gate, which leaves all registers but RAX, RCX and RDX alone.
+    "paravane_bench_trap:",
+    "    call .Lpvb_gate",
+    "    call .Lpvb_start",
+    "2:  call .Lpvb_gate",
+    "    dec r12",
+    "    jnz 2b",
+    "    jmp .Lpvb_stop",
+    // Stores R12 entries from word 2 on, where a page table is mapped: those of the list at word 3. The list at word 4
+    // clears them.
+    "paravane_bench_store:",
+    "    mov rdi, [rip + .Lpvb_command + 16]",
+    "    mov rsi, [rip + .Lpvb_command + 24]",
+    "    mov rcx, r12",
+    "    call .Lpvb_start",
+    "2:  mov rax, [rsi + 8]",
+    "    mov [rdi], rax",
+    "    add rsi, 16",
+    "    add rdi, 8",
+    "    dec rcx",
+    "    jnz 2b",
+    "    call .Lpvb_stop",
+    "    mov rbp, rax",
+    "    mov rdi, [rip + .Lpvb_command + 32]",
+    "    call .Lpvb_mmu_update",
+    "    mov rax, rbp",
+    "    ret",
+    // Runs R12 rounds of the computation at the gate, with words 2 and 3; what it comes to goes to RBX.
+    "paravane_bench_compute:",
+    "    call .Lpvb_start",
+    "    mov rdi, r12",
+    "    mov rsi, [rip + .Lpvb_command + 16]",
+    "    mov rdx, [rip + .Lpvb_command + 24]",
+    "    call .Lpvb_gate",
+    "    mov rbx, rax",
+    "    jmp .Lpvb_stop",
     ".org .Lpvb_image + {file_size}, 0xcc",
     ".Lpvb_end:",
     // The floors' guest. What it measures follows it, with a `ret`. Once for nothing; RSI pages touched, from RDI
@@ -344,6 +396,8 @@ global_asm!(
     sched_op = const Number::SCHED_OP.0,
     callback_op = const Number::CALLBACK_OP.0,
     event_channel_op = const Number::EVENT_CHANNEL_OP.0,
+    vm_assist = const Number::VM_ASSIST.0,
+    physdev_op = const Number::PHYSDEV_OP.0,
     domid_self = const pv_abi::DomId::SELF.0,
     fault_entry = const (FLAT_RING3_CS64 as u32) << 16 | 4 << 8 | 14,
     cs = const FLAT_RING3_CS64,
@@ -360,6 +414,10 @@ unsafe extern "C" {
     static paravane_bench_fault_setup: u8;
     static paravane_bench_fault: u8;
     static paravane_bench_switch: u8;
+    static paravane_bench_emulate_setup: u8;
+    static paravane_bench_trap: u8;
+    static paravane_bench_store: u8;
+    static paravane_bench_compute: u8;
 }
 
 /// What the guest can be told to do.
@@ -379,6 +437,14 @@ pub enum Program {
     Fault,
     /// Two root tables in turns.
     Switch,
+    /// Prepares [`Self::Trap`] and [`Self::Store`].
+    EmulateSetup,
+    /// The code at [`GATE`], which traps.
+    Trap,
+    /// Stores to a page table, and takes back what they did.
+    Store,
+    /// The computation at [`GATE`].
+    Compute,
 }
 
 impl Program {
@@ -392,6 +458,10 @@ impl Program {
             Self::FaultSetup => &raw const paravane_bench_fault_setup,
             Self::Fault => &raw const paravane_bench_fault,
             Self::Switch => &raw const paravane_bench_switch,
+            Self::EmulateSetup => &raw const paravane_bench_emulate_setup,
+            Self::Trap => &raw const paravane_bench_trap,
+            Self::Store => &raw const paravane_bench_store,
+            Self::Compute => &raw const paravane_bench_compute,
         };
         BASE + (code as u64 - &raw const paravane_bench_image as u64)
     }
@@ -424,7 +494,8 @@ mod tests {
     #[test]
     fn programs_lie_in_the_image() {
         let end = BASE + kernel().len() as u64;
-        for program in [Program::Null, Program::Update, Program::Event, Program::Fault, Program::Switch] {
+        let programs = [Program::Null, Program::Update, Program::Event, Program::Fault, Program::Switch];
+        for program in programs.into_iter().chain([Program::Trap, Program::Store, Program::Compute]) {
             assert!((BASE..end).contains(&program.address()), "{program:?}");
         }
     }

@@ -7,16 +7,21 @@
 //! - [`statistics`] and [`row`]: what samples come to;
 //! - [`sampling`]: who is measured when; [`split_mix`]: which places and samples are chosen;
 //! - [`image`], [`site`], [`guest`]: a tiny guest, the domain that it lives in, and how it is told what to do;
+//! - [`computation`]: what the guest and the host compute alike;
+//! - [`kernel_domain`], [`first_process`]: a whole kernel with its console and store, and the first process of Linux;
 //! - [`floor`], [`mock`]: the floors;
 //! - [`core`], [`block`]: the rows of the suites.
 //!
 //! `docs/measuring.md` says what each row means.
 
 mod block;
+mod computation;
 mod core;
+mod first_process;
 mod floor;
 mod guest;
 mod image;
+mod kernel_domain;
 mod mock;
 mod row;
 mod sampling;
@@ -76,13 +81,22 @@ impl From<Refusal> for BenchError {
 /// Takes rows as they are finished.
 pub type Sink<'a> = &'a mut dyn FnMut(Row);
 
+/// What is measured, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Pairs of measurements that make a row.
+    pub pairs: usize,
+    /// An unpacked image of Linux, for the row `core/boot/linux`; without one the row is skipped.
+    pub linux: Option<&'a [u8]>,
+}
+
 /// Rows that are measured together.
 #[derive(Clone, Copy, Debug)]
 pub struct Suite {
     /// What the command line calls it.
     pub name: &'static str,
-    /// Measures its rows in so many pairs each.
-    pub run: fn(pairs: usize, sink: Sink<'_>) -> Result<(), BenchError>,
+    /// Measures its rows.
+    pub run: fn(settings: &Settings<'_>, sink: Sink<'_>) -> Result<(), BenchError>,
 }
 
 /// All suites. The first is measured where nobody says which.

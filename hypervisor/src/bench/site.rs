@@ -24,7 +24,7 @@ const PAGES: u64 = FIRST_TARGET + 2 * UPDATES;
 pub const MACHINE_FRAMES: u64 = 4 * PAGES;
 /// The second root, the first pfn that the initial mapping leaves alone.
 const OTHER_ROOT: u64 = LEAST_PAGES;
-/// The window's L1 tables: for the updates, and one more for the shared page.
+/// The window's L1 tables: for the updates, and one more for what is behind them.
 const TABLES: std::ops::Range<u64> = OTHER_ROOT + 1..OTHER_ROOT + 2 + UPDATES / ENTRIES as u64;
 /// The first of the pfns that are mapped in the window.
 const FIRST_TARGET: u64 = 1088;
@@ -33,8 +33,15 @@ const _: () = assert!(FIRST_TARGET >= TABLES.end);
 pub const WINDOW: u64 = image::BASE + (64 << 20);
 /// Where the shared page is, behind it.
 pub const SHARED: u64 = WINDOW + UPDATES * PAGE_SIZE as u64;
+/// Where the first of the window's L1 tables is mapped, as a page that can be read.
+pub const FIRST_TABLE: u64 = SHARED + PAGE_SIZE as u64;
 
 const MAPPED: PteFlags = PteFlags::PRESENT.union(PteFlags::WRITABLE).union(PteFlags::USER);
+
+/// Pages of a domain with such a ramdisk.
+pub const fn pages_around(ramdisk: &[u8]) -> u64 {
+    (ramdisk.len() / PAGE_SIZE) as u64 + 4 * LEAST_PAGES
+}
 
 /// A built domain.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub struct Site {
     pub domain: Arc<Domain>,
     /// How it starts.
     pub start: StartState,
+    /// Where its ramdisk is mapped; 0 where it has none.
+    pub ramdisk: u64,
     mmu: Arc<Mmu>,
     /// The mfn of each pfn.
     p2m: Vec<Mfn>,
@@ -67,30 +76,44 @@ impl Frames {
     }
 }
 
-/// Makes and builds a domain of `pages` pages.
+/// Makes and builds a domain of `pages` pages, with a ramdisk unless that is empty.
 pub fn plain(
     hypervisor: &Hypervisor,
     pages: u64,
+    ramdisk: &[u8],
     console: Arc<dyn Console>,
 ) -> Result<(Arc<Domain>, StartState, Plan), BenchError> {
     let image = KernelImage::parse(image::kernel())?;
-    let plan = Plan::new(&image, &Wishes { pages, ..Wishes::default() })?;
+    let bytes = Some(ramdisk.len() as u64).filter(|&bytes| bytes != 0);
+    let plan = Plan::new(&image, &Wishes { pages, ramdisk: bytes, ..Wishes::default() })?;
     let config = DomainConfig { name: "bench".into(), maximum_pages: pages, vcpus: 1, console };
     let domain = hypervisor.create_domain(config)?;
-    let filled = fill(hypervisor.services(), &domain, &image, &[], &plan)?;
+    let filled = fill(hypervisor.services(), &domain, &image, ramdisk, &plan)?;
     Ok((domain, filled.start_state(), plan))
 }
 
 impl Site {
     /// Builds and furnishes.
     pub fn new(hypervisor: &Hypervisor, console: Arc<dyn Console>) -> Result<Self, BenchError> {
-        let (domain, start, plan) = plain(hypervisor, PAGES, console)?;
+        let (domain, start, plan) = plain(hypervisor, PAGES, &[], console)?;
         let mmu = Arc::clone(&hypervisor.services().mmu);
         let mut p2m: Vec<Mfn> = Mfn::new_vec_zeroed(PAGES as usize).unwrap_or_default();
         mmu.copy_from_guest(domain.id(), start.root, plan.p2m_address, p2m.as_mut_slice().as_mut_bytes())?;
-        let site = Self { domain, start, mmu, p2m };
+        let site = Self { domain, start, ramdisk: 0, mmu, p2m };
         site.furnish()?;
         Ok(site)
+    }
+
+    /// Builds one with a ramdisk, and does not furnish it: it has no window, shared page or second root.
+    pub fn with_ramdisk(
+        hypervisor: &Hypervisor,
+        ramdisk: &[u8],
+        console: Arc<dyn Console>,
+    ) -> Result<Self, BenchError> {
+        let (domain, start, plan) = plain(hypervisor, pages_around(ramdisk), ramdisk, console)?;
+        let ramdisk = plan.ramdisk.as_ref().map_or(0, |ramdisk| plan.address(ramdisk.pages.start));
+        let mmu = Arc::clone(&hypervisor.services().mmu);
+        Ok(Self { domain, start, ramdisk, mmu, p2m: Vec::new() })
     }
 
     fn mfn(&self, pfn: u64) -> Mfn {
@@ -110,7 +133,9 @@ impl Site {
         for (n, pfn) in TABLES.enumerate() {
             updates.push(update(l2, Level::L2.index(WINDOW) + n, Pte::new(self.mfn(pfn), MAPPED)));
         }
-        updates.push(update(self.mfn(TABLES.end - 1), 0, Pte::new(self.domain.shared().frame(), MAPPED)));
+        let behind = self.mfn(TABLES.end - 1);
+        updates.push(update(behind, 0, Pte::new(self.domain.shared().frame(), MAPPED)));
+        updates.push(update(behind, 1, Pte::new(self.mfn(TABLES.start), MAPPED - PteFlags::WRITABLE)));
         self.apply(&updates)?;
         let pin = || self.mmu.pin(self.domain.id(), self.other_root(), Level::L4, &mut Budget::unlimited());
         while pin()? == Progress::Preempted {}

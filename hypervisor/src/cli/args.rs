@@ -210,6 +210,9 @@ pub struct BenchArgs {
     /// Pairs of measurements that make a row
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = |text: &str| count(text, 30, 1_000_000))]
     pub pairs: u32,
+    /// A kernel of Linux, for the row core/boot/linux
+    #[arg(long, value_name = "VMLINUZ")]
+    pub linux: Option<PathBuf>,
 }
 
 /// `xs`.

@@ -1,14 +1,19 @@
 //! `paravane bench`.
 
 use super::args::BenchArgs;
+use super::files;
 use super::status::{Failure, Status};
 use super::stdout::print;
-use hypervisor::bench::{Aim, EACH, PER_SECOND, Row, SUITES, Suite, suite};
+use hypervisor::bench::{Aim, EACH, PER_SECOND, Row, SUITES, Settings, Suite, suite};
+use hypervisor::builder::{KernelImage, unpack};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// Measures what was asked for; without a word, the first suite.
 pub fn bench(args: &BenchArgs) -> Result<Status, Failure> {
     let suites = chosen(&args.suites)?;
+    let linux = args.linux.as_deref().map(linux).transpose()?;
+    let settings = Settings { pairs: args.pairs as usize, linux: linux.as_deref() };
     let mut rows = Vec::new();
     let mut shown = match args.json {
         true => Ok(ControlFlow::Continue(())),
@@ -25,7 +30,7 @@ pub fn bench(args: &BenchArgs) -> Result<Status, Failure> {
             }
             rows.push(row);
         };
-        (suite.run)(args.pairs as usize, &mut take).map_err(|error| Failure::about(suite.name, error))?;
+        (suite.run)(&settings, &mut take).map_err(|error| Failure::about(suite.name, error))?;
     }
     if shown?.is_continue() {
         let _ = match args.json {
@@ -34,6 +39,14 @@ pub fn bench(args: &BenchArgs) -> Result<Status, Failure> {
         }?;
     }
     Ok(Status::Fine)
+}
+
+/// The kernel in that file, unpacked. That it is one is looked at before anything is measured.
+fn linux(path: &Path) -> Result<Vec<u8>, Failure> {
+    let about = |error| Failure::about(path.display(), error);
+    let image = unpack(files::read(path)?).map_err(about)?;
+    KernelImage::parse(&image).map_err(about)?;
+    Ok(image)
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Suite>, Failure> {

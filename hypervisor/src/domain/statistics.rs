@@ -51,7 +51,7 @@ impl Default for Statistics {
 /// [`Statistics`] at one moment, with what the paging code counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatisticsSnapshot {
-    /// Exits by kind.
+    /// Exits by kind, in the order of [`ExitKind::ALL`].
     pub exits: Vec<(&'static str, u64)>,
     /// Hypercalls made, by number; those never made are left out.
     pub hypercalls: Vec<(u64, u64)>,
@@ -63,6 +63,13 @@ pub struct StatisticsSnapshot {
     pub validated: u64,
     /// Page-table operations refused.
     pub refused: u64,
+}
+
+impl StatisticsSnapshot {
+    /// Exits of a kind.
+    pub fn exits_of(&self, kind: ExitKind) -> u64 {
+        self.exits.get(kind as usize).map_or(0, |(_, count)| *count)
+    }
 }
 
 impl Statistics {

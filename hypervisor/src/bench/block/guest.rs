@@ -1,20 +1,11 @@
 //! The bundled kernel with one disk, told what to do through its console.
 
 use super::access::Load;
-use crate::assemble::{assemble, machine};
 use crate::bench::BenchError;
-use crate::bench::guest::end;
-use crate::builder::{KernelImage, Plan, Wishes};
-use crate::control::{DomainConfig, FilledDomain, Hypervisor, fill};
-use crate::domain::{Domain, NoConsole};
-use crate::host_domain::{
-    DeviceEnd, Home, HostDomain, Service, move_in, start_console, start_disk, start_store,
-};
+use crate::bench::kernel_domain::{Kernel, KernelDomain};
 use crate::kernel_image::KERNEL_IMAGE;
 use backends::block::Disk;
 use backends::block::image::Image;
-use backends::console::{self, Input};
-use backends::xenstore::{self, Store, StoreHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -22,8 +13,6 @@ use std::time::Duration;
 
 /// The domain's memory: what `paravane run` gives it.
 const PAGES: u64 = 32768;
-/// The machine's.
-const FRAMES: u64 = PAGES + 1024;
 const DISK: &str = "xvda";
 const COMMAND_LINE: &str = "stdin=pipe";
 /// How an answer begins, and how a refusal does.
@@ -42,86 +31,34 @@ pub struct Measured {
 
 /// A guest that runs.
 pub struct Guest {
-    input: Arc<Input>,
     lines: Receiver<String>,
-    host: Arc<HostDomain>,
-    domain: Arc<Domain>,
-    services: Option<Services>,
-    hypervisor: Hypervisor,
-    /// The rate of this host's TSC.
-    pub tsc_khz: u32,
-}
-
-/// Threads of the host domain.
-struct Services {
-    console: Service<console::End>,
-    store: Service<xenstore::End>,
-    disk: Service<DeviceEnd>,
+    domain: KernelDomain,
 }
 
 impl Guest {
     /// Starts one whose disk is in `image`.
     pub fn new(image: Arc<dyn Image>) -> Result<Self, BenchError> {
-        let machine = machine(FRAMES, 1)?;
-        let tsc_khz = machine.report.tsc_khz;
-        let hypervisor = assemble(machine)?;
-        let config = DomainConfig {
-            name: "bench".into(),
-            maximum_pages: PAGES,
-            vcpus: 1,
-            console: Arc::new(NoConsole),
-        };
-        let domain = hypervisor.create_domain(config)?;
-        let host = Arc::new(HostDomain::new(Arc::clone(&hypervisor.services().mmu), Arc::clone(&domain)));
         let (sender, lines) = unbounded();
-        let (input, services) = (Arc::new(Input::default()), None);
-        // From here on, dropping it ends the domain.
-        let mut guest = Self { input, lines, host, domain, services, hypervisor, tsc_khz };
-        guest.start(image, Lines { sender, line: Vec::new() })?;
-        Ok(guest)
+        let kernel = Kernel { image: KERNEL_IMAGE, ramdisk: &[], command_line: COMMAND_LINE, pages: PAGES };
+        let mut domain = KernelDomain::build(&kernel, Lines { sender, line: Vec::new() })?;
+        domain.attach(Disk::new(DISK, image, true))?;
+        domain.start()?;
+        Ok(Self { lines, domain })
     }
 
-    fn start(&mut self, image: Arc<dyn Image>, lines: Lines) -> Result<(), BenchError> {
-        let kernel = KernelImage::parse(KERNEL_IMAGE)?;
-        let wishes = Wishes { pages: PAGES, command_line: COMMAND_LINE.into(), ..Wishes::default() };
-        let plan = Plan::new(&kernel, &wishes)?;
-        let filled = fill(self.hypervisor.services(), &self.domain, &kernel, &[], &plan)?;
-        self.services = Some(self.serve(image, lines, &filled)?);
-        self.hypervisor.start(&self.domain, &filled.start_state())?;
-        Ok(())
-    }
-
-    fn serve(
-        &self,
-        image: Arc<dyn Image>,
-        lines: Lines,
-        filled: &FilledDomain,
-    ) -> Result<Services, BenchError> {
-        let (store_port, console_port) = (filled.store_port, filled.console_port);
-        let domain = self.domain.id();
-        let home = Home { domain, name: "bench", pages: PAGES, vcpus: 1, console_port, store_port };
-        let store = StoreHandle::new(Store::default());
-        move_in(&store, &home)?;
-        let disk = Arc::new(Disk::new(DISK, image, true));
-        // The console has a host domain of its own, so that what the disk's notifies is counted by itself.
-        let other = HostDomain::new(Arc::clone(&self.hypervisor.services().mmu), Arc::clone(&self.domain));
-        let failed = |reason: &backends::Disconnect| tracing::error!(%reason, "the disk is disconnected");
-        let other = Arc::new(other);
-        Ok(Services {
-            disk: start_disk(Arc::clone(&self.host), &store, 0, disk, failed)?,
-            store: start_store(Arc::clone(&other), store_port, &store, |_| {})?,
-            console: start_console(other, console_port, Arc::clone(&self.input), lines, |_| {})?,
-        })
+    /// The rate of this host's TSC, in kHz.
+    pub fn tsc_khz(&self) -> u32 {
+        self.domain.report.tsc_khz
     }
 
     /// Has the guest do a load.
     pub fn run(&self, load: Load, seed: u32) -> Result<Measured, BenchError> {
         let Load { action, chunk, depth, count } = load;
         let command = format!("measure {} {DISK} {} {depth} {count} {seed}\n", action.name(), chunk >> 10);
-        let before = self.host.notifications();
-        self.input.push(command.as_bytes());
+        let before = self.domain.disk_host.notifications();
+        self.domain.input.push(command.as_bytes());
         let answer = self.answer()?;
-        let notified = self.host.notifications() - before;
+        let notified = self.domain.disk_host.notifications() - before;
         let numbers: Option<Vec<u64>> = answer.split(' ').map(|word| word.parse().ok()).collect();
         match numbers.as_deref() {
             Some(&[nanoseconds, sent]) => {
@@ -133,32 +70,13 @@ impl Guest {
 
     fn answer(&self) -> Result<String, BenchError> {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).map_err(|_| self.silent())?;
+            let line = self.lines.recv_timeout(PATIENCE).map_err(|_| self.domain.silent())?;
             if let Some(refusal) = line.strip_prefix(REFUSAL) {
                 return Err(BenchError::Guest(format!("says: {refusal}")));
             }
             if let Some(answer) = line.strip_prefix(ANSWER) {
                 return Ok(answer.into());
             }
-        }
-    }
-
-    /// A guest that does not answer may have crashed: then that is what there is to say.
-    fn silent(&self) -> BenchError {
-        match self.hypervisor.wait_for(&self.domain, Duration::ZERO) {
-            Some(end) => BenchError::Guest(format!("has ended: {}", end.end)),
-            None => BenchError::Guest("does not answer".into()),
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        end(&self.hypervisor, &self.domain);
-        if let Some(Services { console, store, disk }) = self.services.take() {
-            console.finish();
-            disk.finish();
-            store.finish();
         }
     }
 }

@@ -7,7 +7,7 @@ mod guest;
 mod qemu;
 
 use super::sampling::{Sample, pairs, samples};
-use super::{Aim, BenchError, EACH, PER_SECOND, Row, Sink};
+use super::{Aim, BenchError, EACH, PER_SECOND, Row, Settings, Sink};
 use access::{Action, Load};
 use backends::block::image::{Format, open, open_direct};
 use file::Buffer;
@@ -38,7 +38,8 @@ const LONE_READS: Load = reads(1, 4096);
 const COUNTED: Load = reads(8, 4096);
 
 /// Measures all rows.
-pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
+pub fn run(settings: &Settings<'_>, sink: Sink<'_>) -> Result<(), BenchError> {
+    let count = settings.pairs;
     let bench = Bench::new(Through::Cache)?;
     let rates = [
         ("randread-4k-qd32", RANDOM_READS, Some(0.85)),
@@ -53,7 +54,7 @@ pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
     sink(bench.latency(count)?);
     sink(bench.per_cpu_second(count)?);
     sink(bench.doorbells(count)?);
-    let tsc_khz = bench.guest.tsc_khz;
+    let tsc_khz = bench.guest.tsc_khz();
     drop(bench);
     qemu::run(count, tsc_khz, sink)
 }

@@ -1,82 +1,108 @@
-//! The row `boot/prompt`: everything that somebody waits for who starts the bundled guest kernel.
+//! Rows about what somebody waits for who starts a kernel: `boot/prompt`, `boot/linux`.
 
-use crate::assemble::{assemble, machine};
-use crate::bench::sampling::samples;
-use crate::bench::{BenchError, Row, Sink};
-use crate::builder::{KernelImage, Plan, Wishes};
-use crate::control::{DomainConfig, Hypervisor, fill};
-use crate::domain::{Domain, NoConsole};
-use crate::host_domain::{HostDomain, Service, start_console};
+use super::calls::bare;
+use crate::bench::first_process;
+use crate::bench::floor::{FAULT, Floor, Way};
+use crate::bench::kernel_domain::{Kernel, KernelDomain};
+use crate::bench::sampling::{pairs, samples};
+use crate::bench::{BenchError, Row, Settings, Sink};
+use crate::domain::{ExitKind, StatisticsSnapshot};
 use crate::kernel_image::KERNEL_IMAGE;
-use backends::console::{End, Input};
+use crate::machine::kvm::{Gate, ProbeReport};
 use crossbeam_channel::{Sender, bounded};
+use std::cell::RefCell;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The domain's memory: what `paravane run` gives it.
-const PAGES: u64 = 32768;
-/// The machine's.
-const FRAMES: u64 = PAGES + 1024;
-/// What the bundled kernel's shell says when it is ready.
+/// The bundled kernel with what `paravane run` gives it.
+const BUNDLED: Kernel<'static> = Kernel { image: KERNEL_IMAGE, ramdisk: &[], command_line: "", pages: 32768 };
+/// What its shell says when it is ready.
 const PROMPT: &[u8] = b"paravane> ";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Memory of Linux: 256 MiB.
+const LINUX_PAGES: u64 = 65536;
+/// How long a kernel may take, on emulated hardware, too.
+const PATIENCE: Duration = Duration::from_secs(300);
 const MILLISECOND: f64 = 1e6;
+/// A boot of Linux takes seconds: as many pairs of another row make one of it, and there are at least two.
+const PAIRS_PER_LINUX: usize = 4;
+const LINUX: &str = "core/boot/linux";
 
-/// Measures the row.
-pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
-    sink(Row::alone("core/boot/prompt", &samples(count, boot)?).aiming_at(50.0 * MILLISECOND));
+/// Measures the rows.
+pub fn run(settings: &Settings<'_>, report: &ProbeReport, sink: Sink<'_>) -> Result<(), BenchError> {
+    let prompt = samples(settings.pairs, || Ok(boot(&BUNDLED, PROMPT)?.nanoseconds))?;
+    sink(Row::alone("core/boot/prompt", &prompt).aiming_at(50.0 * MILLISECOND));
+    sink(match settings.linux {
+        Some(image) => linux(image, report, (settings.pairs / PAIRS_PER_LINUX).max(2))?,
+        None => Row::skipped(LINUX, "no kernel was given (--linux VMLINUZ)"),
+    });
     Ok(())
 }
 
-fn boot() -> Result<f64, BenchError> {
+/// Linux until its first process speaks, against the exits that it took, each as long as one of its kind on a bare VM.
+fn linux(image: &[u8], report: &ProbeReport, count: usize) -> Result<Row, BenchError> {
+    let ramdisk = first_process::ramdisk();
+    let kernel = Kernel { image, ramdisk: &ramdisk, command_line: "console=hvc0", pages: LINUX_PAGES };
+    let mut kinds = Vec::new();
+    for (kind, way) in [
+        (ExitKind::Syscall, Way::Gate(Gate::Syscall)),
+        (ExitKind::Doorbell, Way::Gate(Gate::Doorbell)),
+        (ExitKind::Exception, Way::Exception(FAULT)),
+    ] {
+        kinds.push((kind, Floor::new(report, way, 0)?));
+    }
+    // Of the boot before: none takes quite as many as another.
+    let counts = RefCell::new(StatisticsSnapshot::default());
+    let ours = || {
+        let booted = boot(&kernel, first_process::MESSAGE.as_bytes())?;
+        *counts.borrow_mut() = booted.statistics;
+        Ok(booted.nanoseconds)
+    };
+    let exits_alone = || {
+        let mut spent = 0.0;
+        for (kind, floor) in &mut kinds {
+            spent += bare(floor)? * counts.borrow().exits_of(*kind) as f64;
+        }
+        Ok(spent)
+    };
+    let row = Row::paired(LINUX, &pairs(count, ours, exits_alone)?);
+    let exits: u64 = counts.borrow().exits.iter().map(|(_, count)| count).sum();
+    Ok(row.aiming_at(1.3).noting(format!("{exits} exits")))
+}
+
+/// What came of a boot.
+struct Booted {
+    /// From nothing to what was waited for.
+    nanoseconds: f64,
+    statistics: StatisticsSnapshot,
+}
+
+/// Everything from nothing, until the console shows `awaited`.
+fn boot(kernel: &Kernel<'_>, awaited: &'static [u8]) -> Result<Booted, BenchError> {
+    let (seen, awaited_at) = bounded(1);
     let start = Instant::now();
-    let hypervisor = assemble(machine(FRAMES, 1)?)?;
-    let config =
-        DomainConfig { name: "bench".into(), maximum_pages: PAGES, vcpus: 1, console: Arc::new(NoConsole) };
-    let domain = hypervisor.create_domain(config)?;
-    let (seen, prompt) = bounded(1);
-    let console = start_kernel(&hypervisor, &domain, Watch { seen, tail: Vec::new() })?;
-    let at = prompt.recv_timeout(PATIENCE);
-    hypervisor.destroy(&domain);
-    hypervisor.wait(&domain);
-    console.finish();
-    let at = at.map_err(|_| BenchError::Guest("never came to its prompt".into()))?;
-    Ok(at.duration_since(start).as_nanos() as f64)
+    let domain = KernelDomain::build(kernel, Watch { awaited, seen, tail: Vec::new() })?;
+    domain.start()?;
+    let at = awaited_at.recv_timeout(PATIENCE).map_err(|_| domain.silent())?;
+    let nanoseconds = at.duration_since(start).as_nanos() as f64;
+    Ok(Booted { nanoseconds, statistics: domain.statistics() })
 }
 
-/// What `paravane run` does with a kernel image, without ramdisk and command line.
-fn start_kernel(
-    hypervisor: &Hypervisor,
-    domain: &Arc<Domain>,
-    sink: Watch,
-) -> Result<Service<End>, BenchError> {
-    let image = KernelImage::parse(KERNEL_IMAGE)?;
-    let plan = Plan::new(&image, &Wishes { pages: PAGES, ..Wishes::default() })?;
-    let filled = fill(hypervisor.services(), domain, &image, &[], &plan)?;
-    let mmu = Arc::clone(&hypervisor.services().mmu);
-    let host = Arc::new(HostDomain::new(mmu, Arc::clone(domain)));
-    let input = Arc::new(Input::default());
-    let console = start_console(host, filled.console_port, input, sink, |_| {})?;
-    hypervisor.start(domain, &filled.start_state())?;
-    Ok(console)
-}
-
-/// Takes the kernel's output, and tells when the prompt comes.
+/// Takes the kernel's output, and tells when what is awaited comes.
 struct Watch {
+    awaited: &'static [u8],
     seen: Sender<Instant>,
-    /// The last bytes, as many as may be the start of a prompt.
+    /// The last bytes, as many as may be the start of it.
     tail: Vec<u8>,
 }
 
 impl Write for Watch {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.tail.extend_from_slice(bytes);
-        if self.tail.windows(PROMPT.len()).any(|window| window == PROMPT) {
+        if self.tail.windows(self.awaited.len()).any(|window| window == self.awaited) {
             // Only the first counts.
             let _ = self.seen.try_send(Instant::now());
         }
-        let keep = self.tail.len().saturating_sub(PROMPT.len() - 1);
+        let keep = self.tail.len().saturating_sub(self.awaited.len() - 1);
         self.tail.drain(..keep);
         Ok(bytes.len())
     }

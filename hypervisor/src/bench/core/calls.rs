@@ -1,6 +1,6 @@
 //! Rows about going into the hypervisor and back: `null`, `event`, `fault`, `switch`.
 
-use crate::bench::floor::{Floor, Touch, Way};
+use crate::bench::floor::{FAULT, Floor, Touch, Way};
 use crate::bench::guest::Laboratory;
 use crate::bench::image::{GATE, OPERATIONS, Program};
 use crate::bench::sampling::pairs;
@@ -30,12 +30,13 @@ pub fn set_gate(laboratory: &Laboratory, gate: Gate) -> Result<(), BenchError> {
     laboratory.site.poke(GATE, &Way::Gate(gate).code())
 }
 
-fn floor(laboratory: &Laboratory, way: Way) -> Result<Floor, BenchError> {
+/// A floor without a window.
+pub fn floor(laboratory: &Laboratory, way: Way) -> Result<Floor, BenchError> {
     Floor::new(&laboratory.report, way, 0)
 }
 
 /// One round trip of a floor that does nothing.
-fn bare(floor: &mut Floor) -> Result<f64, BenchError> {
+pub fn bare(floor: &mut Floor) -> Result<f64, BenchError> {
     Ok(floor.round_trips(BATCH, Touch::default(), |_| Ok(()))? / BATCH as f64)
 }
 
@@ -63,7 +64,7 @@ fn event(laboratory: &Laboratory, count: usize) -> Result<Row, BenchError> {
 
 /// From a page fault in user mode until the first instruction of the kernel's handler.
 fn fault(laboratory: &Laboratory, count: usize) -> Result<Row, BenchError> {
-    let mut floor = floor(laboratory, Way::Fault)?;
+    let mut floor = floor(laboratory, Way::Exception(FAULT))?;
     laboratory.run(Program::FaultSetup, 1, &[laboratory.site.other_root().0])?;
     let pairs = pairs(count, || guest(laboratory, Program::Fault, &[]), || bare(&mut floor))?;
     Ok(Row::paired("core/fault/user-kernel", &pairs).aiming_at(1.3))

@@ -44,7 +44,7 @@ pub fn domain(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
 /// Nanoseconds from `start` until a new domain makes its first hypercall. The domain is gone afterwards.
 fn first_hypercall(hypervisor: &Hypervisor, start: Instant) -> Result<f64, BenchError> {
     let (line, console) = Line::new();
-    let (domain, state, _) = plain(hypervisor, LEAST_PAGES, console)?;
+    let (domain, state, _) = plain(hypervisor, LEAST_PAGES, &[], console)?;
     hypervisor.start(&domain, &state)?;
     let heard = line.ready();
     drop(line); // so that it does not wait for a command

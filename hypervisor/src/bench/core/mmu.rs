@@ -61,7 +61,8 @@ fn update(laboratory: &Laboratory, floor: &mut Floor, entries: u64, count: usize
     Ok(Row::paired(format!("core/mmu/update/{entries}"), &pairs).aiming_at(1.5))
 }
 
-fn mock_updates(entries: u64) -> Vec<MmuUpdate> {
+/// So many updates for a [`Mock`].
+pub fn mock_updates(entries: u64) -> Vec<MmuUpdate> {
     let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
     (0..entries).map(|n| MmuUpdate { ptr: 0x1000 + n * 8, val: Pte::new(Mfn(2048 + n), flags).0 }).collect()
 }

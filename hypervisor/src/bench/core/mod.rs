@@ -2,20 +2,26 @@
 
 mod boot;
 mod calls;
+mod cpu;
 mod create;
+mod emulate;
 mod mmu;
 
 use super::guest::Laboratory;
-use super::{BenchError, Sink};
+use super::{BenchError, Settings, Sink};
 
 /// Measures all rows.
-pub fn run(pairs: usize, sink: Sink<'_>) -> Result<(), BenchError> {
-    {
+pub fn run(settings: &Settings<'_>, sink: Sink<'_>) -> Result<(), BenchError> {
+    let pairs = settings.pairs;
+    let report = {
         let laboratory = Laboratory::new()?;
         calls::run(&laboratory, pairs, sink)?;
         mmu::run(&laboratory, pairs, sink)?;
-    }
+        emulate::run(&laboratory, pairs, sink)?;
+        laboratory.report.clone()
+    };
+    cpu::run(pairs, sink)?;
     create::machine(pairs, sink)?;
     create::domain(pairs, sink)?;
-    boot::run(pairs, sink)
+    boot::run(settings, &report, sink)
 }
