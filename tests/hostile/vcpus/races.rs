@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("vcpus/racing pins and unpins of one table", pins_and_unpins),
         kvm_test("vcpus/racing updates of one entry", updates_of_one_entry),
         kvm_test("vcpus/racing ups and downs", ups_and_downs),
+        kvm_test("vcpus/racing a rewritten instruction against its emulation", rewritten_instruction),
         kvm_test("vcpus/one crashes while another is in a long operation", crash_in_a_long_operation),
     ]
 }
@@ -298,5 +299,73 @@ fn crash_in_a_long_operation() -> Result<(), Failed> {
         check(matches!(end, End::Crashed(_)), || format!("round {round}: {end}"))?;
         check(host.free_frames() == free, || format!("round {round}: {} of {free}", host.free_frames()))?;
     }
+    host.finish()
+}
+
+/// One vCPU executes what another one rewrites: instructions that are carried out for kernels, and one that is refused. Each
+/// time it is one of them, whole. All have three bytes: what follows one of another length would not be its own.
+fn rewritten_instruction() -> Result<(), Failed> {
+    const MARK: u64 = 0x1122_3344_5566_7788;
+    const EFER: u64 = 0xd01;
+    const GP: u64 = 13;
+    /// What was seen: RAX behind the instruction, or the exception.
+    const SEEN: u64 = COUNTS;
+    /// How often each was seen, and what it is; and how often anything else.
+    const KINDS: [u64; 4] = [COUNTS + 0x10, COUNTS + 0x20, COUNTS + 0x30, COUNTS + 0x40];
+    const ODD: u64 = COUNTS + 0x50;
+    let executing = |arrived_at: u64| {
+        let mut code = Code::default();
+        code.catch_faults();
+        start(&mut code, 1);
+        code.resume_at(arrived_at);
+        let again = code.here();
+        code.mov(Reg::Rcx, 0xc000_0080).mov(Reg::R10, PAGES).mov(Reg::Rax, MARK);
+        code.raw(&[0x41, 0xff, 0xd2]).store(SEEN, Reg::Rax); // call r10
+        let mut arrived_at = 0;
+        code.raw(&[0x31, 0xc0]).unless(Condition::Zero, |code| {
+            arrived_at = code.here();
+            code.load_arrived().store(SEEN, Reg::Rax);
+        });
+        code.mov(Reg::Rbx, 0);
+        for kind in KINDS {
+            code.load(Reg::Rax, SEEN).compare(kind + 8);
+            code.unless(Condition::NotZero, |code| {
+                code.increment(kind).mov(Reg::Rbx, 1);
+            });
+        }
+        code.raw(&[0x48, 0x85, 0xdb]).unless(Condition::NotZero, |code| {
+            code.increment(ODD); // test rbx, rbx
+        });
+        code.jump(Condition::Always, again);
+        (code, arrived_at)
+    };
+    let (_, arrived_at) = executing(0);
+    let (code, _) = executing(arrived_at);
+    let mut rewriting = further(1);
+    let again = rewriting.here();
+    for instruction in [
+        [0x0f, 0x22, 0xd0, 0xc3], // mov cr2, rax; ret
+        [0x40, 0x0f, 0x32, 0xc3], // rdmsr, with a prefix that does nothing; ret
+        [0x0f, 0x20, 0xd8, 0xc3], // mov rax, cr3; ret
+        [0x40, 0x0f, 0x09, 0xc3], // wbinvd; ret
+        [0x0f, 0x22, 0xd8, 0xc3], // mov cr3, rax; ret
+    ] {
+        rewriting.set(PAGES, u64::from(u32::from_le_bytes(instruction)));
+    }
+    rewriting.jump(Condition::Always, again);
+    let host = Host::with_pcpus(2)?;
+    let guest = host.build(&code)?;
+    place(&guest, 1, &rewriting);
+    guest.poke(PAGES, &[0x40, 0x0f, 0x09, 0xc3]);
+    for (kind, value) in KINDS.into_iter().zip([MARK, EFER, guest.built.root.address(), GP]) {
+        guest.poke(kind + 8, &value);
+    }
+    guest.start()?;
+    guest.wait_for(|| KINDS.iter().all(|&kind| guest.peek(kind) >= 100))?;
+    host.canary_goes_on()?;
+    check(guest.peek(ODD) == 0, || {
+        format!("{} times anything else, last {:#x}", guest.peek(ODD), guest.peek(SEEN))
+    })?;
+    check(matches!(guest.destroy()?, End::Destroyed), || "it ended otherwise".into())?;
     host.finish()
 }
