@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         test("a_disk_is_never_made_a_trace", disk_as_trace),
         test("a_file_of_another_kind_stays_unless_forced", other_kinds),
         test("a_kernel_that_does_not_fit_leaves_no_part", kernel_without_room),
+        needs_kvm("a_machine_that_exceeds_the_limit_of_a_file_is_told", machine_without_room),
         test("a_dash_is_stdout_and_no_file", dash),
         test("stdout_that_is_full_is_an_error", full_stdout),
         test("a_reader_who_has_gone_is_none", no_reader),
@@ -96,10 +97,10 @@ fn other_kinds() {
     assert_eq!(names(&directory), ["precious", "program"]);
 }
 
-/// `paravane`, to which writing more than it may is an error; the shell does `first` before.
-fn unkilled(first: &str) -> Command {
+/// `paravane`, before which a shell does something.
+fn after(first: &str) -> Command {
     let mut command = Command::new("sh");
-    let script = format!("{first} trap '' XFSZ; exec \"$0\" \"$@\"");
+    let script = format!("{first} exec \"$0\" \"$@\"");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_paravane")]).env_remove("PARAVANE_LOG");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -107,7 +108,7 @@ fn unkilled(first: &str) -> Command {
 
 /// Writes the kernel there, with room for 4 KiB.
 fn write_kernel_without_room(path: &Path) -> Outcome {
-    let mut command = unkilled("ulimit -f 8;");
+    let mut command = after("ulimit -f 8;");
     finish(command.args(["kernel", "-o", text(path)]).spawn().expect("a shell"))
 }
 
@@ -122,6 +123,13 @@ fn kernel_without_room() {
     assert!(fs::read(&path).expect("a kernel") == bytes, "the old one still stands");
     assert_eq!(names(&directory), ["kernel"]);
     assert_refused(&run(&["kernel", "-o", "/dev/full"]), CONFIGURATION, &["/dev/full: No space left"]);
+}
+
+/// The machine's memory is a file, too.
+fn machine_without_room() {
+    let mut command = after("ulimit -f 8;");
+    let outcome = finish(command.args(["run", "--exec", "version"]).spawn().expect("a shell"));
+    assert_refused(&outcome, CONFIGURATION, &["machine memory", "limit of a file's size (ulimit -f)"]);
 }
 
 fn dash() {
@@ -170,7 +178,7 @@ fn no_reader() {
 fn trace_without_room() {
     let directory = directory();
     let path = directory.path().join("trace");
-    let mut command = unkilled("");
+    let mut command = after("");
     command.args(["run", "--exec", "spawn spin 500; attack", "--trace", text(&path)]);
     let mut child = command.spawn().expect("a shell");
     let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));

@@ -62,7 +62,8 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    let ready = confine::confine().and_then(|()| log::start(args.verbosity()));
+    let ready = signals::catch_file_size_limit().and_then(|()| confine::confine());
+    let ready = ready.and_then(|()| log::start(args.verbosity()));
     let outcome = ready.and_then(|()| dispatch(args.into_command()));
     let status = outcome.unwrap_or_else(|failure| failed(&failure));
     stderr::settle(LAST_MESSAGES);

@@ -5,6 +5,7 @@
 //! something that the host does not finish must not keep it for ever.
 
 use super::exit::Exit;
+use super::status::Failure;
 use super::{LAST_MESSAGES, say, stderr, terminal};
 use libc::c_int;
 use signal_hook::consts::signal::{
@@ -43,6 +44,12 @@ const FATAL: [c_int; 6] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP];
 /// After what time it is said that the end takes long.
 const LONG: Duration = Duration::from_secs(10);
 
+/// From now on a file that may not grow any more is an error of the write, and not the end of the process.
+pub fn catch_file_size_limit() -> Result<(), Failure> {
+    let caught = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    caught.map(drop).map_err(|error| Failure::about("SIGXFSZ cannot be caught", error))
+}
+
 /// From now on signals end the run by `exit`. Guests get `grace` to shut down by themselves. `finish` is done where the
 /// process ends as it is.
 pub fn start(exit: Arc<Exit>, grace: Duration, finish: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -51,8 +58,7 @@ pub fn start(exit: Arc<Exit>, grace: Duration, finish: impl FnOnce() + Send + 's
     }
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
     let ending = ENDING.into_iter().chain(real_time).filter(|&signal| signal != SIGHUP || !ignores_hangup());
-    // A file that has reached a limit of its size is an error of the write, where the signal is caught.
-    let signals = Signals::new(ending.chain([SIGCONT, SIGTSTP, SIGXFSZ]))?;
+    let signals = Signals::new(ending.chain([SIGCONT, SIGTSTP]))?;
     let (sender, ends) = channel();
     thread::Builder::new().name("end".into()).spawn(move || end(&ends, &exit, grace, finish))?;
     let hear = move || {
@@ -65,7 +71,6 @@ pub fn start(exit: Arc<Exit>, grace: Duration, finish: impl FnOnce() + Send + 's
                     // The process stops here.
                     let _ = emulate_default_handler(SIGTSTP);
                 }
-                SIGXFSZ => {}
                 _ => drop(sender.send(signal)),
             }
         }

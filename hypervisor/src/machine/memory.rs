@@ -14,6 +14,7 @@ use super::MachineError;
 use pv_abi::page_table::Pte;
 use pv_abi::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use std::fs::File;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -47,7 +48,10 @@ impl MachineMemory {
         let file = File::from(
             memfd_create("paravane-machine", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?,
         );
-        ftruncate(&file, bytes as u64).map_err(|errno| failed(errno.into()))?;
+        ftruncate(&file, bytes as u64).map_err(|errno| match errno {
+            Errno::FBIG => failed(std::io::Error::other("it exceeds the limit of a file's size (ulimit -f)")),
+            errno => failed(errno.into()),
+        })?;
         let mapped = file.try_clone().map_err(failed)?;
         let region = MmapRegion::from_file(FileOffset::new(mapped, 0), bytes)
             .map_err(|error| failed(std::io::Error::other(error)))?;
