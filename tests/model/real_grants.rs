@@ -3,7 +3,7 @@
 use crate::real::{Outcome, Real, id};
 use crate::state::{At, DOMAINS, ENTRIES, Op, Side, State, Stop};
 use hypervisor::domain::Domain;
-use hypervisor::grant::{self, Access, Active, Named, Record, Unmapping, Wanted, copy, map};
+use hypervisor::grant::{self, Access, Active, Parts, Record, Unmapping, Wanted, copy, map};
 use hypervisor::paging::{Batch, Budget, EntryPlace, EntryTarget};
 use pv_abi::grant_table::GrantHandle;
 use pv_abi::page_table::PteFlags;
@@ -89,7 +89,8 @@ impl Real {
         }));
         let mut unmapping = Unmapping::new(id(by), budget);
         let new = new.map(|at| self.target(by, at));
-        let unmapped = unmapping.unmap(&self.mmu, grantee, Named { handle, address, device: 0 }, new);
+        let parts = Parts::Named { host_addr: address, dev_bus_addr: 0 };
+        let unmapped = unmapping.unmap(&self.mmu, grantee, (handle, parts), new);
         unmapping.finish(&self.mmu, grantee).map_err(|failure| failure.to_string())?;
         self.witness.testify()?;
         unmapped.map_or_else(stopped, |()| Ok((Ok(()), None)))

@@ -36,34 +36,38 @@ pub struct HostMapping {
     pub target: EntryTarget,
 }
 
-/// A mapping, or one part of it, as the grantee names it.
+/// What of a mapping ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// The mapping.
-    pub handle: GrantHandle,
-    /// Where it is mapped for the kernel; 0 does not mean that part where the device's is named.
-    pub address: u64,
-    /// The frame's machine address, which names the part for a device; 0 does not.
-    pub device: u64,
+pub enum Parts {
+    /// Everything.
+    All,
+    /// What the grantee names, as `struct gnttab_unmap_grant_ref` has it.
+    Named {
+        /// Where it is mapped for the kernel. 0 does not mean that part where the device's is named.
+        host_addr: u64,
+        /// The frame's machine address, which names the part for a device; 0 does not.
+        dev_bus_addr: u64,
+    },
 }
 
 impl Record {
-    /// What is left of it when the parts of that name have ended.
+    /// What is left of it when these parts have ended.
     ///
     /// # Errors
     /// Xen's status where no part has that name.
-    pub(super) fn without(&self, named: Named) -> Result<Self, GrantStatus> {
-        let Named { address, device, .. } = named;
-        let device_alone = address == 0 && device != 0;
-        let host = self.host.filter(|_| !device_alone);
-        let is_right = match host {
-            Some(host) => host.target.address() == address,
-            None => self.device && device != 0,
+    pub(super) fn without(&self, parts: Parts) -> Result<Self, GrantStatus> {
+        let Parts::Named { host_addr, dev_bus_addr } = parts else {
+            return Ok(Self { host: None, device: false, ..self.clone() });
         };
-        if !is_right || (device != 0 && device != self.frame.address()) {
+        let device_alone = host_addr == 0 && dev_bus_addr != 0;
+        let is_right = match self.host.filter(|_| !device_alone) {
+            Some(host) => host.target.address() == host_addr,
+            None => self.device && dev_bus_addr != 0,
+        };
+        if !is_right || (dev_bus_addr != 0 && dev_bus_addr != self.frame.address()) {
             return Err(GrantStatus::GENERAL_ERROR);
         }
-        let (host, device) = (self.host.filter(|_| device_alone), self.device && device == 0);
+        let (host, device) = (self.host.filter(|_| device_alone), self.device && dev_bus_addr == 0);
         Ok(Self { host, device, ..self.clone() })
     }
 
@@ -99,14 +103,14 @@ impl Maptrack {
         }
     }
 
-    /// Takes out the mapping of which parts have that name; its handle stays reserved. With it comes the rest: what is
-    /// left when they have ended.
+    /// Takes out the mapping of which these parts end; its handle stays reserved. With it comes the rest: what is left when
+    /// they have ended.
     ///
     /// # Errors
     /// Xen's status where the handle is no mapping's, or no part of it has that name.
-    pub fn take(&mut self, named: Named) -> Result<(Record, Record), GrantStatus> {
-        let slot = self.records.get_mut(named.handle.0 as usize).ok_or(GrantStatus::BAD_HANDLE)?;
-        let rest = slot.as_ref().ok_or(GrantStatus::BAD_HANDLE)?.without(named)?;
+    pub fn take(&mut self, handle: GrantHandle, parts: Parts) -> Result<(Record, Record), GrantStatus> {
+        let slot = self.records.get_mut(handle.0 as usize).ok_or(GrantStatus::BAD_HANDLE)?;
+        let rest = slot.as_ref().ok_or(GrantStatus::BAD_HANDLE)?.without(parts)?;
         slot.take().map(|record| (record, rest)).ok_or(GrantStatus::BAD_HANDLE)
     }
 

@@ -40,7 +40,7 @@ pub use copy::{Side, copy};
 use entry::status_of;
 pub use host::HostGrant;
 pub use map::{Wanted, map};
-pub use maptrack::{HostMapping, MAX_MAPPINGS, Maptrack, Named, Record};
+pub use maptrack::{HostMapping, MAX_MAPPINGS, Maptrack, Parts, Record};
 pub use table::{Active, GrantTable, MAX_FRAMES};
 pub use unmap::{Unmapping, unmap_all};
 

@@ -3,7 +3,7 @@
 //! The order is the whole point: a record is taken, so that it is nobody else's; its entry is cleared; the change is
 //! settled; and then the pin is given back, which may tell the granter that its page is its own again.
 
-use super::{HostMapping, Named, Record, Stop};
+use super::{HostMapping, Parts, Record, Stop};
 use crate::domain::Domain;
 use crate::error::Failure;
 use crate::paging::{Batch, Budget, EntryTarget, Mmu, Progress};
@@ -24,8 +24,7 @@ impl Unmapping {
         Self { batch: Batch::new(grantee, budget), records: Vec::new() }
     }
 
-    /// Ends a mapping, or a part of one, which is as the grantee called it; the entry of `new`, if there is one, moves to
-    /// its place.
+    /// Ends parts of a mapping; the entry of `new`, if there is one, moves to its place.
     ///
     /// # Errors
     /// What stopped it; nothing has changed then, unless the domain is lost.
@@ -33,20 +32,20 @@ impl Unmapping {
         &mut self,
         mmu: &Mmu,
         grantee: &Domain,
-        named: Named,
+        (handle, parts): (GrantHandle, Parts),
         new: Option<EntryTarget>,
     ) -> Result<(), Stop> {
-        let (record, rest) = self.take(grantee, named).map_err(Stop::Refused)?;
+        let (record, rest) = self.take(grantee, handle, parts).map_err(Stop::Refused)?;
         let changed = match record.host.filter(|_| rest.host.is_none()) {
             Some(host) => self.change(mmu, host, record.frame, new),
             None => Ok(()),
         };
         match changed {
-            Ok(()) => self.records.push((named.handle, rest)),
+            Ok(()) => self.records.push((handle, rest)),
             // What may still be mapped stays in use.
             Err(lost @ Stop::Lost(_)) => return Err(lost),
             Err(stop) => {
-                grantee.maptrack().lock().fill(named.handle, record);
+                grantee.maptrack().lock().fill(handle, record);
                 return Err(stop);
             }
         }
@@ -55,18 +54,23 @@ impl Unmapping {
 
     /// Takes out what is left of a mapping, as [`Maptrack::take`](super::Maptrack::take) does: a part of it may have ended
     /// in this batch.
-    fn take(&mut self, grantee: &Domain, named: Named) -> Result<(Record, Record), GrantStatus> {
-        let taken = grantee.maptrack().lock().take(named);
+    fn take(
+        &mut self,
+        grantee: &Domain,
+        handle: GrantHandle,
+        parts: Parts,
+    ) -> Result<(Record, Record), GrantStatus> {
+        let taken = grantee.maptrack().lock().take(handle, parts);
         if !matches!(taken, Err(GrantStatus::BAD_HANDLE)) {
             return taken;
         }
-        let is_it = |(handle, rest): &(GrantHandle, Record)| *handle == named.handle && !rest.has_ended();
+        let is_it = |(of, rest): &(GrantHandle, Record)| *of == handle && !rest.has_ended();
         let index = self.records.iter().position(is_it).ok_or(GrantStatus::BAD_HANDLE)?;
         let (_, record) = self.records.swap_remove(index);
-        match record.without(named) {
+        match record.without(parts) {
             Ok(rest) => Ok((record, rest)),
             Err(status) => {
-                self.records.push((named.handle, record));
+                self.records.push((handle, record));
                 Err(status)
             }
         }

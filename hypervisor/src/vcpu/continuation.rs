@@ -10,9 +10,8 @@ pub struct Progress {
     pub calls: u64,
     /// Elements of a batch that are done.
     pub elements: u64,
-    /// A mapping that is to be undone, since the guest cannot be told of it: its handle, where it was asked for, and the
-    /// machine address that a device has. Each of the two may be 0.
-    pub untold: Option<(GrantHandle, u64, u64)>,
+    /// A mapping that is to be undone, since the guest cannot be told of it.
+    pub untold: Option<GrantHandle>,
 }
 
 /// A hypercall that was interrupted.

@@ -287,13 +287,22 @@ fn wanted(pair: &Pair, reference: u32) -> MapGrantRef {
 fn a_mapping_whose_handle_cannot_be_stored_is_undone() {
     let pair = Pair::new();
     let reference = pair.lend(0, 0);
-    pair.world.poke(&pair.borrower, page(4), &wanted(&pair, reference));
-    let read_only = Pte(pair.entry(page(4)).0 & !PteFlags::WRITABLE.bits());
-    assert_eq!(pair.set_entry(page(4), read_only), Ok(0));
-    assert_eq!(pair.world.call(&pair.borrower, 20, &[0, page(4), 1]), Err(Errno::EFAULT));
-    assert_eq!((pair.reach(WINDOW, false), pair.references(0)), (None, 0));
-    assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS);
-    pair.audit();
+    let writable = pair.entry(page(4));
+    let read_only = Pte(writable.0 & !PteFlags::WRITABLE.bits());
+    let (host, device) = (MapFlags::HOST_MAP, MapFlags::DEVICE_MAP);
+    for (flags, host_addr) in
+        [(host, WINDOW), (host | device, WINDOW), (device, WINDOW), (device, 0), (device, 1)]
+    {
+        let request = MapGrantRef { flags, host_addr, ..wanted(&pair, reference) };
+        pair.world.poke(&pair.borrower, page(4), &request);
+        assert_eq!(pair.set_entry(page(4), read_only), Ok(0));
+        assert_eq!(pair.world.call(&pair.borrower, 20, &[0, page(4), 1]), Err(Errno::EFAULT));
+        assert_eq!((pair.reach(WINDOW, false), pair.references(0)), (None, 0), "{flags:#x}");
+        assert_eq!(pair.flags(reference), GrantEntry::PERMIT_ACCESS, "{flags:#x}");
+        pair.audit();
+        assert_eq!(pair.set_entry(page(4), writable), Ok(0));
+    }
+    assert_eq!(pair.borrower.domain.maptrack().lock().reserved(), 0);
     pair.end();
 }
 

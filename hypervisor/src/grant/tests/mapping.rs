@@ -2,7 +2,7 @@
 
 use super::pair::{Pair, WINDOW};
 use crate::domain::End;
-use crate::grant::{MAX_FRAMES, Named, Unmapping};
+use crate::grant::{MAX_FRAMES, Parts, Unmapping};
 use crate::machine::fake::Sabotage;
 use crate::paging::Budget;
 use crate::testing::page;
@@ -91,8 +91,8 @@ fn a_page_that_is_free_is_its_lenders_own() {
     let handle = pair.map(reference, 0, WINDOW).unwrap();
     let (mmu, borrower) = (&pair.world.services.mmu, &pair.borrower.domain);
     let mut unmapping = Unmapping::new(borrower.id(), Budget::new(0));
-    let named = Named { handle, address: WINDOW, device: 0 };
-    unmapping.unmap(mmu, borrower, named, None).unwrap();
+    let parts = Parts::Named { host_addr: WINDOW, dev_bus_addr: 0 };
+    unmapping.unmap(mmu, borrower, (handle, parts), None).unwrap();
     unmapping.finish(mmu, borrower).unwrap();
     assert_eq!((pair.flags(reference), pair.references(0)), (PERMIT, 0));
     pair.end();

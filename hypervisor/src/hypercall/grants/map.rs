@@ -1,9 +1,9 @@
 //! `GNTTABOP_map_grant_ref`.
 
-use super::unmap::unmap_one;
+use super::unmap::unmap_whole;
 use super::{Ran, end, granter, status};
 use crate::error::Refusal;
-use crate::grant::{Access, Named, Stop, Wanted, map};
+use crate::grant::{Access, Stop, Wanted, map};
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
 use crate::paging::{Batch, EntryTarget, Progress};
@@ -31,8 +31,8 @@ const UNTOLD: Refusal = Refusal::new(Errno::EFAULT, "a mapping's handle cannot b
 
 /// Ends the mapping of which the guest cannot be told, in as many runs as that takes.
 fn undo(call: &mut Call<'_>) -> Ran {
-    if let Some((handle, address, device)) = call.progress.untold
-        && unmap_one(call, Named { handle, address, device })? == Progress::Preempted
+    if let Some(handle) = call.progress.untold
+        && unmap_whole(call, handle)? == Progress::Preempted
     {
         return Ok(Progress::Preempted);
     }
@@ -54,10 +54,7 @@ fn map_each(call: &mut Call<'_>, at: u64, count: u64, batch: &mut Batch) -> Ran 
         }
         if array.set(&call.space(), index, &request).is_err() {
             let made = request.status == GrantStatus::OKAY;
-            let part = |flag, address| if request.flags & flag != 0 { address } else { 0 };
-            let host = part(MapFlags::HOST_MAP, request.host_addr);
-            let device = part(MapFlags::DEVICE_MAP, request.dev_bus_addr);
-            call.progress.untold = made.then_some((request.handle, host, device));
+            call.progress.untold = made.then_some(request.handle);
             return Err(UNTOLD.into());
         }
         call.progress.elements = call.progress.elements.saturating_add(1);

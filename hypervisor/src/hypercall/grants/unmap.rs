@@ -1,11 +1,11 @@
 //! `GNTTABOP_unmap_grant_ref` and `GNTTABOP_unmap_and_replace`. See [`crate::grant::Unmapping`].
 
 use super::{Ran, end, status};
-use crate::grant::{Named, Unmapping};
+use crate::grant::{Parts, Unmapping};
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
 use crate::paging::{EntryTarget, Progress};
-use pv_abi::grant_table::{UnmapAndReplace, UnmapGrantRef};
+use pv_abi::grant_table::{GrantHandle, UnmapAndReplace, UnmapGrantRef};
 
 /// What one mapping costs, in microseconds.
 const COST: u32 = 8;
@@ -40,9 +40,10 @@ fn unmap_each(call: &mut Call<'_>, at: u64, count: u64, replaces: bool) -> Ran {
             let root = call.vcpu.context.root;
             let new = (replaces && request.new_addr != 0)
                 .then_some(EntryTarget::Linear { root, address: request.new_addr });
-            let device = if replaces { 0 } else { request.new_addr };
-            let named = Named { handle: request.handle, address: request.host_addr, device };
-            match status(unmapping.unmap(&call.services.mmu, call.domain, named, new)) {
+            let dev_bus_addr = if replaces { 0 } else { request.new_addr };
+            let parts = Parts::Named { host_addr: request.host_addr, dev_bus_addr };
+            let which = (request.handle, parts);
+            match status(unmapping.unmap(&call.services.mmu, call.domain, which, new)) {
                 Ok(status) => request.status = status,
                 Err(stopped) => {
                     ran = stopped;
@@ -68,10 +69,10 @@ fn unmap_each(call: &mut Call<'_>, at: u64, count: u64, replaces: bool) -> Ran {
     Ok(Progress::Done)
 }
 
-/// Ends one mapping of the caller's, which may have come to its end otherwise.
-pub(super) fn unmap_one(call: &mut Call<'_>, named: Named) -> Ran {
+/// Ends all of one mapping of the caller's, which may have come to its end otherwise.
+pub(super) fn unmap_whole(call: &mut Call<'_>, handle: GrantHandle) -> Ran {
     let mut unmapping = Unmapping::new(call.domain.id(), call.budget);
-    let unmapped = status(unmapping.unmap(&call.services.mmu, call.domain, named, None));
+    let unmapped = status(unmapping.unmap(&call.services.mmu, call.domain, (handle, Parts::All), None));
     call.budget = unmapping.finish(&call.services.mmu, call.domain)?;
     unmapped.map_or_else(|stopped| stopped, |_| Ok(Progress::Done))
 }
