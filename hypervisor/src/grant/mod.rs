@@ -18,7 +18,8 @@
 //!   is gone; a grantee's records are given back when its page tables are (`either_side_may_die`).
 //! - Both sides are bounded: a table by its frames, a grantee by [`MAX_MAPPINGS`].
 //!
-//! What all of this accepts, refuses and leaves is what the reference model in `tests/model` does.
+//! What all of this accepts, refuses and leaves is what the reference model in `tests/model` does, which has no mappings for
+//! devices.
 //!
 //! There are no transfers, no transitive grants, and version 1 of the format only.
 //!

@@ -41,6 +41,8 @@ impl Unmapping {
             None => Ok(()),
         };
         match changed {
+            // Nothing of it waits for being settled.
+            Ok(()) if rest.host.is_some() => grantee.maptrack().lock().fill(handle, rest),
             Ok(()) => self.records.push((handle, rest)),
             // What may still be mapped stays in use.
             Err(lost @ Stop::Lost(_)) => return Err(lost),

@@ -65,7 +65,8 @@ impl Batch {
         mem::take(&mut self.held).into_iter().for_each(Reference::into_entry);
     }
 
-    /// Records a change; its table is held ([`Mmu::hold_table`]).
+    /// Records a change. Its table is held ([`Mmu::hold_table`]), but for a change of an L1 entry that somebody else has
+    /// made: settling one reads no table.
     pub(super) fn record(&mut self, change: Change) {
         self.changes.push(change);
     }

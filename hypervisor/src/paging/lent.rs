@@ -11,6 +11,7 @@ use super::update::{KEEP_NOTHING, Place};
 use super::{Batch, Mmu, Progress};
 use crate::error::{Failure, Refusal};
 use crate::frame::{Reference, ReferenceKind};
+use crate::machine::Change;
 use pv_abi::page_table::{ENTRIES, Level, Pte, PteFlags};
 use pv_abi::{Errno, Mfn};
 
@@ -85,14 +86,21 @@ impl Mmu {
     }
 
     /// Takes away the entry at `place` if it still maps `frame`. When the batch is finished, nothing maps the frame
-    /// there any more.
+    /// there any more, and no pcpu reaches it by what was there.
     ///
     /// # Errors
     /// The machine's, and the domain is lost.
     pub fn unmap_lent(&self, place: EntryPlace, frame: Mfn, batch: &mut Batch) -> Result<Progress, Failure> {
         self.update(batch, |space, batch| {
-            if self.maps(space, place, frame)? {
-                self.put_entry(place, Pte::default(), batch)?;
+            match self.maps(space, place, frame)? {
+                true => self.put_entry(place, Pte::default(), batch)?,
+                // Whoever has replaced the entry may not have settled that yet.
+                false => batch.record(Change {
+                    table: place.table,
+                    index: place.index as u16,
+                    level: Level::L1,
+                    old: Pte::new(frame, PteFlags::PRESENT),
+                }),
             }
             Ok(Progress::Done)
         })

@@ -1,13 +1,14 @@
 //! What a granted page is good for, and when it no longer is.
 
-use super::pair::{Pair, WINDOW};
+use super::pair::{ARGUMENTS, Pair, WINDOW};
 use crate::domain::End;
 use crate::grant::{MAX_FRAMES, Parts, Unmapping};
 use crate::machine::fake::Sabotage;
-use crate::paging::Budget;
+use crate::paging::{Batch, Budget, Progress};
 use crate::testing::page;
-use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags, UnmapGrantRef};
-use pv_abi::page_table::PteFlags;
+use pv_abi::grant_table::{GrantEntry, GrantStatus, MapFlags};
+use pv_abi::mmu::MmuUpdate;
+use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{Errno, Mfn};
 
 const ERROR: GrantStatus = GrantStatus::GENERAL_ERROR;
@@ -44,7 +45,7 @@ fn a_page_mapped_for_reading_cannot_be_written() {
     assert_eq!((pair.reach(WINDOW, false), pair.reach(WINDOW, true)), (Some(pair.lent(0)), None));
     // Nor can the borrower change that by itself.
     let writable = pair.entry(WINDOW).0 | PteFlags::WRITABLE.bits();
-    assert_eq!(pair.set_entry(WINDOW, pv_abi::page_table::Pte(writable)), Err(Errno::EPERM));
+    assert_eq!(pair.set_entry(WINDOW, Pte(writable)), Err(Errno::EPERM));
     assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
     pair.end();
 }
@@ -98,6 +99,43 @@ fn a_page_that_is_free_is_its_lenders_own() {
     pair.end();
 }
 
+/// Another vCPU takes the entry away, or puts another in its place, and has not settled that when the mapping ends: the
+/// lender sees its page free once no pcpu reaches it, and not before.
+#[test]
+fn a_mapping_ends_for_all_pcpus_whoever_took_its_entry_away() {
+    let pair = Pair::new();
+    let (mmu, borrower) = (&pair.world.services.mmu, pair.borrower.domain.id());
+    let own = Pte::new(pair.borrower.pages[6], PteFlags::PRESENT | PteFlags::USER);
+    for (entry, is_lost) in [(Pte(0), false), (own, false), (Pte(0), true)] {
+        let reference = pair.lend(0, 0);
+        let handle = pair.map(reference, 0, WINDOW).unwrap();
+        assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)), "it is in the pcpu's TLB now");
+        let mut others = Batch::new(borrower, Budget::unlimited());
+        let ptr = pair.borrower.l1.address() + Level::L1.index(WINDOW) as u64 * 8;
+        assert_eq!(mmu.mmu_update(MmuUpdate { ptr, val: entry.0 }, &mut others).unwrap(), Progress::Done);
+        if is_lost {
+            pair.world.machine.translations.sabotage(Sabotage::Broken);
+            mmu.finish(others).unwrap_err();
+            pair.world.machine.translations.sabotage(Sabotage::None);
+            // One that had begun.
+            let mut unmapping = Unmapping::new(borrower, Budget::unlimited());
+            let parts = Parts::Named { host_addr: WINDOW, dev_bus_addr: 0 };
+            let unmapped = unmapping.unmap(mmu, &pair.borrower.domain, (handle, parts), None);
+            assert!(unmapped.is_err() || unmapping.finish(mmu, &pair.borrower.domain).is_err());
+            assert_eq!(pair.flags(reference), PERMIT | READING | WRITING);
+            return;
+        }
+        assert_eq!(pair.unmap(handle, WINDOW), GrantStatus::OKAY);
+        assert_eq!(pair.flags(reference), PERMIT);
+        assert_ne!(pair.reach(WINDOW, true), Some(pair.lent(0)));
+        assert_ne!(pair.reach(WINDOW, false), Some(pair.lent(0)));
+        mmu.finish(others).unwrap();
+        assert_eq!(pair.references(0), 0);
+        pair.set_entry(WINDOW, Pte(0)).unwrap();
+        pair.audit();
+    }
+}
+
 /// The same from the other side: where the change cannot be settled, the lender is told nothing.
 #[test]
 fn what_may_still_be_reached_stays_marked() {
@@ -105,10 +143,8 @@ fn what_may_still_be_reached_stays_marked() {
     let reference = pair.lend(0, 0);
     let handle = pair.map(reference, 0, WINDOW).unwrap();
     pair.world.machine.translations.sabotage(Sabotage::Broken);
-    let request =
-        UnmapGrantRef { host_addr: WINDOW, dev_bus_addr: 0, handle, status: GrantStatus(1), padding: 0 };
-    pair.world.poke(&pair.borrower, page(1), &request);
-    assert!(pair.world.outcome(&pair.borrower, 20, &[1, page(1), 1]).is_err(), "the borrower is lost");
+    pair.world.poke(&pair.borrower, ARGUMENTS, &pair.part(handle, (WINDOW, 0)));
+    assert!(pair.world.outcome(&pair.borrower, 20, &[1, ARGUMENTS, 1]).is_err(), "the borrower is lost");
     assert_eq!(pair.flags(reference), PERMIT | READING | WRITING);
     assert_eq!((pair.references(0), pair.lender.domain.grants().lock().active().len()), (1, 1));
 }
@@ -156,7 +192,7 @@ fn an_entry_in_use_is_its_users_alone() {
 fn an_entry_can_be_named_by_its_machine_address() {
     let pair = Pair::new();
     let reference = pair.lend(0, 0);
-    let index = pv_abi::page_table::Level::L1.index(WINDOW);
+    let index = Level::L1.index(WINDOW);
     let entry = pair.borrower.l1.address() + 8 * index as u64;
     let handle = pair.map(reference, MapFlags::CONTAINS_PTE, entry).unwrap();
     assert_eq!(pair.reach(WINDOW, true), Some(pair.lent(0)));

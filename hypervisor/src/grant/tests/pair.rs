@@ -10,7 +10,7 @@ use pv_abi::{DomId, Errno, GrantRef, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where the borrower keeps the arguments of its calls.
-const ARGUMENTS: u64 = page(1);
+pub const ARGUMENTS: u64 = page(1);
 /// An address of the borrower's where it may map what it borrows.
 pub const WINDOW: u64 = page(8);
 /// The pages of the lender's that the tests lend.
@@ -100,27 +100,22 @@ impl Pair {
     }
 
     pub fn unmap(&self, handle: GrantHandle, host_addr: u64) -> GrantStatus {
-        let status = GrantStatus(77);
-        self.operate(1, UnmapGrantRef { host_addr, dev_bus_addr: 0, handle, status, padding: 0 }).status
+        self.unmap_part(handle, host_addr, 0)
     }
 
     /// The borrower ends a mapping, or the part of it that it names.
     pub fn unmap_part(&self, handle: GrantHandle, host_addr: u64, dev_bus_addr: u64) -> GrantStatus {
-        let status = GrantStatus(77);
-        self.operate(1, UnmapGrantRef { host_addr, dev_bus_addr, handle, status, padding: 0 }).status
+        self.operate(1, self.part(handle, (host_addr, dev_bus_addr))).status
+    }
+
+    /// What ends a mapping, or the part of it that is named by the kernel's and the device's address.
+    pub fn part(&self, handle: GrantHandle, (host_addr, dev_bus_addr): (u64, u64)) -> UnmapGrantRef {
+        UnmapGrantRef { host_addr, dev_bus_addr, handle, status: GrantStatus(77), padding: 0 }
     }
 
     /// The borrower ends two parts of a mapping by one call.
     pub fn unmap_parts(&self, handle: GrantHandle, parts: [(u64, u64); 2]) -> [GrantStatus; 2] {
-        let status = GrantStatus(77);
-        let requests = parts.map(|(host_addr, dev_bus_addr)| UnmapGrantRef {
-            host_addr,
-            dev_bus_addr,
-            handle,
-            status,
-            padding: 0,
-        });
-        self.world.poke(&self.borrower, ARGUMENTS, &requests);
+        self.world.poke(&self.borrower, ARGUMENTS, &parts.map(|part| self.part(handle, part)));
         assert_eq!(self.world.call(&self.borrower, 20, &[1, ARGUMENTS, 2]), Ok(0));
         self.world.peek::<[UnmapGrantRef; 2]>(&self.borrower, ARGUMENTS).map(|request| request.status)
     }
