@@ -18,9 +18,11 @@ pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
             return Ok(Outcome::Preempted);
         }
         let index = call.progress.calls;
-        let entry = array.get(&call.space(), index)?;
+        let continued = call.progress.call;
+        let entry = continued.map_or_else(|| array.get(&call.space(), index), Ok)?;
+        call.progress.call = Some(entry);
         call.spend(COST_OF_CALL);
-        let outcome = inner(call, &entry)?;
+        let outcome = inner(call, &entry, continued.is_some())?;
         let result = match &outcome {
             Outcome::Done(value) => *value,
             Outcome::Yielded | Outcome::Blocked => 0,
@@ -31,7 +33,7 @@ pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
         let result_at = array.address_of(index)?.saturating_add(offset_of!(MulticallEntry, result) as u64);
         call.write(result_at, &result)?;
         call.progress.calls = call.progress.calls.saturating_add(1);
-        call.progress.elements = 0;
+        (call.progress.call, call.progress.elements) = (None, 0);
         if matches!(outcome, Outcome::Yielded | Outcome::Blocked) && call.progress.calls == array.len() {
             return Ok(outcome);
         }
@@ -39,11 +41,10 @@ pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
     Ok(Outcome::Done(0))
 }
 
-fn inner(call: &mut Call<'_>, entry: &MulticallEntry) -> Reply {
+fn inner(call: &mut Call<'_>, entry: &MulticallEntry, continued: bool) -> Reply {
     if HypercallNumber(entry.op) == HypercallNumber::MULTICALL {
         return Ok(Outcome::Done(Errno::EINVAL.to_return()));
     }
-    let continued = call.progress.elements != 0;
     if !continued {
         call.domain.statistics().hypercall(entry.op);
     }

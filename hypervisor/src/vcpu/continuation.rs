@@ -1,6 +1,7 @@
 //! Hypercalls that were interrupted.
 
 use pv_abi::grant_table::GrantHandle;
+use pv_abi::hypercall::MulticallEntry;
 
 /// How far a hypercall has come that was interrupted. The hypervisor keeps it, and goes on with it before the
 /// guest runs again: nothing of it is the guest's to change.
@@ -8,6 +9,8 @@ use pv_abi::grant_table::GrantHandle;
 pub struct Progress {
     /// Entries of a multicall that are done.
     pub calls: u64,
+    /// The entry that it is at, as it was read.
+    pub call: Option<MulticallEntry>,
     /// Elements of a batch that are done.
     pub elements: u64,
     /// A mapping that is to be undone, since the guest cannot be told of it.

@@ -48,6 +48,29 @@ fn multicall(world: &World, guest: &Guest, calls: &[MulticallEntry], look: impl 
     }
 }
 
+/// What another vCPU writes into an entry whose call has begun changes nothing of it.
+#[test]
+fn a_call_that_was_interrupted_goes_on_as_it_began() {
+    const UPDATES: u64 = 2048;
+    let mut world = World::new();
+    let guest = world.guest();
+    let update = |n: u64| MmuUpdate { ptr: guest.pages[30].address() | 1, val: n };
+    let updates: Vec<_> = (0..UPDATES).map(update).collect();
+    world.poke(&guest, page(10), updates.as_slice());
+    let calls = [entry(17, &[7]), entry(1, &[page(10), UPDATES, 0, SELF]), entry(17, &[7])];
+    world.poke(&guest, CALLS, calls.as_slice());
+    let mut interrupted = 0;
+    in_runs(&world, &guest, 13, &[CALLS, 3], |progress| {
+        interrupted += u32::from(progress.calls == 1 && progress.elements != 0);
+        world.poke(&guest, CALLS + 64, &entry(17, &[0]));
+    });
+    assert!(interrupted != 0, "it was done in one run");
+    assert_eq!(world.services.mmu.pfn(guest.pages[30]).0, UPDATES - 1, "each update was made");
+    let counted = |number| guest.domain.statistics().hypercalls_of(number);
+    assert_eq!((counted(1), counted(17)), (1, 2));
+    world.check_end(vec![guest]);
+}
+
 /// Calls of so many elements each, of which so many may be done in one run. Some are read and paid for a chunk at a
 /// time, and a run ends behind a whole one.
 struct Batches {
