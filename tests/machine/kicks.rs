@@ -4,6 +4,7 @@ use crate::guest::{CODE, Guest, enter_once, machine};
 use crate::support::{check, fail, kvm_test, skippable_kvm_test};
 use hypervisor::machine::{Context, Exit, Kick, Pcpu};
 use libtest_mimic::{Completion, Failed, Trial};
+use pv_abi::trap::rflags;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("kicks/a spinning guest is got out of", a_spinning_guest_is_got_out_of),
         kvm_test("kicks/a kick before entering is not lost", a_kick_before_entering_is_not_lost),
         kvm_test("kicks/exceptions stay with their vCPU", exceptions_stay_with_their_vcpu),
+        kvm_test("kicks/traps are not lost", traps_are_not_lost),
         kvm_test("kicks/vector registers stay with their vCPU", vector_registers_stay_with_their_vcpu),
         skippable_kvm_test("kicks/upper halves of vector registers stay with their vCPU", upper_halves_stay),
         kvm_test("kicks/segment bases stay with their vCPU", segment_bases_stay_with_their_vcpu),
@@ -124,6 +126,27 @@ fn exceptions_stay_with_their_vcpu() -> Result<(), Failed> {
             check(context.registers.rip == CODE + n as u64 * 0x100, || {
                 format!("vCPU {n}: {:?}", context.registers)
             })
+        },
+    )
+}
+
+/// Both vCPUs single-step through the same instructions. A trap comes behind its instruction: one that is dropped on the
+/// way out does not come again.
+fn traps_are_not_lost() -> Result<(), Failed> {
+    const NOPS: u64 = 64;
+    let mut code = vec![0x90; NOPS as usize];
+    code.extend([0xeb, 0xbe]); // jmp to the start
+    let mut last = [CODE; 2];
+    in_turn_under_kicks(
+        &code,
+        |_, context| context.registers.rflags |= rflags::TF,
+        |n, context, exit| {
+            check(matches!(exit, Exit::Exception { vector: 1, .. }), || format!("vCPU {n}: {exit:?}"))?;
+            let rip = context.registers.rip;
+            let next = if last[n] == CODE + NOPS { CODE } else { last[n] + 1 };
+            check(rip == next, || format!("vCPU {n}: from {:#x} to {rip:#x}", last[n]))?;
+            last[n] = rip;
+            Ok(())
         },
     )
 }
