@@ -207,7 +207,6 @@ fn msrs() -> Result<(), Failed> {
         0x174,
         0x175,
         0x176,
-        0x1d9,
         0x200,
         0x2ff,
         0x400,

@@ -117,6 +117,11 @@ impl KernelDomain {
         self.domain.statistics().snapshot()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.domain.life().has_ended()
+    }
+
     /// Why it does not answer: it may have ended, and then that is what there is to say.
     pub fn silent(&self) -> BenchError {
         match self.hypervisor.wait_for(&self.domain, Duration::ZERO) {

@@ -54,7 +54,8 @@ struct Queue {
 
 impl Queue {
     fn keep_last(&mut self, bytes: &[u8]) {
-        self.last.extend(bytes);
+        let from = bytes.len().saturating_sub(LAST);
+        self.last.extend(bytes.get(from..).unwrap_or_default());
         self.last.drain(..self.last.len().saturating_sub(LAST));
     }
 
@@ -143,9 +144,13 @@ impl Printer {
         }
     }
 
-    /// The last bytes that a domain said in this life, 2048 at most.
+    /// The last bytes that a domain said in this life, 2048 at most, from the start of a line on if there is one.
     pub fn last(&self, who: usize) -> Vec<u8> {
-        self.state().queues.get(who).map(|queue| queue.last.iter().copied().collect()).unwrap_or_default()
+        let last = self.state().queues.get(who).map(|queue| queue.last.clone()).unwrap_or_default();
+        let is_cut = last.len() == LAST;
+        let start =
+            last.iter().position(|&byte| is_cut && byte == b'\n').map_or(0, |at| at.saturating_add(1));
+        last.into_iter().skip(start).collect()
     }
 
     /// A domain says something. Takes what there is room for, and returns how many bytes that was.
@@ -405,6 +410,8 @@ mod tests {
         printer.state().until = Some(Instant::now());
         assert_eq!(printer.offer(1, b"dropped"), 7);
         assert!(printer.last(1).ends_with(b"aadropped") && printer.last(1).len() == LAST);
+        assert_eq!(printer.offer(1, b"end\nwhole\n"), 10);
+        assert_eq!(printer.last(1), b"whole\n", "what is cut off is no line");
         assert_eq!(printer.last(0), b"");
         begin();
         assert_eq!(printer.last(1), b"");

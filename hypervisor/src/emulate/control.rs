@@ -3,15 +3,14 @@
 use super::operand;
 use super::step::{Effect, Trapped, edx_eax};
 use crate::machine::{CR4_FSGSBASE, Registers, is_valid_xcr0};
-use crate::vcpu::debug;
+use crate::vcpu::debug::CR4_DE;
 use iced_x86::Register;
 use pv_abi::Mfn;
+use pv_abi::trap::Vector;
 
 /// CR0: PE MP ET NE WP PG. TS is always clear: FPU state is switched eagerly, and #NM never comes.
 const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 
-/// CR4: I/O breakpoints, and no names for DR6 and DR7 but their own.
-const DE: u64 = 1 << 3;
 const OSXSAVE: u64 = 1 << 18;
 /// What a kernel finds in CR4, whatever it writes: PAE MCE OSFXSR OSXMMEXCPT.
 const CR4_FIXED: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
@@ -48,33 +47,42 @@ fn cr4(trapped: &Trapped<'_>) -> u64 {
     let [_, extended, ..] = trapped.cpuid(7, 0);
     let xsave = if features & 1 << 26 != 0 { OSXSAVE } else { 0 };
     let fsgsbase = if extended & 1 != 0 { CR4_FSGSBASE } else { 0 };
-    CR4_FIXED | trapped.vcpu.cr4 & (DE | xsave | fsgsbase)
+    CR4_FIXED | trapped.vcpu.cr4 & (CR4_DE | xsave | fsgsbase)
 }
 
-/// The number of the debug register that is meant by `register`: 4 and 5 are other names for 6 and 7, but with CR4.DE.
-fn debug_number(trapped: &Trapped<'_>, register: Register) -> Option<u64> {
+/// The number of the debug register that is meant by `register`: 4 and 5 are other names for 6 and 7, but with CR4.DE. Then
+/// it is none, and that is #UD.
+fn debug_number(trapped: &Trapped<'_>, register: Register) -> Result<u64, Effect> {
     match register.number() {
-        4 | 5 if cr4(trapped) & DE != 0 => None,
-        number @ (4 | 5) => Some(number as u64 | 2),
-        number => Some(number as u64),
+        4 | 5 if cr4(trapped) & CR4_DE != 0 => {
+            Err(Effect::Fault { vector: Vector::INVALID_OPCODE, error_code: 0 })
+        }
+        number @ (4 | 5) => Ok(number as u64 | 2),
+        number => Ok(number as u64),
     }
 }
 
 /// `mov r64, drN`.
 pub fn read_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
-    let number = debug_number(trapped, trapped.instruction.op1_register())?;
-    let value = debug::get(&trapped.vcpu.context.debug, number).ok()?;
+    let number = match debug_number(trapped, trapped.instruction.op1_register()) {
+        Ok(number) => number,
+        Err(fault) => return Some(fault),
+    };
+    let value = trapped.vcpu.breakpoints().get(number).ok()?;
     operand::write(registers, trapped.instruction.op0_register(), value)?;
     Some(Effect::Registers)
 }
 
 /// `mov drN, r64`.
 pub fn write_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
-    let number = debug_number(trapped, trapped.instruction.op0_register())?;
+    let number = match debug_number(trapped, trapped.instruction.op0_register()) {
+        Ok(number) => number,
+        Err(fault) => return Some(fault),
+    };
     let value = operand::read(registers, trapped.instruction.op1_register())?;
-    let mut debug = trapped.vcpu.context.debug;
-    debug::set(&mut debug, number, value).ok()?;
-    Some(Effect::Debug(debug))
+    let mut breakpoints = trapped.vcpu.breakpoints();
+    breakpoints.set(number, value, trapped.vcpu.cr4).ok()?;
+    Some(Effect::Breakpoints(breakpoints))
 }
 
 /// `xsetbv`: a kernel that has set CR4.OSXSAVE chooses among the states that the machine offers.

@@ -44,8 +44,9 @@ const TABLE: &[(u32, Vendor, Kind)] = &[
     (0x17a, Vendor::Any, Kind::Clearable(0)), // IA32_MCG_STATUS
     // IA32_MISC_ENABLE: fast strings; no branch traces (BTS), no precise events (PEBS).
     (0x1a0, Vendor::Intel, Kind::Fixed(1 | 1 << 11 | 1 << 12)),
+    (0x1d9, Vendor::Any, Kind::Clearable(0)), // IA32_DEBUGCTL: no branch is recorded, none is stepped to
     (0x277, Vendor::Any, Kind::Fixed(0x0000_0501_0007_0406)), // IA32_PAT, as on Xen
-    (0xc000_0080, Vendor::Any, Kind::Fixed(0xd01)),           // IA32_EFER: SCE LME LMA NXE
+    (0xc000_0080, Vendor::Any, Kind::Fixed(0xd01)), // IA32_EFER: SCE LME LMA NXE
     (0xc000_0100, Vendor::Any, Kind::FsBase),
     (0xc000_0101, Vendor::Any, Kind::GsBase),
     (0xc000_0102, Vendor::Any, Kind::KernelGsBase),

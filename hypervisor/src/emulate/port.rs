@@ -29,12 +29,25 @@ pub fn input(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect>
     };
     let into = instruction.op0_register();
     operand::write(registers, into, read(port, into.size()).into())?;
-    Some(Effect::Registers)
+    Some(Effect::Ports { port, size: into.size() })
+}
+
+/// `out`.
+#[allow(clippy::unnecessary_wraps)] // it is a `Step`
+pub fn output(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
+    let instruction = trapped.instruction;
+    let port = match instruction.op0_kind() {
+        OpKind::Immediate8 => u16::from(instruction.immediate8()),
+        _ => registers.rdx as u16,
+    };
+    Some(Effect::Ports { port, size: instruction.op1_register().size() })
 }
 
 /// Strings that are moved between ports and memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
+    /// The port.
+    port: u16,
     /// Where what is read from ports goes to, and what is written to them comes from.
     index: Register,
     /// The base of its segment.
@@ -78,7 +91,8 @@ fn transfer(
     let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let size = instruction.memory_size().size();
     let (counter, input) = (repeats.then_some(counter), input(size));
-    Some(Effect::Transfer(Transfer { index, base, counter, size, input }))
+    let port = context.registers.rdx as u16;
+    Some(Effect::Transfer(Transfer { port, index, base, counter, size, input }))
 }
 
 /// How a transfer has ended.
@@ -102,8 +116,9 @@ impl Transfer {
     /// vCPU's own, count what is done.
     pub fn carry_out(self, mmu: &Mmu, vcpu: &Vcpu, registers: &mut Registers) -> Option<Transferred> {
         let count = self.counter.map_or(Some(1), |counter| operand::read(registers, counter))?;
-        // The processor traps after each element, if after each instruction.
-        let most = if registers.rflags & rflags::TF == 0 { PIECE } else { 1 };
+        // The processor traps after each element, if after each instruction or access.
+        let traps = registers.rflags & rflags::TF != 0 || self.met(vcpu) != 0;
+        let most = if traps { 1 } else { PIECE };
         for done in 0..count.min(most) {
             if let Err(bad) = self.element(mmu, vcpu, operand::read(registers, self.index)?) {
                 let writes = self.input.is_some();
@@ -116,6 +131,11 @@ impl Transfer {
             self.advance(registers)?;
         }
         Some(if count <= most { Transferred::All } else { Transferred::Part })
+    }
+
+    /// The breakpoints that each element meets, as bits of DR6.
+    pub fn met(self, vcpu: &Vcpu) -> u64 {
+        vcpu.breakpoints().met_by_io(self.port, self.size)
     }
 
     /// Moves the element at `index`.

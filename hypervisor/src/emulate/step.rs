@@ -7,8 +7,9 @@ use super::{Carried, out};
 use crate::cpuid::CpuidPolicy;
 use crate::error::Failure;
 use crate::hypercall::{STEPS, Services};
-use crate::machine::{DebugRegisters, Registers};
+use crate::machine::Registers;
 use crate::paging::{Budget, Progress};
+use crate::vcpu::debug::Breakpoints;
 use crate::vcpu::{InfoPage, Vcpu, bounce_syscall32, bounce_sysenter, bounce_trap};
 use iced_x86::Instruction;
 use pv_abi::Mfn;
@@ -63,7 +64,14 @@ pub enum Effect {
     /// XCR0.
     Xcr0(u64),
     /// Debug registers.
-    Debug(DebugRegisters),
+    Breakpoints(Breakpoints),
+    /// Ports are accessed, behind which there is nothing but breakpoints.
+    Ports {
+        /// The first.
+        port: u16,
+        /// How many: 1, 2 or 4.
+        size: usize,
+    },
     /// FS base.
     FsBase(u64),
     /// GS base of the mode that runs.
@@ -105,6 +113,7 @@ impl Effect {
     ) -> Result<Option<Carried>, Failure> {
         let mmu = &*services.mmu;
         let next = behind(vcpu, length);
+        let mut met = 0;
         match self {
             Self::Registers => {}
             Self::Cr2(value) => info.set_cr2(value),
@@ -117,15 +126,17 @@ impl Effect {
             },
             Self::Cr4(value) => vcpu.set_cr4(value),
             Self::Xcr0(value) => vcpu.context.xcr0 = Some(value),
-            Self::Debug(debug) => vcpu.context.debug = debug,
+            Self::Breakpoints(breakpoints) => vcpu.set_breakpoints(breakpoints),
+            Self::Ports { port, size } => met = vcpu.breakpoints().met_by_io(port, size),
             Self::FsBase(base) => vcpu.context.fs_base = base,
             Self::GsBase(base) => vcpu.context.gs_base = base,
             Self::KernelGsBase(base) => vcpu.other_gs_base = base,
             Self::Transfer(transfer) => match transfer.carry_out(mmu, vcpu, &mut registers) {
-                Some(Transferred::All) => {}
+                Some(Transferred::All) => met = transfer.met(vcpu),
                 Some(Transferred::Part) => {
                     vcpu.context.registers = registers;
-                    return single_step(services, vcpu, info).map(Some);
+                    let met = transfer.met(vcpu);
+                    return trap_behind(services, vcpu, info, met).map(Some);
                 }
                 Some(Transferred::Nothing { bad, writes }) if is_canonical(bad.0) => {
                     let error = if writes { PageFaultError::WRITE } else { PageFaultError::empty() };
@@ -155,7 +166,7 @@ impl Effect {
             Self::Sysenter => return Ok(out(bounce_sysenter(vcpu, info, mmu)?)),
         }
         vcpu.context.registers = Registers { rip: next, ..registers };
-        single_step(services, vcpu, info).map(Some)
+        trap_behind(services, vcpu, info, met).map(Some)
     }
 }
 
@@ -174,8 +185,14 @@ fn set_root(services: &Services, vcpu: &mut Vcpu, root: Mfn) -> Result<Progress,
 
 /// What was carried out may be the one instruction that a debugger steps over.
 pub fn single_step(services: &Services, vcpu: &mut Vcpu, info: &InfoPage) -> Result<Carried, Failure> {
-    if vcpu.context.registers.rflags & rflags::TF != 0 {
-        vcpu.context.debug.status |= SINGLE_STEP;
+    trap_behind(services, vcpu, info, 0)
+}
+
+/// #DB behind an instruction, where that is stepped over, or has met these breakpoints.
+fn trap_behind(services: &Services, vcpu: &mut Vcpu, info: &InfoPage, met: u64) -> Result<Carried, Failure> {
+    let step = if vcpu.context.registers.rflags & rflags::TF != 0 { SINGLE_STEP } else { 0 };
+    if step | met != 0 {
+        vcpu.context.debug.status |= step | met;
         bounce_trap(vcpu, info, &services.mmu, Vector::DEBUG.0, 0, 0)?;
     }
     Ok(Carried::Out)

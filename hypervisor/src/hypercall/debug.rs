@@ -1,18 +1,17 @@
 //! Debug registers and CR0.TS.
 
 use super::{Arguments, Call, Outcome, Reply, done, refuse};
-use crate::vcpu::debug;
 use pv_abi::Errno;
 
 /// `set_debugreg(register, value)`.
 pub fn set_debugreg(call: &mut Call<'_>, [register, value, ..]: Arguments) -> Reply {
-    debug::set(&mut call.vcpu.context.debug, register, value)?;
+    call.vcpu.set_debug_register(register, value)?;
     done()
 }
 
 /// `get_debugreg(register)`.
 pub fn get_debugreg(call: &mut Call<'_>, [register, ..]: Arguments) -> Reply {
-    Ok(Outcome::Done(debug::get(&call.vcpu.context.debug, register)?))
+    Ok(Outcome::Done(call.vcpu.breakpoints().get(register)?))
 }
 
 /// `fpu_taskswitch(set)`. FPU state is switched eagerly and #NM never comes, so TS can be cleared only.

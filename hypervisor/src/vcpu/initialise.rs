@@ -8,7 +8,6 @@
 //! Two things are not as on Xen: a local descriptor table is refused, and the FPU starts as after reset, also where the
 //! context holds a state for it.
 
-use super::debug;
 use super::{Callback, Callbacks, Mode, Vcpu};
 use crate::error::{Failure, Refusal};
 use crate::machine::Registers;
@@ -116,7 +115,7 @@ fn set_context(vcpu: &mut Vcpu, first: &GuestContext) {
     vcpu.set_cr4(cr4);
     for (number, value) in (0..).zip(first.debugreg) {
         // As on Xen, what cannot be set is left out.
-        let _ = debug::set(&mut vcpu.context.debug, number, value);
+        let _ = vcpu.set_debug_register(number, value);
     }
     let context = &mut vcpu.context;
     context.registers = registers(regs);

@@ -97,6 +97,8 @@ pub struct Vcpu {
     pub gdt: GuestGdt,
     /// I/O privilege level that the kernel gave itself.
     pub iopl: u8,
+    /// The bits of DR7 that arm breakpoints for I/O, none of which is loaded.
+    io_breakpoints: u64,
     /// What the kernel wrote to CR4. It finds there only what is its own to choose (`emulate/control.rs`).
     pub cr4: u64,
     /// Bits of `vm_assist` that are on, for all vCPUs of the domain.
@@ -128,6 +130,7 @@ impl Vcpu {
             kernel_stack: 0,
             gdt: GuestGdt::default(),
             iopl: 0,
+            io_breakpoints: 0,
             cr4: 0,
             assists,
             continuation: None,

@@ -145,12 +145,14 @@ impl<C: Choices> Caller<'_, C> {
             if self.choices.once_in(2) { self.number(13) } else { self.choices.pick(&uses.map(|op| op.0)) };
         let words = match Grant(op) {
             Grant::MAP_GRANT_REF => {
-                let flags = self.choices.pick(&[2, 2, 6, 18, 22, 3, 0, 0x1f]);
+                let flags = self.choices.pick(&[2, 2, 6, 18, 22, 3, 1, 0, 0x1f]);
                 let place = if flags & 16 == 0 { draft } else { entry };
                 vec![place, flags | reference << 32, self.partner(), 0]
             }
             Grant::UNMAP_GRANT_REF | Grant::UNMAP_AND_REPLACE => {
-                let other = self.choices.pick(&[0, 0, self.ground.result()]);
+                // The bus address of what may be mapped for a device, where it ends.
+                let (lent, any) = (self.choices.pick(&self.ground.others) << 12, self.frame() << 12);
+                let other = self.choices.pick(&[0, 0, self.ground.result(), lent, any]);
                 vec![self.choices.pick(&[draft, draft, entry]), other, self.number(6)]
             }
             Grant::COPY => {

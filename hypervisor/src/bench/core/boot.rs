@@ -22,6 +22,8 @@ const PROMPT: &[u8] = b"paravane> ";
 const LINUX_PAGES: u64 = 65536;
 /// How long a kernel may take, on emulated hardware, too.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_secs(1);
 const MILLISECOND: f64 = 1e6;
 /// A boot of Linux takes seconds: as many pairs of another row make one of it, and there are at least two.
 const PAIRS_PER_LINUX: usize = 4;
@@ -82,7 +84,13 @@ fn boot(kernel: &Kernel<'_>, awaited: &'static [u8]) -> Result<Booted, BenchErro
     let start = Instant::now();
     let domain = KernelDomain::build(kernel, Watch { awaited, seen, tail: Vec::new() })?;
     domain.start()?;
-    let at = awaited_at.recv_timeout(PATIENCE).map_err(|_| domain.silent())?;
+    let at = loop {
+        match awaited_at.recv_timeout(LOOK) {
+            Ok(at) => break at,
+            Err(_) if domain.has_ended() || start.elapsed() > PATIENCE => return Err(domain.silent()),
+            Err(_) => {}
+        }
+    };
     let nanoseconds = at.duration_since(start).as_nanos() as f64;
     Ok(Booted { nanoseconds, statistics: domain.statistics() })
 }

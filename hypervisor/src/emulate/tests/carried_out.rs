@@ -248,6 +248,49 @@ fn a_single_step_over_an_instruction_traps_behind_it() {
     assert_eq!((registers.rcx, registers.rsi), (4, page(3) + 1));
 }
 
+#[test]
+fn an_access_to_a_port_with_a_breakpoint_traps_behind_it() {
+    let world = World::new();
+    let guest = privileged_guest(&world);
+    world.on_vcpu(&guest, |_, vcpu| {
+        vcpu.set_cr4(1 << 3);
+        vcpu.set_debug_register(1, 0x61).unwrap();
+        vcpu.set_debug_register(7, 0x400 | 1 << 2 | 2 << 20).unwrap();
+    });
+    for (code, port, rip) in [
+        (&[0xec][..], 0x61, Some(BASE + 1)), // in al, dx
+        (&[0xed], 0x5e, Some(BASE + 1)),     // in eax, dx
+        (&[0xe5, 0x60], 0, Some(BASE + 2)),  // in eax, 0x60
+        (&[0xee], 0x61, Some(BASE + 1)),     // out dx, al
+        (&[0xe6, 0x61], 0, Some(BASE + 2)),  // out 0x61, al
+        (&[0xe6, 0x62], 0, None),
+        (&[0xec], 0x60, None),
+        (&[0xf3, 0x6e], 0x61, Some(BASE)), // rep outsb
+        (&[0xf3, 0x6e], 0x62, None),
+    ] {
+        world.on_vcpu(&guest, |_, vcpu| vcpu.context.debug.status = 0xffff_0ff0);
+        let after = execute(&world, &guest, code, |registers| {
+            (registers.rdx, registers.rcx, registers.rsi) = (port, 5, page(3));
+        });
+        let status = world.on_vcpu(&guest, |_, vcpu| vcpu.context.debug.status);
+        match rip {
+            Some(rip) => {
+                assert_eq!((after.rip, status), (handler(DB), 0xffff_0ff2), "{code:x?} {port:#x}");
+                assert_eq!(world.peek::<[u64; 7]>(&guest, STACK - 56)[2], rip, "{code:x?}");
+            }
+            None => assert_eq!(
+                (after.rip, status),
+                (BASE + code.len() as u64, 0xffff_0ff0),
+                "{code:x?} {port:#x}"
+            ),
+        }
+    }
+    let after = execute(&world, &guest, &[0xf3, 0x6e], |registers| {
+        (registers.rdx, registers.rcx, registers.rsi) = (0x61, 5, page(3));
+    });
+    assert_eq!((after.registers.rcx, after.registers.rsi), (4, page(3) + 1), "one element");
+}
+
 /// `mov cr3, rbx`
 const MOV_CR3: [u8; 3] = [0x0f, 0x22, 0xdb];
 

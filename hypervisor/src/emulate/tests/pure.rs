@@ -4,7 +4,7 @@ use crate::cpuid::CpuidPolicy;
 use crate::emulate::decode::decode;
 use crate::emulate::step::{Effect, Trapped};
 use crate::emulate::table::{Rule, TABLE, find};
-use crate::machine::{DebugRegisters, Registers};
+use crate::machine::Registers;
 use crate::vcpu::{Mode, Vcpu};
 use pv_abi::trap::{TrapInfo, Vector};
 use pv_abi::{DomId, Mfn, VcpuId};
@@ -265,8 +265,15 @@ fn other_control_registers_are_written_or_refused() {
 #[test]
 fn debug_registers_are_those_of_the_hypercalls() {
     let mut vcpu = vcpu();
-    let debug = DebugRegisters { addresses: [1, 2, 3, 4], ..DebugRegisters::default() };
-    vcpu.context.debug = debug;
+    for (number, address) in (0..).zip([1, 2, 3, 4]) {
+        vcpu.set_debug_register(number, address).unwrap();
+    }
+    let unset = vcpu.breakpoints();
+    let set = |number, value| {
+        let mut set = unset;
+        set.set(number, value, !0).unwrap();
+        Some(Effect::Breakpoints(set))
+    };
     let read = |vcpu: &Vcpu, number: u8| moved(vcpu, [0x0f, 0x21, 0xc3 | number << 3]);
     for (number, value) in [(0, 1), (1, 2), (2, 3), (3, 4), (6, 0xffff_0ff0), (7, 0x400)] {
         assert_eq!(read(&vcpu, number), Some(value), "DR{number}");
@@ -275,15 +282,19 @@ fn debug_registers_are_those_of_the_hypercalls() {
         assert_eq!(read(&vcpu, number), read(&vcpu, meant), "DR{number}");
         assert_eq!(write_dr(&mut vcpu, number, 1), write_dr(&mut vcpu, meant, 1), "DR{number}");
     }
-    let set = DebugRegisters { addresses: [1, 2, 0x5000, 4], ..debug };
-    assert_eq!(write_dr(&mut vcpu, 2, 0x5000), Some(Effect::Debug(set)));
-    let single_step = DebugRegisters { status: 0xffff_4ff0, ..debug };
-    assert_eq!(write_dr(&mut vcpu, 6, 0x4000), Some(Effect::Debug(single_step)));
-    for (number, value) in [(0, 1 << 47), (3, 0xffff_8080_0000_0000), (7, 1 << 13), (7, 0x0002_0401)] {
+    assert_eq!(write_dr(&mut vcpu, 2, 0x5000), set(2, 0x5000));
+    assert_eq!(write_dr(&mut vcpu, 6, 0x4000), set(6, 0x4000));
+    const ON_IO: u64 = 0x0002_0401;
+    let refused = [(0, 1 << 47), (3, 0xffff_8080_0000_0000), (6, 1 << 32), (7, 1 << 32), (7, 1 << 13)];
+    for (number, value) in refused.into_iter().chain([(7, ON_IO)]) {
         assert_eq!(write_dr(&mut vcpu, number, value), None, "DR{number} {value:#x}");
     }
     vcpu.cr4 = 1 << 3; // DE
-    assert_eq!((read(&vcpu, 4), write_dr(&mut vcpu, 5, 0x400)), (None, None));
+    let undefined = Some(Effect::Fault { vector: Vector::INVALID_OPCODE, error_code: 0 });
+    assert_eq!(step(&vcpu, &[0x0f, 0x21, 0xe3]).map(|(_, effect)| effect), undefined, "mov rbx, dr4");
+    assert_eq!(write_dr(&mut vcpu, 5, 0x400), undefined);
+    assert_eq!(write_dr(&mut vcpu, 7, ON_IO), set(7, ON_IO));
+    assert_eq!(write_dr(&mut vcpu, 7, ON_IO | 1 << 13), None);
 }
 
 #[test]
@@ -358,7 +369,6 @@ fn msrs_of_the_host_are_refused() {
         0x174,
         0x175,
         0x176,
-        0x1d9,
         0x200,
         0x2ff,
         0x400,
@@ -386,7 +396,8 @@ fn msrs_of_the_host_are_refused() {
 #[test]
 fn msrs_without_anything_behind_them_take_their_own_value_at_most() {
     let mut vcpu = vcpu();
-    for (number, value) in [(EFER, 0xd01), (0x277, 0x0501_0007_0406), (0x1a0, 0x1801), (0x8b, 0), (0x17a, 0)]
+    for (number, value) in
+        [(EFER, 0xd01), (0x277, 0x0501_0007_0406), (0x1a0, 0x1801), (0x8b, 0), (0x17a, 0), (0x1d9, 0)]
     {
         assert_eq!(wrmsr(&mut vcpu, number, value), Some(Effect::Registers), "{number:#x}");
         for bit in 0..64 {
@@ -415,15 +426,22 @@ fn ports_read_all_ones_but_the_timer_chips() {
     ] {
         vcpu.context.registers.rdx = port | 0x1234_0000;
         vcpu.context.registers.rax = 0x1122_3344_5566_7788;
-        for (code, rax) in [
-            (&[0xed][..], u64::from(read)),
-            (&[0x66, 0xed], 0x1122_3344_5566_0000 | u64::from(read & 0xffff)),
-            (&[0xec], 0x1122_3344_5566_7700 | u64::from(read & 0xff)),
+        for (code, size, rax) in [
+            (&[0xed][..], 4, u64::from(read)),
+            (&[0x66, 0xed], 2, 0x1122_3344_5566_0000 | u64::from(read & 0xffff)),
+            (&[0xec], 1, 0x1122_3344_5566_7700 | u64::from(read & 0xff)),
         ] {
             let (after, effect) = step(&vcpu, code).unwrap();
-            assert_eq!((after.rax, effect), (rax, Effect::Registers), "{port:#x} {code:x?}");
+            let ports = Effect::Ports { port: port as u16, size };
+            assert_eq!((after.rax, effect), (rax, ports), "{port:#x} {code:x?}");
+        }
+        for (code, size) in [(&[0xef][..], 4), (&[0x66, 0xef], 2), (&[0xee], 1)] {
+            let ports = Effect::Ports { port: port as u16, size };
+            assert_eq!(step(&vcpu, code), Some((vcpu.context.registers, ports)), "{port:#x} {code:x?}");
         }
     }
+    let of_immediate = Effect::Ports { port: 0x42, size: 1 };
+    assert_eq!(step(&vcpu, &[0xe6, 0x42]), Some((vcpu.context.registers, of_immediate)), "out 0x42, al");
     assert_eq!(step(&vcpu, &[0xe4, 0x42]).unwrap().0.rax & 0xff, 0, "in al, 0x42");
 }
 
@@ -431,7 +449,7 @@ fn ports_read_all_ones_but_the_timer_chips() {
 fn what_has_nothing_behind_it_changes_nothing() {
     let mut vcpu = vcpu();
     vcpu.iopl = 1;
-    for code in [&[0xfa][..], &[0xfb], &[0xe6, 0x20], &[0xef], &[0x0f, 0x06], &[0x0f, 0x09], &[0x0f, 0x08]] {
+    for code in [&[0xfa][..], &[0xfb], &[0x0f, 0x06], &[0x0f, 0x09], &[0x0f, 0x08]] {
         assert_eq!(step(&vcpu, code), Some((vcpu.context.registers, Effect::Registers)), "{code:x?}");
     }
 }

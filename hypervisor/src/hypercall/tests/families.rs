@@ -117,9 +117,19 @@ pub fn debug_registers(world: &World, guest: &Guest) {
         for enabled in [1, 2, 3] {
             let on_io = enabled << (2 * register) | 2 << (16 + 4 * register) | 0x400;
             assert_eq!(world.call(guest, 8, &[7, on_io]), Err(Errno::EPERM), "a breakpoint on I/O");
+            world.on_vcpu(guest, |_, vcpu| vcpu.set_cr4(1 << 3));
+            assert_eq!(world.call(guest, 8, &[7, on_io]), Ok(0), "with CR4.DE");
+            assert_eq!(world.call(guest, 9, &[7]), Ok(on_io));
+            world.on_vcpu(guest, |_, vcpu| {
+                assert_eq!(vcpu.context.debug.control & 0xff, 0, "it is not loaded");
+                vcpu.set_cr4(0);
+            });
         }
     }
-    assert_eq!(world.call(guest, 8, &[7, 0xffff_ffff_0000_d801]), Ok(0), "reserved bits are dropped");
+    for register in [6, 7] {
+        assert_eq!(world.call(guest, 8, &[register, 1 << 32]), Err(Errno::EINVAL));
+    }
+    assert_eq!(world.call(guest, 8, &[7, 0x0000_d801]), Ok(0), "reserved bits are dropped");
     assert_eq!(world.call(guest, 9, &[7]), Ok(0x401));
     assert_eq!(world.call(guest, 8, &[7, 0]), Ok(0));
 }

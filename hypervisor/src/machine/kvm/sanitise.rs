@@ -38,8 +38,11 @@ fn sanitise_breakpoints(debug: &mut DebugRegisters) {
     for (n, address) in debug.addresses.iter_mut().enumerate() {
         let for_io = debug.control >> (16 + 4 * n) & 3 == 2;
         let hypervisors = (HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(address);
-        if for_io || hypervisors || !is_canonical(*address) {
+        let has_no_place = hypervisors || !is_canonical(*address);
+        if has_no_place {
             *address = 0;
+        }
+        if for_io || has_no_place {
             debug.control &= !(3 << (2 * n));
         }
     }
