@@ -92,7 +92,7 @@ impl CrashReport {
     /// Looks at the vCPU as it stands.
     pub fn new(reason: &Failure, vcpu: &Vcpu, mmu: &Mmu, symbols: Option<&SymbolTable>) -> Self {
         let registers = vcpu.context.registers;
-        let code = vcpu.space(mmu).fetch(registers.rip);
+        let code = vcpu.space(mmu).fetch(vcpu.context.instruction_address());
         let code = code.map_or_else(|_| Vec::new(), |instruction| instruction.bytes().to_vec());
         let mut calls = vec![registers.rip];
         calls.extend(return_addresses(&vcpu.space(mmu), registers.rbp));

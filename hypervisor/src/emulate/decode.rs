@@ -7,7 +7,7 @@ use pv_abi::cpuid::EMULATE_PREFIX;
 /// Decodes the instruction that `bytes`, fetched where `context` is, start with. Behind the prefix that asks the
 /// hypervisor nothing but `cpuid` has a meaning; it counts to the instruction's length. None where there is no instruction.
 pub fn decode(bytes: &[u8], context: &Context) -> Option<Instruction> {
-    let bitness = if context.runs_32_bit_code() { 32 } else { 64 };
+    let (_, bitness) = context.code_segment();
     let decoder =
         |bytes| Decoder::with_ip(bitness, bytes, context.registers.rip, DecoderOptions::NONE).decode();
     let Some(rest) = bytes.strip_prefix(&EMULATE_PREFIX) else {

@@ -96,7 +96,7 @@ fn access(
 /// The instruction that a vCPU is at, fetched once and decoded once. None where there is none, which is the guest's own
 /// fault.
 fn fetch(services: &Services, vcpu: &Vcpu) -> Result<Option<Instruction>, Failure> {
-    match vcpu.space(&services.mmu).fetch(vcpu.context.registers.rip) {
+    match vcpu.space(&services.mmu).fetch(vcpu.context.instruction_address()) {
         Ok(bytes) => Ok(decode(bytes.bytes(), &vcpu.context)),
         Err(Failure::Refused(_)) => Ok(None),
         Err(other) => Err(other),

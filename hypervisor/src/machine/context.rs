@@ -112,15 +112,33 @@ pub struct Context {
 }
 
 impl Context {
-    /// Whether its code segment is one of 32-bit code.
-    pub fn runs_32_bit_code(&self) -> bool {
+    /// The base of its code segment, and the size of the code there: 64, 32 or 16 bits. That of 64 bits has no base.
+    pub fn code_segment(&self) -> (u64, u32) {
         const LONG: u64 = 1 << 53;
+        const DEFAULT_32: u64 = 1 << 54;
         match self.cs {
-            FLAT_RING3_CS64 => false,
-            FLAT_RING3_CS32 => true,
-            own => {
-                self.descriptors.get(usize::from(own >> 3)).is_some_and(|descriptor| descriptor & LONG == 0)
-            }
+            FLAT_RING3_CS64 => (0, 64),
+            FLAT_RING3_CS32 => (0, 32),
+            own => match self.descriptors.get(usize::from(own >> 3)) {
+                Some(descriptor) if descriptor & (LONG | DEFAULT_32) == 0 => {
+                    (descriptor_base(*descriptor), 16)
+                }
+                Some(descriptor) if descriptor & LONG == 0 => (descriptor_base(*descriptor), 32),
+                _ => (0, 64),
+            },
+        }
+    }
+
+    /// Whether its code segment is one of 32-bit or 16-bit code.
+    pub fn runs_32_bit_code(&self) -> bool {
+        self.code_segment().1 != 64
+    }
+
+    /// The linear address of its next instruction.
+    pub fn instruction_address(&self) -> u64 {
+        match self.code_segment() {
+            (_, 64) => self.registers.rip,
+            (base, _) => u64::from(base.wrapping_add(self.registers.rip) as u32),
         }
     }
 

@@ -211,19 +211,58 @@ fn string_io_of_programs_is_in_their_own_memory() {
     assert_eq!(byte, [0xff]);
 }
 
+/// A program's own segment of 32-bit or 16-bit code lies at its base, and is decoded for what it is.
+#[test]
+fn code_of_other_segments_is_where_and_what_they_say() {
+    const CODE_32: u64 = 0x00cf_fb00_0000_ffff;
+    const CODE_16: u64 = 0x008f_fb00_0000_ffff;
+    let base = (USER_BASE & 0xff_ffff) << 16 | (USER_BASE & 0xff00_0000) << 32;
+    let world = World::new();
+    let guest = guest(&world);
+    world.machine.memory.write(guest.user_pages[0], 0x100, &[0xed]).unwrap(); // in eax, dx; in ax, dx
+    for (descriptor, offset, rax) in [
+        (CODE_32, USER_BASE, 0xffff_ffff),
+        (CODE_32 | base, 0, 0xffff_ffff),
+        (CODE_32 | base, 1 << 32, 0xffff_ffff),
+        (CODE_16 | base, 0, 0x1122_3344_5566_ffff),
+    ] {
+        world.on_vcpu(&guest, |handle, vcpu| {
+            vcpu.iopl = 3;
+            vcpu.user_for_test(&world.services.mmu, guest.user_root);
+            (vcpu.context.descriptors, vcpu.context.cs) = (vec![0, descriptor], 0xb);
+            let registers = &mut vcpu.context.registers;
+            (registers.rip, registers.rdx, registers.rax) = (offset + 0x100, 0x60, 0x1122_3344_5566_7788);
+            let fault = Fault { vector: GP, error_code: 0, cr2: 0 };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            let registers = vcpu.context.registers;
+            assert_eq!(
+                (registers.rip, registers.rax),
+                (offset as u32 as u64 + 0x101, rax),
+                "{descriptor:#x}"
+            );
+            vcpu.enter_kernel_for_test();
+        });
+    }
+}
+
 /// A segment of 32-bit code has a base and a limit, which are not looked at.
 #[test]
 fn string_io_of_32_bit_code_is_refused() {
     let world = World::new();
-    let guest = privileged_guest(&world);
-    for (code, expected) in
-        [(&[0xec][..], BASE & 0xffff_ffff | 1), (&[0x6c], handler(GP)), (&[0x6e], handler(GP))]
-    {
-        let after = {
-            world.on_vcpu(&guest, |_, vcpu| vcpu.context.cs = FLAT_RING3_CS32);
-            execute(&world, &guest, code, |registers| (registers.rsi, registers.rdi) = (page(3), page(3)))
-        };
-        assert_eq!(after.rip, expected, "{code:x?}");
+    let guest = guest(&world);
+    for (code, expected) in [(0xec, USER_BASE + 1), (0x6c, handler(GP)), (0x6e, handler(GP))] {
+        world.machine.memory.write(guest.user_pages[0], 0, &[code]).unwrap();
+        world.on_vcpu(&guest, |handle, vcpu| {
+            vcpu.iopl = 3;
+            vcpu.user_for_test(&world.services.mmu, guest.user_root);
+            vcpu.context.cs = FLAT_RING3_CS32;
+            let registers = &mut vcpu.context.registers;
+            (registers.rip, registers.rsi, registers.rdi) = (USER_BASE, USER_BASE, USER_BASE);
+            let fault = Fault { vector: GP, error_code: 0, cr2: 0 };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            assert_eq!(vcpu.context.registers.rip, expected, "{code:#x}");
+            vcpu.enter_kernel_for_test();
+        });
     }
 }
 
