@@ -202,7 +202,7 @@ impl Real {
     fn die(&mut self, by: u8, budget: &mut Budget) -> Result<Progress, Failure> {
         let slot = usize::from(by);
         self.domains[slot].grants().lock().close();
-        self.mmu.release_roots(id(by), &mut self.roots[slot])?;
+        self.mmu.release_roots(id(by), &mut self.roots[slot]);
         let released = self.mmu.release_domain(id(by), budget)?;
         if released == Progress::Done {
             unmap_all(&self.mmu, &self.domains[slot]);

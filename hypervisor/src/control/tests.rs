@@ -136,6 +136,14 @@ fn a_teardown_that_panics_is_told_as_a_defect_and_harms_no_other() {
     world.check_end(vec![other]);
 }
 
+#[test]
+fn a_thread_that_panics_is_told_as_a_defect() {
+    let threads = Threads::new(1);
+    threads.hypervisor.spawn("unlucky".into(), || panic!("on purpose")).unwrap();
+    let told = defects_told(|| threads.hypervisor.shutdown());
+    assert_eq!(told, ["a thread of the hypervisor panicked"]);
+}
+
 /// From the last number on, the first ones come up again.
 fn count_round(services: &Services) {
     let last = Some(DomId(DomId::FIRST_RESERVED.0 - 1));

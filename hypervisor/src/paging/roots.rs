@@ -91,15 +91,11 @@ impl Mmu {
 
     /// Gives a vCPU's roots up; it is on no pcpu any more. The work is left to [`Mmu::drain`], or to
     /// [`Mmu::release_domain`].
-    ///
-    /// # Errors
-    /// None that matters: the domain's space is reached without touching the machine.
-    pub fn release_roots(&self, domain: DomId, roots: &mut Roots) -> Result<(), Failure> {
-        self.with_space(domain, |space| {
-            for root in [roots.kernel.take(), roots.user.take()].into_iter().flatten() {
-                space.defer(Reference::recall(root, ROOT));
-            }
-            Ok(())
-        })
+    pub fn release_roots(&self, domain: DomId, roots: &mut Roots) {
+        let space = self.spaces.of(domain);
+        let mut space = space.lock();
+        for root in [roots.kernel.take(), roots.user.take()].into_iter().flatten() {
+            space.defer(Reference::recall(root, ROOT));
+        }
     }
 }

@@ -72,7 +72,7 @@ impl Space {
 pub(super) struct Spaces(RwLock<BTreeMap<DomId, Arc<Ranked<Space>>>>);
 
 impl Spaces {
-    fn of(&self, domain: DomId) -> Arc<Ranked<Space>> {
+    pub(super) fn of(&self, domain: DomId) -> Arc<Ranked<Space>> {
         if let Some(space) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&domain) {
             return Arc::clone(space);
         }

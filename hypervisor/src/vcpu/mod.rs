@@ -189,8 +189,6 @@ impl Vcpu {
     /// Gives back what it refers to. It is on no pcpu, and never will be again.
     pub fn release(&mut self, mmu: &Mmu) {
         self.gdt.release(mmu);
-        if let Err(failure) = mmu.release_roots(self.domain, &mut self.roots) {
-            tracing::error!(target: crate::defect::TARGET, domain = %self.domain, %failure, "root tables are not returned");
-        }
+        mmu.release_roots(self.domain, &mut self.roots);
     }
 }

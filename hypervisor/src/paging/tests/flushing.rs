@@ -104,7 +104,7 @@ fn lose(loss: Loss, inside: usize) -> Vec<View> {
     let mut reached: Vec<_> = pcpus.iter().flat_map(|pcpu| pcpu.visit(&places, page)).collect();
     reached.retain(|&view| !is_in_tables(loss, view));
     scene.world.check(&[&scene.roots]);
-    scene.world.mmu.release_roots(A, &mut scene.roots).unwrap();
+    scene.world.mmu.release_roots(A, &mut scene.roots);
     done(scene.world.mmu.release_domain(A, &mut Budget::unlimited())).unwrap();
     pcpus.iter().for_each(|pcpu| _ = pcpu.visit(&[], page)); // each does what it was asked for when it goes in
     scene.world.check(&[]);

@@ -226,7 +226,7 @@ fn what_comes_back_after_the_end_is_freed_then() {
     assert_eq!(world.mmu.frames_of(A), 4 + 2 + 1, "the tree of a forgotten root, and a back-end's page");
     assert!(world.mmu.allocate(A).is_err(), "the number is taken");
     world.check_with(&roots.held().chain([(console, held.kind())]).collect::<Vec<_>>());
-    world.mmu.release_roots(A, &mut roots).unwrap();
+    world.mmu.release_roots(A, &mut roots);
     done(world.mmu.release_domain(A, &mut all())).unwrap();
     assert_eq!(world.mmu.frames_of(A), 1);
     world.mmu.release(held);
@@ -255,7 +255,7 @@ fn what_a_lost_domain_left_over_stays_so() {
     let tree = world.tree(A, 1);
     let mut roots = world.start(&tree);
     world.mmu.deallocate(A, tree.pages[0]).unwrap(); // it goes with its last mapping
-    world.mmu.release_roots(A, &mut roots).unwrap();
+    world.mmu.release_roots(A, &mut roots);
     let drain = || world.mmu.drain(A, &mut Budget::unlimited());
     world.machine.translations.sabotage(Sabotage::Broken);
     assert!(matches!(drain(), Err(Failure::Machine(_))));
@@ -270,7 +270,7 @@ fn release_is_bounded_whatever_the_domain_has() {
     let tree = world.tree(A, 20);
     let mut roots = world.start(&tree);
     world.mmu.allocate_shared(A).unwrap();
-    world.mmu.release_roots(A, &mut roots).unwrap();
+    world.mmu.release_roots(A, &mut roots);
     let interruptions = step_by_step(&world, &[], |budget| world.mmu.release_domain(A, budget).unwrap());
     assert!(interruptions > 2000, "{interruptions}");
     assert_eq!(world.mmu.frames_of(A), 0);

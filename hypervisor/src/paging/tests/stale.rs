@@ -198,7 +198,7 @@ impl Scene {
                 Ok(())
             }
             Loss::Death => {
-                self.world.mmu.release_roots(A, &mut self.roots)?;
+                self.world.mmu.release_roots(A, &mut self.roots);
                 let all = self.world.mmu.frames_of(A);
                 done(self.world.mmu.release_domain(A, &mut Budget::unlimited()))?;
                 (0..all).for_each(|_| _ = self.world.page(B)); // scrubbed, but for what pcpus remember
@@ -337,7 +337,7 @@ fn a_tree_that_ends_takes_its_translations_along_unless_retiring_is_left_out() {
                 }
                 world.machine.translations.sabotage(sabotage);
                 if death {
-                    world.mmu.release_roots(A, &mut scene.roots).unwrap();
+                    world.mmu.release_roots(A, &mut scene.roots);
                     done(world.mmu.release_domain(A, &mut Budget::unlimited())).unwrap();
                 } else {
                     world.base(A, &mut scene.roots, scene.second.l4).unwrap();
@@ -356,8 +356,13 @@ fn a_domain_whose_changes_cannot_be_settled_is_lost_and_keeps_its_frames() {
         let Scene { world, tree, mut roots, .. } = scene(Kind::Hardware);
         let (page, owned) = (tree.pages[0], world.mmu.frames_of(A));
         world.machine.translations.sabotage(Sabotage::Broken);
-        let outcome =
-            if retire { world.mmu.release_roots(A, &mut roots) } else { world.set(A, tree.l1, 0, Pte(0)) };
+        let outcome = match retire {
+            true => {
+                world.mmu.release_roots(A, &mut roots);
+                Ok(())
+            }
+            false => world.set(A, tree.l1, 0, Pte(0)),
+        };
         let outcome = outcome.and_then(|()| done(world.mmu.drain(A, &mut Budget::unlimited())));
         assert!(matches!(outcome, Err(Failure::Machine(_))), "{outcome:?}");
         world.machine.translations.sabotage(Sabotage::None);
