@@ -26,8 +26,8 @@ pub fn is_dead(path: &Path) -> bool {
 
 /// Removes the socket at `path` if nobody serves it; true where it did.
 ///
-/// Whoever removes has the lock of the directory, so that what was proven dead is what is removed. Where somebody else
-/// has that, nothing is done.
+/// Whoever removes has the lock of the directory, so that what was proven dead is what is removed: nobody else removes a
+/// dead one, and no other gets its name before. Where somebody else has the lock, nothing is done.
 ///
 /// # Errors
 /// The host's.

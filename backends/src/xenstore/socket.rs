@@ -23,7 +23,7 @@ use std::time::Duration;
 
 const BACKLOG: i32 = 16;
 
-/// A served socket. Dropping it disconnects all clients and removes the file.
+/// A served socket. Dropping it removes the file and disconnects all clients.
 pub struct SocketServer {
     path: PathBuf,
     /// Device and inode of its file.
@@ -52,13 +52,14 @@ impl SocketServer {
 
 impl Drop for SocketServer {
     fn drop(&mut self) {
-        self.signal.stop();
-        // A client's thread that panicked has ended, and that is all that is wanted here.
-        let _ = self.thread.take().map(JoinHandle::join);
+        // While it is served still: whoever found it dead could remove the next one's, which gets the name meanwhile.
         // What stands there now may be another's.
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }
+        self.signal.stop();
+        // A client's thread that panicked has ended, and that is all that is wanted here.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
