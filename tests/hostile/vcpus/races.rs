@@ -350,7 +350,9 @@ fn rewritten_instruction() -> Result<(), Failed> {
         [0x40, 0x0f, 0x09, 0xc3], // wbinvd; ret
         [0x0f, 0x22, 0xd8, 0xc3], // mov cr3, rax; ret
     ] {
-        rewriting.set(PAGES, u64::from(u32::from_le_bytes(instruction)));
+        rewriting.set(PAGES, u64::from(u32::from_le_bytes(instruction))).mov(Reg::Rcx, 2000);
+        let again = rewriting.here();
+        rewriting.raw(&[0x48, 0xff, 0xc9]).jump(Condition::NotZero, again); // dec rcx
     }
     rewriting.jump(Condition::Always, again);
     let host = Host::with_pcpus(2)?;
@@ -361,7 +363,10 @@ fn rewritten_instruction() -> Result<(), Failed> {
         guest.poke(kind + 8, &value);
     }
     guest.start()?;
-    guest.wait_for(|| KINDS.iter().all(|&kind| guest.peek(kind) >= 100))?;
+    let seen = || KINDS.map(|kind| guest.peek(kind));
+    guest
+        .wait_for(|| seen().iter().all(|&count| count >= 10))
+        .map_err(|failed| format!("{:?}; seen {:?}", failed.message(), seen()))?;
     host.canary_goes_on()?;
     check(guest.peek(ODD) == 0, || {
         format!("{} times anything else, last {:#x}", guest.peek(ODD), guest.peek(SEEN))
