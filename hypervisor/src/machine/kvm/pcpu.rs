@@ -16,13 +16,13 @@ use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
 use super::descriptors;
 use super::exception::{self, Frame, Origin};
 use super::fpu::{self, Fpu};
-use super::registers::from_kvm;
+use super::registers::{debug_to_kvm, from_kvm};
 use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_VECTOR, VECTORS};
 use super::way_in::{Difference, LiveRoot, WayIn};
-use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::Vector;
@@ -337,9 +337,7 @@ impl KvmPcpu {
         }
         if context.debug != self.debug {
             self.debug = context.debug;
-            let DebugRegisters { addresses: db, status: dr6, control: dr7 } = self.debug;
-            let registers = kvm_debugregs { db, dr6, dr7, ..Default::default() };
-            let set = self.run.vcpu().set_debug_regs(&registers);
+            let set = self.run.vcpu().set_debug_regs(&debug_to_kvm(&self.debug));
             set.map_err(|error| MachineError::new("a vCPU's debug registers cannot be loaded", error))?;
         }
         let wanted = context.xcr0.filter(|&value| is_valid_xcr0(value, self.offered_xcr0));
