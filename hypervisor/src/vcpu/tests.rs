@@ -304,20 +304,22 @@ fn what_cannot_be_resumed_goes_to_the_failsafe_callback() {
     let world = World::new();
     let guest = guest(&world);
     let mmu = &world.services.mmu;
-    let bad: [fn(&mut Context); 5] = [
-        |context| context.registers.rip = 0x8000_0000_0000,
-        |context| context.cs = 0x10,
-        |context| context.cs = FLAT_RING3_SS64,
-        |context| context.ss = 0,
-        |context| context.ss = 0x57,
+    let bad: [(fn(&mut Context), u64); 5] = [
+        (|context| context.registers.rip = 0x8000_0000_0000, 0),
+        (|context| context.cs = 0x10, 0x10),
+        (|context| context.cs = FLAT_RING3_SS64, (FLAT_RING3_SS64 & !3).into()),
+        (|context| context.ss = 0, 0),
+        (|context| context.ss = 0x57, 0x54),
     ];
-    for spoil in bad {
+    for (spoil, error_code) in bad {
         world.on_vcpu(&guest, |handle, vcpu| {
             to_user(vcpu);
             spoil(&mut vcpu.context);
             let (rip, ss) = (vcpu.context.registers.rip, u64::from(vcpu.context.ss | 3));
             prepare(vcpu, handle.info(), mmu).unwrap();
             assert_eq!(vcpu.context.registers.rip, HANDLER + 13 * 16, "no failsafe callback: #GP");
+            let frame: [u64; 3] = world.peek(&guest, vcpu.context.registers.rsp);
+            assert_eq!(frame[2], error_code, "which selector");
             handle.info().set_masked(false);
             to_user(vcpu);
             spoil(&mut vcpu.context);
