@@ -88,18 +88,20 @@ impl Ordered {
         layout: &Layout,
         table: &Range<u64>,
     ) -> io::Result<()> {
-        let start = written.start.next_multiple_of(8);
-        let bytes = bytes.get(start.saturating_sub(written.start) as usize..).unwrap_or_default();
-        for (entry, place) in bytes.as_chunks().0.iter().zip((start..).step_by(8)) {
-            let is_block = table.contains(&place);
-            let new = u64::from_be_bytes(*entry) & OFFSET;
-            if !is_block && !self.l1.contains(&place) || new == 0 || new == read_u64(file, place)? & OFFSET {
-                continue;
-            }
-            let cluster = new >> layout.cluster_bits;
-            // A block may count itself.
-            if !is_block || layout.entry(layout.position(cluster).0) != place {
-                layout.raise(file, cluster)?;
+        for (entries, are_blocks) in [(table, true), (&self.l1, false)] {
+            let first = written.start.max(entries.start).next_multiple_of(8);
+            for place in (first..written.end.min(entries.end)).step_by(8) {
+                let rest = bytes.get(place.saturating_sub(written.start) as usize..).unwrap_or_default();
+                let Some(entry) = rest.first_chunk() else { break };
+                let new = u64::from_be_bytes(*entry) & OFFSET;
+                if new == 0 || new == read_u64(file, place)? & OFFSET {
+                    continue;
+                }
+                let cluster = new >> layout.cluster_bits;
+                // A block may count itself.
+                if !are_blocks || layout.entry(layout.position(cluster).0) != place {
+                    layout.raise(file, cluster)?;
+                }
             }
         }
         Ok(())
