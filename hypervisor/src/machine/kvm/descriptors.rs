@@ -209,6 +209,24 @@ mod tests {
         (area, memory)
     }
 
+    /// What KVM is told of the task register is what the GDT says of it.
+    #[test]
+    fn the_task_register_is_that_of_the_gdt() {
+        let (area, memory) = machine();
+        let (pages, task) = (area.pcpu(1), task_register(&area.pcpu(1)));
+        let word = |index: usize| {
+            let frame = Mfn(pages.gdt().0.0 + index as u64 / 512);
+            memory.load_u64(frame, index % 512 * 8).unwrap()
+        };
+        let index = usize::from(task.selector >> 3);
+        let (low, high) = (word(index), word(index + 1));
+        assert_eq!(task.base, descriptor_base(low) | high << 32);
+        assert_eq!(u64::from(task.limit), low & 0xffff);
+        assert_eq!((low >> 47 & 1, low >> 44 & 1), (1, 0), "it is present, and a system's");
+        // It is busy once it is loaded.
+        assert_eq!((u64::from(task.type_), task.present), (low >> 40 & 15 | 2, 1));
+    }
+
     /// Every gate enters the stub, and only those of `int3` and `into` are open to CPL3.
     #[test]
     fn the_idt_leads_to_the_stub_and_is_open_to_breakpoints_and_overflows_only() {
