@@ -296,3 +296,11 @@ fn no_mutation_of_compressed_data_does_harm() {
         );
     }
 }
+
+#[test]
+fn the_first_protocol_that_tells_of_the_payload_will_do() {
+    let image = Maker::default().make();
+    let mut linux = bzimage(&image);
+    linux[PROTOCOL..][..2].copy_from_slice(&0x208_u16.to_le_bytes());
+    assert_eq!(unpack_at_most(linux, LIMIT).unwrap(), image);
+}

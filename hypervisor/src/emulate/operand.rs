@@ -113,4 +113,19 @@ mod tests {
             assert_eq!(address(&instruction, 0, &context), Some(expected), "{bytes:x?}");
         }
     }
+
+    #[test]
+    fn no_register_is_taken_for_another() {
+        use Register::*;
+        let all = [RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8, R9, R10, R11, R12, R13, R14, R15];
+        let mut registers = Registers::default();
+        for (value, register) in (1..).zip(all) {
+            write(&mut registers, register, value).unwrap();
+        }
+        let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, .. } = registers;
+        let Registers { r12, r13, r14, r15, .. } = registers;
+        let fields = [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15];
+        assert_eq!(fields, std::array::from_fn(|n| n as u64 + 1));
+        assert_eq!(all.map(|register| read(&registers, register).unwrap()), fields);
+    }
 }

@@ -100,6 +100,8 @@ fn transfer(
 pub enum Transferred {
     /// All of it is done.
     All,
+    /// There is nothing to be moved.
+    Empty,
     /// A part of it is, and the registers tell which: the instruction is to be executed again.
     Part,
     /// Nothing is, since the first element's memory cannot be used.
@@ -130,7 +132,11 @@ impl Transfer {
             }
             self.advance(registers)?;
         }
-        Some(if count <= most { Transferred::All } else { Transferred::Part })
+        Some(match count {
+            0 => Transferred::Empty,
+            _ if count <= most => Transferred::All,
+            _ => Transferred::Part,
+        })
     }
 
     /// The breakpoints that each element meets, as bits of DR6.

@@ -132,6 +132,7 @@ impl Effect {
             Self::GsBase(base) => vcpu.context.gs_base = base,
             Self::KernelGsBase(base) => vcpu.other_gs_base = base,
             Self::Transfer(transfer) => match transfer.carry_out(mmu, vcpu, &mut registers) {
+                Some(Transferred::Empty) => {}
                 Some(Transferred::All) => met = transfer.met(vcpu),
                 Some(Transferred::Part) => {
                     vcpu.context.registers = registers;

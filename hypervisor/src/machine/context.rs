@@ -238,3 +238,16 @@ pub trait Kick: Send + Sync {
     /// Does it.
     fn kick(&self);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_32_bit_code_come_round() {
+        let mut context = Context::new(1, Mfn(0), 0xffff_fff0);
+        context.descriptors = vec![0, 0x00cf_fb00_0000_ffff | 0x40_0000 << 16];
+        context.cs = 0xb;
+        assert_eq!(context.instruction_address(), 0x3f_fff0);
+    }
+}

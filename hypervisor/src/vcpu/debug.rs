@@ -182,4 +182,14 @@ mod tests {
         breakpoints.set(7, on_io(2, 3), CR4_DE).unwrap();
         assert_eq!(breakpoints.met_by_io(u16::MAX, 4), 0);
     }
+
+    #[test]
+    fn a_breakpoint_may_watch_eight_ports() {
+        let mut breakpoints = Breakpoints::default();
+        breakpoints.set(0, 0x65, 0).unwrap();
+        breakpoints.set(7, on_io(0, 2), CR4_DE).unwrap();
+        for (port, met) in [(0x5f, 0), (0x60, 1), (0x67, 1), (0x68, 0)] {
+            assert_eq!(breakpoints.met_by_io(port, 1), met, "{port:#x}");
+        }
+    }
 }

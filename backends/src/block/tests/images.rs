@@ -83,6 +83,24 @@ pub(super) fn write_at(image: &dyn Image, offset: u64, bytes: &[u8]) -> std::io:
     image.write(offset, &[page.slice(Access::ReadOnly).unwrap().subslice(0, bytes.len()).unwrap()])
 }
 
+/// A file need not have the rest of its last cluster, up to the last byte of that.
+#[test]
+fn the_last_cluster_of_a_qcow2_file_may_be_cut_short() {
+    let directory = Directory::new();
+    let path = directory.qcow2_with("disk.qcow2", |builder| builder.cluster_size(4096).size(1 << 20));
+    let image = writable(&path);
+    write_at(&*image, 0, &[7; 4096]).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    let file = File::options().write(true).open(&path).unwrap();
+    let length = file.metadata().unwrap().len();
+    let start = (length - 1) / 4096 * 4096;
+    assert_eq!(fs::read(&path).unwrap()[start as usize..][..512], [7; 512], "the data comes last");
+    file.set_len(start + 512).unwrap();
+    let read = read_at(&*open(&path, None, false, "a test").unwrap(), 0, 4096).unwrap();
+    assert!(read[..512] == [7; 512] && read[512..] == [0; 3584]);
+}
+
 #[test]
 fn what_is_no_image_is_refused_with_its_name_and_the_reason() {
     let directory = Directory::new();

@@ -130,7 +130,10 @@ fn a_guest_has_so_many_nodes_and_bytes_and_no_more() {
     assert_eq!(setup.ask(one, MessageType::MKDIR, "x/y|"), "ENOSPC", "two are one too many");
     assert_eq!(setup.ask(one, MessageType::READ, "x|"), "ENOENT", "and not half of it is there");
     assert_eq!(setup.ask(one, MessageType::MKDIR, "x|"), "OK|");
+    assert_eq!(setup.ask(one, MessageType::WRITE, "0|value"), "OK|");
     assert_eq!(setup.ask(setup.host, MessageType::MKDIR, "/local/domain/1/host|"), "OK|", "the host may");
+    assert_eq!(setup.ask(one, MessageType::WRITE, "0|another"), "ENOSPC", "it has too much already");
+    assert_eq!(setup.ask(one, MessageType::WRITE, "0|v"), "OK|", "it may have less");
 
     for (number, expected) in ["OK|", "OK|", "OK|", "ENOSPC"].into_iter().enumerate() {
         let value = "v".repeat(2000);

@@ -609,3 +609,56 @@ fn a_single_step_over_a_store_traps_behind_it() {
         assert_eq!(entry(&world, &guest, SLOT), Pte(0), "{code:x?}");
     }
 }
+
+/// A CPU marks an entry as accessed, and later as dirty: a store that meets both is carried out all the same.
+#[test]
+fn a_store_outlasts_both_marks() {
+    let world = World::new();
+    let guest = guest(&world);
+    let code = [0xf0_u8, 0x80, 0x27, 0xfd]; // lock and byte [rdi], ~2
+    for (first, second) in (0..12).flat_map(|second| (0..second).map(move |first| (first, second))) {
+        set(&world, &guest);
+        let (memory, table, looks) = (world.machine.memory.clone(), guest.l1, Cell::new(0));
+        let offset = Level::L1.index(page(SLOT)) * 8;
+        world.poke(&guest, BASE, &code);
+        let end = world.on_vcpu(&guest, |handle, vcpu| {
+            let at = entry_of(SLOT);
+            vcpu.context.registers = Registers { rip: BASE, rsp: STACK, rdi: at, ..Registers::default() };
+            at_each_look(Rc::new(move || {
+                let look = looks.replace(looks.get() + 1);
+                for (when, mark) in [(first, PteFlags::ACCESSED), (second, PteFlags::DIRTY)] {
+                    if look == when {
+                        memory.fetch_or_u64(table, offset, mark.bits()).unwrap();
+                    }
+                }
+            }));
+            let fault = Fault { vector: 14, error_code: STORE, cr2: at };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            meanwhile(|| ());
+            vcpu.context.registers
+        });
+        assert_eq!(end.rip, BASE + 4, "{first} {second}");
+    }
+    finish(world, guest);
+}
+
+#[test]
+fn entries_may_be_moved_backwards() {
+    let world = World::new();
+    let guest = guest(&world);
+    let table = whole_table(&world, &guest);
+    let entries = [6, 7].map(|n| Pte::new(guest.pages[n], RW));
+    world.poke(&guest, page(10), &entries.map(|entry| entry.0));
+    world.poke(&guest, BASE, REP_MOVS);
+    let end = world.on_vcpu(&guest, |handle, vcpu| {
+        let (rsi, rdi, rflags) = (page(10) + 8, page(8) + 8, 0x202 | rflags::DF);
+        let fault = Fault { vector: 14, error_code: STORE, cr2: rdi };
+        vcpu.context.registers =
+            Registers { rcx: 2, rsi, rdi, rip: BASE, rsp: STACK, rflags, ..Registers::default() };
+        exception(&world.services, vcpu, handle.info(), fault).unwrap();
+        vcpu.context.registers
+    });
+    assert_eq!((end.rip, end.rsi, end.rdi), (BASE + 3, page(10) - 8, page(8) - 8));
+    assert_eq!([0, 1].map(|index| world.services.mmu.memory().entry(table, index).unwrap()), entries);
+    finish(world, guest);
+}

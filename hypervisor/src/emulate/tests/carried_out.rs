@@ -306,10 +306,12 @@ fn an_access_to_a_port_with_a_breakpoint_traps_behind_it() {
         (&[0xec], 0x60, None),
         (&[0xf3, 0x6e], 0x61, Some(BASE)), // rep outsb
         (&[0xf3, 0x6e], 0x62, None),
+        (&[0x67, 0xf3, 0x6e], 0x61, None), // rep outsb of ECX, which is 0
     ] {
         world.on_vcpu(&guest, |_, vcpu| vcpu.context.debug.status = 0xffff_0ff0);
         let after = execute(&world, &guest, code, |registers| {
-            (registers.rdx, registers.rcx, registers.rsi) = (port, 5, page(3));
+            let count = if code[0] == 0x67 { 1 << 32 } else { 5 };
+            (registers.rdx, registers.rcx, registers.rsi) = (port, count, page(3));
         });
         let status = world.on_vcpu(&guest, |_, vcpu| vcpu.context.debug.status);
         match rip {
@@ -478,5 +480,20 @@ fn what_is_carried_out_was_fetched_once() {
         assert_eq!((ins.registers.rcx, ins.registers.rdi), (0, page(3) + 20), "seed {seed}");
         world.on_vcpu(&guest, |_, vcpu| assert_eq!(vcpu.context.gs_base, 0x11_0000_5000, "seed {seed}"));
         assert_eq!(world.peek::<[u8; 20]>(&guest, page(3)), [0xff; 20], "seed {seed}");
+    }
+}
+
+/// Where elements trap one by one, the last one ends the instruction all the same.
+#[test]
+fn a_trap_behind_the_last_element_is_behind_the_instruction() {
+    let world = World::new();
+    let guest = privileged_guest(&world);
+    for (code, count) in [(&[0x6e][..], 5), (&[0xf3, 0x6e], 1)] {
+        let after = execute(&world, &guest, code, |registers| {
+            (registers.rflags, registers.rcx, registers.rsi) = (0x202 | rflags::TF, count, page(3));
+        });
+        let frame: [u64; 7] = world.peek(&guest, STACK - 56);
+        assert_eq!((after.rip, frame[2]), (handler(DB), BASE + code.len() as u64), "{code:x?}");
+        assert_eq!(after.registers.rsi, page(3) + 1, "{code:x?}");
     }
 }

@@ -481,3 +481,46 @@ fn everything_else_is_the_guests_own() {
         assert_eq!(step(&vcpu, code), None, "{code:x?}");
     }
 }
+
+/// The kernel has them without the I/O privilege, and its programs have them by none.
+#[test]
+fn caches_and_ts_are_the_kernels_whatever_the_io_privilege() {
+    for code in [&[0x0f, 0x06][..], &[0x0f, 0x09], &[0xf3, 0x0f, 0x09], &[0x0f, 0x08]] {
+        for iopl in [0, 3] {
+            let (mut kernel, mut program) = (vcpu(), program());
+            (kernel.iopl, program.iopl) = (iopl, iopl);
+            let nothing = Some((kernel.context.registers, Effect::Registers));
+            assert_eq!(step(&kernel, code), nothing, "{code:x?} {iopl}");
+            assert_eq!(step(&program, code), None, "{code:x?} {iopl}");
+        }
+    }
+}
+
+#[test]
+fn hygons_processors_have_the_msrs_of_amds() {
+    let mut vcpu = vcpu();
+    for number in [0x17, 0x8b, 0x1a0, EFER, 0xc001_0015, 0xc001_1029] {
+        let amd = rdmsr(&AMD, &mut vcpu, number);
+        assert_eq!(rdmsr(&Processor(b"Hygo"), &mut vcpu, number), amd, "{number:#x}");
+    }
+}
+
+/// A processor with BMI1, and none of what bits of CR4 are about.
+#[derive(Debug)]
+struct WithoutFsgsbase;
+
+impl CpuidPolicy for WithoutFsgsbase {
+    fn cpuid(&self, leaf: u32, _: u32) -> [u32; 4] {
+        if leaf == 7 { [0, 1 << 3, 0, 0] } else { [0; 4] }
+    }
+}
+
+#[test]
+fn cr4_has_no_bit_of_what_the_processor_has_not() {
+    let mut vcpu = vcpu();
+    vcpu.cr4 = !0;
+    let instruction = decode(&[0x0f, 0x20, 0xe3], &vcpu.context).unwrap(); // mov rbx, cr4
+    let (vector, policy) = (Vector::GENERAL_PROTECTION, &WithoutFsgsbase);
+    let trapped = Trapped { instruction: &instruction, vector, vcpu: &vcpu, cr2: 0, policy };
+    assert_eq!(trapped.step().unwrap().0.rbx, 0x660 | 1 << 3);
+}

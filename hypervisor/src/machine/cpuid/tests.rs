@@ -298,3 +298,23 @@ fn topology_fits_the_vcpus() {
         }
     }
 }
+
+/// All three parts of it, whichever instructions are meant.
+#[test]
+fn whatever_is_named_avx_512_needs_its_state() {
+    for feature in CONDITIONAL {
+        let needs_it = feature.need == Need::State(0xe7);
+        assert_eq!(needs_it, feature.name.starts_with("AVX512"), "{}", feature.name);
+    }
+}
+
+/// XSAVEOPT and XGETBV1 make no compact images.
+#[test]
+fn there_is_no_compact_size_without_xsavec() {
+    let ask = |leaf, n| match (leaf, n) {
+        (0xd, 1) => [0b101, 0, 0, 0],
+        _ => everything(b"GenuineIntel", leaf, n),
+    };
+    let policy = MachineCpuid::new(ask, FACTS);
+    assert_eq!(policy.seen_by(Asker::ALONE, 0xd, 1), [0b101, 0, 0, 0]);
+}

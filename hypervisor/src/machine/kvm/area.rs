@@ -389,9 +389,12 @@ mod tests {
         assert_eq!(slots.len(), DOORBELL_PAGES);
         for (page, slot) in slots.into_iter().enumerate() {
             let mut entry = slot;
+            let open = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER;
+            assert!(slot.flags().contains(open), "page {page}");
             for level in [Level::L3, Level::L2, Level::L1] {
                 let (index, below) = only_entry(entry.mfn());
                 assert_eq!(index, level.index(DOORBELL_ADDRESS), "page {page}");
+                assert!(below.flags().contains(open), "page {page}, {level:?}");
                 entry = below;
             }
             assert_eq!(entry.mfn().address(), area.doorbells.page(page));
