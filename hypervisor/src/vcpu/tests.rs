@@ -304,7 +304,8 @@ fn what_cannot_be_resumed_goes_to_the_failsafe_callback() {
     let world = World::new();
     let guest = guest(&world);
     let mmu = &world.services.mmu;
-    let bad: [(fn(&mut Context), u64); 5] = [
+    type Spoil = fn(&mut Context);
+    let bad: [(Spoil, u64); 5] = [
         (|context| context.registers.rip = 0x8000_0000_0000, 0),
         (|context| context.cs = 0x10, 0x10),
         (|context| context.cs = FLAT_RING3_SS64, (FLAT_RING3_SS64 & !3).into()),
