@@ -82,12 +82,14 @@ fn instructions_for_hypervisors() -> Result<(), Failed> {
 /// No breakpoint is armed that code at CPL0 could meet: at the hypervisor's addresses, on I/O, on the registers.
 fn debug_registers() -> Result<(), Failed> {
     const EPERM: i64 = -1;
+    const EINVAL: i64 = -22;
     let cases = [
         (0, 0xffff_8080_0000_1000, EPERM),
         (3, 0x8000_0000_0000, EPERM),
         (7, 0x2400, EPERM),
         (7, 0x0002_0402, EPERM),
-        (7, 0xffff_ffff_0000_0400, 0),
+        (7, 0xffff_ffff_0000_0400, EINVAL),
+        (6, 0x1_0000_0000, EINVAL),
         (0, SCRATCH, 0),
         (7, 0, 0),
     ];
