@@ -18,7 +18,7 @@ pub const CAPACITY: usize = 64 << 10;
 /// Bytes that are written at a time.
 const CHUNK: usize = 4096;
 /// Bytes of what a domain said last that are kept.
-const LAST: usize = 2048;
+const LAST: usize = 4096;
 /// Messages that wait for an open line at most.
 const MESSAGES: usize = 256;
 /// How long output is still written once the user has left.
@@ -144,7 +144,7 @@ impl Printer {
         }
     }
 
-    /// The last bytes that a domain said in this life, 2048 at most, from the start of a line on if there is one.
+    /// The last bytes that a domain said in this life, 4096 at most, from the start of a line on if there is one.
     pub fn last(&self, who: usize) -> Vec<u8> {
         let last = self.state().queues.get(who).map(|queue| queue.last.clone()).unwrap_or_default();
         let is_cut = last.len() == LAST;

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// How long the end of a domain is not told, so that its last words come before.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Lines of a console that are told again.
-const LAST_LINES: usize = 16;
+/// Lines of a console that are told again: those of a panic of Linux, from its reason to its last register.
+const LAST_LINES: usize = 48;
 /// How long an open line waits for a message on the same terminal.
 const MESSAGE: Duration = Duration::from_secs(1);
 
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_those_that_say_something() {
-        let text: String = (0..40).map(|number| format!("line {number}\r\n\r\n")).collect();
+        let text: String = (0..80).map(|number| format!("line {number}\r\n\r\n")).collect();
         let lines = last_lines(text.as_bytes());
-        assert_eq!((lines.len(), lines[0].as_str(), lines[15].as_str()), (16, "line 24", "line 39"));
+        assert_eq!((lines.len(), lines[0].as_str(), lines[47].as_str()), (48, "line 32", "line 79"));
         assert_eq!(last_lines(b"\r\n a\xff \n"), [" a\u{fffd}"]);
         assert_eq!(last_lines(b""), [""; 0]);
     }
