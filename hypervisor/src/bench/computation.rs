@@ -31,7 +31,7 @@ global_asm!(
     "    jnz 2b",
     "    ret",
     ".org paravane_bench_integer + {size}, 0xcc",
-    // Four vectors of four: x / 3 + 3, each by itself.
+    // Four vectors, each by itself: x / 3 + 3.
     "paravane_bench_avx:",
     "    mov eax, 3",
     "    vxorpd xmm0, xmm0, xmm0",
@@ -183,7 +183,7 @@ mod tests {
                 assert_ne!(computation.run(2, &chain, 0), computation.run(3, &chain, 0), "{computation:?}");
             }
         }
-        // Twelve vectors' lanes: (0, 3, 1/3, 6) / 3 + 3, summed.
+        // A lane of each of the four vectors, which begin with 0, 3, 1/3 and 6: x / 3 + 3, summed.
         let sum = Computation::Avx.run(1, &chain, 0).map(f64::from_bits);
         assert!(sum.is_none_or(|sum| (sum - (12.0 + (9.0 + 1.0 / 3.0) / 3.0)).abs() < 1e-9), "{sum:?}");
     }

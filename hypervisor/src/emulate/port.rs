@@ -5,7 +5,7 @@ use super::step::{Effect, Trapped};
 use crate::machine::Registers;
 use crate::paging::{BadAddress, Mmu};
 use crate::vcpu::Vcpu;
-use iced_x86::{OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 use pv_abi::trap::rflags;
 
 /// Elements of a string that are moved at a time, before others may run: less than a millisecond's.
@@ -20,13 +20,18 @@ fn read(port: u16, size: usize) -> u32 {
     u32::from_le_bytes([a, b, c, d]) & u32::MAX.checked_shr(above).unwrap_or_default()
 }
 
+/// The port that `operand` of an instruction names.
+fn port(instruction: &Instruction, operand: u32, registers: &Registers) -> u16 {
+    match instruction.op_kind(operand) {
+        OpKind::Immediate8 => instruction.immediate8().into(),
+        _ => registers.rdx as u16,
+    }
+}
+
 /// `in`.
 pub fn input(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let instruction = trapped.instruction;
-    let port = match instruction.op1_kind() {
-        OpKind::Immediate8 => u16::from(instruction.immediate8()),
-        _ => registers.rdx as u16,
-    };
+    let port = port(instruction, 1, registers);
     let into = instruction.op0_register();
     operand::write(registers, into, read(port, into.size()).into())?;
     Some(Effect::Ports { port, size: into.size() })
@@ -36,11 +41,7 @@ pub fn input(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect>
 #[allow(clippy::unnecessary_wraps)] // it is a `Step`
 pub fn output(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let instruction = trapped.instruction;
-    let port = match instruction.op0_kind() {
-        OpKind::Immediate8 => u16::from(instruction.immediate8()),
-        _ => registers.rdx as u16,
-    };
-    Some(Effect::Ports { port, size: instruction.op1_register().size() })
+    Some(Effect::Ports { port: port(instruction, 0, registers), size: instruction.op1_register().size() })
 }
 
 /// Strings that are moved between ports and memory.
