@@ -7,7 +7,7 @@
 //! - [`Doorbells`], stores that signal a thread of the host without an exit;
 //! - [`Layout`], what the hypervisor itself keeps in machine memory and in every address space.
 //!
-//! All `unsafe` blocks of the project are below this module.
+//! All `unsafe` blocks of the hypervisor are below this module, but those of `bench`.
 
 mod context;
 #[allow(clippy::arithmetic_side_effects, reason = "on what the processor answers, not on what a guest asks")]
