@@ -35,5 +35,5 @@ pub fn assemble(machine: KvmMachine) -> Result<Hypervisor, MachineError> {
     let mmu = Arc::new(Mmu::new(memory, layout, translations));
     let pcpus = pcpus.into_iter().map(|(pcpu, kick)| -> PcpuParts { (Box::new(pcpu), kick) }).collect();
     let clock = Arc::new(HostClock::new(report.tsc_khz.into()));
-    Hypervisor::new(mmu, doorbells, pcpus, clock, Arc::new(cpuid))
+    Hypervisor::new(mmu, doorbells, pcpus, clock, Arc::new(cpuid), report.raises_nm)
 }

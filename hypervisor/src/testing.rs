@@ -108,6 +108,15 @@ impl World {
     }
 
     pub fn with_pcpus(count: usize) -> Self {
+        Self::build(count, true)
+    }
+
+    /// On a machine that raises no #NM, as software KVM.
+    pub fn without_nm() -> Self {
+        Self::build(1, false)
+    }
+
+    fn build(count: usize, raises_nm: bool) -> Self {
         let machine = FakeMachine::new(512);
         let (clock, scripts) = (Arc::new(FakeClock::default()), Scripts::default());
         clock.advance(1_000_000);
@@ -120,6 +129,7 @@ impl World {
             kicks,
             clock.clone(),
             Arc::new(of_no_processor()),
+            raises_nm,
         );
         let services = Arc::new(services);
         let pcpus = pcpus.into_iter().enumerate();
@@ -314,6 +324,7 @@ impl Threads {
             pcpus,
             clock,
             Arc::new(of_no_processor()),
+            true,
         )
         .unwrap();
         Self { hypervisor, scripts }

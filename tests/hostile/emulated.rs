@@ -6,6 +6,7 @@ use crate::tiny_guest::{
 };
 use hypervisor::domain::End;
 use libtest_mimic::{Failed, Trial};
+use pv_abi::Errno;
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
 use pv_abi::page_table::Level;
@@ -17,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("emulated/what an honest kernel reads and writes", honest_kernel),
         kvm_test("emulated/control registers", control_registers),
+        kvm_test("emulated/the FPU's next use", task_switched),
         kvm_test("emulated/states that XCR0 lets it use", extended_state),
         kvm_test("emulated/MSRs of the host", msrs),
         kvm_test("emulated/roots that are none", roots),
@@ -29,6 +31,7 @@ pub fn tests() -> Vec<Trial> {
 
 const PF: u64 = 14;
 const GP: u64 = 13;
+const NM: u64 = 7;
 
 // One instruction each; those with a register have RAX.
 const MOV_FROM_CR0: &[u8] = &[0x0f, 0x20, 0xc0];
@@ -54,6 +57,7 @@ const REP_INSB: &[u8] = &[0xf3, 0x6c];
 const REP_OUTSB: &[u8] = &[0xf3, 0x6e];
 
 const CR0: u64 = 0x8001_0033;
+const TS: u64 = 1 << 3;
 
 /// Takes the I/O privilege.
 fn take_io_privilege(code: &mut Code) {
@@ -117,13 +121,44 @@ fn honest_kernel() -> Result<(), Failed> {
     host.finish()
 }
 
+/// While TS is set the FPU's next use is #NM, and then no more; the canary, on the same pcpu, never gets one. Where the host
+/// raises none, TS cannot be set.
+fn task_switched() -> Result<(), Failed> {
+    const FNOP: &[u8] = &[0xd9, 0xd0];
+    let mut code = Code::default();
+    code.catch_faults();
+    // By the hypercall and by the instruction; used at once, and when the canary has had the pcpu.
+    for _ in 0..3 {
+        code.hypercall(N::FPU_TASKSWITCH, &[1]).say();
+        value_of(&mut code, 0, 0, MOV_FROM_CR0);
+        code.attempt(0, FNOP);
+        value_of(&mut code, 0, 0, MOV_FROM_CR0);
+        code.attempt(0, FNOP);
+        code.attempt(CR0 | TS, MOV_TO_CR0);
+        code.hypercall(N::SCHED_OP, &[0]);
+        code.attempt(0, FNOP);
+        code.attempt(CR0 | TS, MOV_TO_CR0).attempt(0, CLTS).attempt(0, FNOP);
+    }
+    code.power_off();
+    let host = Host::new()?;
+    let raises_nm = host.hypervisor.services().raises_nm;
+    let (end, guest) = host.run(&code)?;
+    check_power_off(&end)?;
+    let expected = match raises_nm {
+        true => [0, CR0 | TS, NM, CR0, NONE, NONE, NM, NONE, NONE, NONE],
+        false => [Errno::ENOSYS.to_return(), CR0, NONE, CR0, NONE, GP, NONE, GP, NONE, NONE],
+    };
+    check(guest.said() == expected.repeat(3), || format!("{:x?} and not {expected:x?}", guest.said()))?;
+    host.finish()
+}
+
 /// Nothing switches paging off, or protection, or what guards the stub; and the kernel goes on as before.
 fn control_registers() -> Result<(), Failed> {
     const ALL: [u64; 2] = [0, u64::MAX];
     let mut code = Code::default();
     code.catch_faults();
     let mut attempts = 0;
-    for bit in [0, 1, 2, 3, 4, 5, 16, 18, 29, 30, 31, 32, 63] {
+    for bit in [0, 1, 2, 4, 5, 16, 18, 29, 30, 31, 32, 63] {
         code.attempt(CR0 ^ 1 << bit, MOV_TO_CR0);
         attempts += 1;
     }

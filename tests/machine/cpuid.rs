@@ -1,4 +1,4 @@
-//! What `cpuid` without prefix answers at CPL3.
+//! What `cpuid` without prefix answers at CPL3, and what a vCPU's own control registers do there.
 
 use crate::guest::{CODE, Guest, enter, machine};
 use crate::support::{check, kvm_test, skippable_kvm_test};
@@ -12,6 +12,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         kvm_test("cpuid/plain is what was told, or faults", plain_is_what_was_told),
         skippable_kvm_test("cpuid/FS and GS bases by instructions", bases_by_instructions),
+        skippable_kvm_test("cpuid/the FPU's use while TS is set", task_switched),
     ]
 }
 
@@ -55,6 +56,36 @@ fn plain_is_what_was_told() -> Result<(), Failed> {
         compared += 1;
     }
     check(compared > 20, || format!("hardly anything is passed: {compared}"))
+}
+
+/// While a vCPU's TS is set, its use of the FPU is #NM, and the next vCPU has what it wants itself.
+fn task_switched() -> Result<Completion, Failed> {
+    let mut machine = machine(1)?;
+    if !machine.report.raises_nm {
+        return Ok(Completion::ignored_with("this host raises no #NM at CPL3, and guests cannot set CR0.TS"));
+    }
+    let code = [0xd9, 0xd0, 0x0f, 0x05]; // fnop; syscall
+    let guests = [Guest::new(&machine, 0, &code)?, Guest::new(&machine, 1, &code)?];
+    let memory = Arc::clone(&machine.memory);
+    let (mut pcpu, _) = machine.pcpus.remove(0);
+    let mut contexts = [guests[0].context(1), guests[1].context(2)];
+    for round in 0..20 {
+        // Of vCPU 1 it changes while it is loaded, too.
+        for (n, set) in [(0, true), (1, round % 4 < 2), (1, round % 2 == 0)] {
+            let context: &mut Context = &mut contexts[n];
+            context.task_switched = set;
+            context.registers.rip = CODE;
+            let exit = enter(&memory, &mut pcpu, context)?;
+            let expected = match exit {
+                Exit::Exception { vector: 7, .. } => set && context.registers.rip == CODE,
+                Exit::Syscall => !set,
+                _ => false,
+            };
+            check(expected, || format!("vCPU {n}, round {round}, {set}: {exit:?} {context:x?}"))?;
+        }
+        pcpu.save(&mut contexts[1])?;
+    }
+    Ok(Completion::Completed)
 }
 
 /// Where guests find FSGSBASE, it works for a vCPU whose kernel switched it on, and the next one has what it wants itself.

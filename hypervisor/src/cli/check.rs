@@ -99,9 +99,13 @@ fn describe(machine: &KvmMachine) -> String {
         (true, CpuidAnswer::Processor) => "set by guests (FSGSBASE), whether their kernel permits it or not",
         (true, _) => "set by guests (FSGSBASE) whose kernel permits it",
     };
+    let fpu = match report.raises_nm {
+        true => "a kernel may have the next use of the FPU trapped (CR0.TS)",
+        false => "no kernel can have the next use of the FPU trapped: the host raises no #NM",
+    };
     format!(
         "KVM:          {}\npage tables:  {tables}\ngates:        {}; the hypercall page uses {}\nM2P:          {m2p}\n\
-         TSC:          {:.3} GHz\npredictor:    {ibpb}\ncpuid:        {cpuid}\nvectors:      {vectors}\nFS, GS bases: {bases}\nmissing:      nothing\n",
+         TSC:          {:.3} GHz\npredictor:    {ibpb}\ncpuid:        {cpuid}\nvectors:      {vectors}\nFS, GS bases: {bases}\nFPU:          {fpu}\nmissing:      nothing\n",
         kind(report),
         gates.collect::<Vec<_>>().join(", "),
         report.gate,

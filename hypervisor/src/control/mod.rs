@@ -50,6 +50,7 @@ impl Services {
         kicks: Vec<Arc<dyn Kick>>,
         clock: Arc<dyn Clock>,
         cpuid: Arc<MachineCpuid>,
+        raises_nm: bool,
     ) -> Self {
         let policy = Box::new(FairShare::default());
         let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
@@ -60,6 +61,7 @@ impl Services {
             clock,
             scheduler,
             cpuid,
+            raises_nm,
             ended: Bell::default(),
             trace: Trace::default(),
         }
@@ -77,9 +79,10 @@ impl Hypervisor {
         pcpus: Vec<PcpuParts>,
         clock: Arc<dyn Clock>,
         cpuid: Arc<MachineCpuid>,
+        raises_nm: bool,
     ) -> Result<Self, MachineError> {
         let (pcpus, kicks): (Vec<_>, Vec<_>) = pcpus.into_iter().unzip();
-        let services = Arc::new(Services::new(mmu, doorbells, kicks, clock, cpuid));
+        let services = Arc::new(Services::new(mmu, doorbells, kicks, clock, cpuid, raises_nm));
         let this = Self { services, stopping: Arc::default(), threads: Mutex::default() };
         for (index, pcpu) in pcpus.into_iter().enumerate() {
             let pcpu = PcpuLoop::new(index, pcpu, this.services.clone());

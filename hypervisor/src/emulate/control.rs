@@ -2,13 +2,13 @@
 
 use super::operand;
 use super::step::{Effect, Trapped, edx_eax};
-use crate::machine::{CR4_FSGSBASE, Registers, is_valid_xcr0};
+use crate::machine::{CR0_TS, CR4_FSGSBASE, Registers, is_valid_xcr0};
 use crate::vcpu::debug::CR4_DE;
 use iced_x86::Register;
 use pv_abi::Mfn;
 use pv_abi::trap::Vector;
 
-/// CR0: PE MP ET NE WP PG. TS is always clear: FPU state is switched eagerly, and #NM never comes.
+/// CR0 but for TS, which is the kernel's own: PE MP ET NE WP PG.
 const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 
 const OSXSAVE: u64 = 1 << 18;
@@ -18,7 +18,7 @@ const CR4_FIXED: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
 /// `mov r64, crN`.
 pub fn read_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let value = match trapped.instruction.op1_register() {
-        Register::CR0 => CR0,
+        Register::CR0 => CR0 | if trapped.vcpu.context.task_switched { CR0_TS } else { 0 },
         Register::CR2 => trapped.cr2,
         Register::CR3 => trapped.vcpu.roots.kernel()?.address(),
         Register::CR4 => cr4(trapped),
@@ -32,12 +32,21 @@ pub fn read_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<
 pub fn write_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let value = operand::read(registers, trapped.instruction.op1_register())?;
     match trapped.instruction.op0_register() {
-        Register::CR0 => (value == CR0).then_some(Effect::Registers),
+        Register::CR0 => {
+            let (others, set) = (value & !CR0_TS, value & CR0_TS != 0);
+            (others == CR0 && (!set || trapped.raises_nm)).then_some(Effect::TaskSwitched(set))
+        }
         Register::CR2 => Some(Effect::Cr2(value)),
         Register::CR3 => Some(Effect::Root(Mfn::containing(value))),
         Register::CR4 => Some(Effect::Cr4(value)),
         _ => None,
     }
+}
+
+/// `clts`.
+#[allow(clippy::unnecessary_wraps)] // it is a `Step`
+pub fn clear_task_switched(_: &Trapped<'_>, _: &mut Registers) -> Option<Effect> {
+    Some(Effect::TaskSwitched(false))
 }
 
 /// CR4 as the kernel finds it: of what it wrote, the bits that are its own to choose. No page of a guest is global, and

@@ -63,6 +63,11 @@ pub fn exception(
             instruction(services, vcpu, info, vector)?
         }
         Vector::PAGE_FAULT => access(services, vcpu, info, fault)?,
+        Vector::DEVICE_NOT_AVAILABLE => {
+            // As on Xen: the handler may use the FPU, and the instruction is executed again.
+            vcpu.context.task_switched = false;
+            None
+        }
         Vector::NMI | Vector::DOUBLE_FAULT => {
             return Err(Failure::Crash(format!("exception {} in the guest", Vector(fault.vector))));
         }
@@ -112,7 +117,8 @@ fn instruction(
 ) -> Result<Option<Carried>, Failure> {
     let Some(instruction) = fetch(services, vcpu)? else { return Ok(None) };
     let (cr2, answers) = (info.cr2(), services.cpuid_of(vcpu));
-    let trapped = Trapped { instruction: &instruction, vector, vcpu, cr2, policy: &answers };
+    let raises_nm = services.raises_nm;
+    let trapped = Trapped { instruction: &instruction, vector, vcpu, cr2, policy: &answers, raises_nm };
     let Some((registers, effect)) = trapped.step() else { return Ok(None) };
     effect.apply(services, vcpu, info, instruction.len() as u64, registers)
 }

@@ -33,6 +33,8 @@ pub struct Trapped<'a> {
     pub cr2: u64,
     /// What `cpuid` says.
     pub policy: &'a dyn CpuidPolicy,
+    /// Whether CR0.TS can be set ([`Services::raises_nm`]).
+    pub raises_nm: bool,
 }
 
 impl Trapped<'_> {
@@ -59,6 +61,8 @@ pub enum Effect {
     Cr2(u64),
     /// The root of kernel mode.
     Root(Mfn),
+    /// CR0.TS.
+    TaskSwitched(bool),
     /// CR4.
     Cr4(u64),
     /// XCR0.
@@ -124,6 +128,7 @@ impl Effect {
                 Err(Failure::Refused(_)) => return Ok(None),
                 Err(failure) => return Err(failure),
             },
+            Self::TaskSwitched(set) => vcpu.context.task_switched = set,
             Self::Cr4(value) => vcpu.set_cr4(value),
             Self::Xcr0(value) => vcpu.context.xcr0 = Some(value),
             Self::Breakpoints(breakpoints) => vcpu.set_breakpoints(breakpoints),

@@ -66,8 +66,9 @@ pub static TABLE: &[Row] = &[
     row(&[Mov_r64_dr], Rule::Kernel, control::read_debug),
     row(&[Mov_dr_r64], Rule::Kernel, control::write_debug),
     row(&[Xsetbv], Rule::Kernel, control::write_xcr),
-    // TS is always clear, and no domain has a device that sees what is in a cache.
-    row(&[Clts, Wbinvd, Wbnoinvd, Invd], Rule::Kernel, nothing),
+    row(&[Clts], Rule::Kernel, control::clear_task_switched),
+    // No domain has a device that sees what is in a cache.
+    row(&[Wbinvd, Wbnoinvd, Invd], Rule::Kernel, nothing),
     row(&[Rdmsr], Rule::Kernel, msr::read),
     row(&[Wrmsr], Rule::Kernel, msr::write),
 ];

@@ -14,7 +14,13 @@ pub fn get_debugreg(call: &mut Call<'_>, [register, ..]: Arguments) -> Reply {
     Ok(Outcome::Done(call.vcpu.breakpoints().get(register)?))
 }
 
-/// `fpu_taskswitch(set)`. FPU state is switched eagerly and #NM never comes, so TS can be cleared only.
-pub fn fpu_taskswitch(_call: &mut Call<'_>, [set, ..]: Arguments) -> Reply {
-    if set == 0 { done() } else { refuse(Errno::ENOSYS, "a trap on the FPU's next use is not offered") }
+/// `fpu_taskswitch(set)`: sets or clears CR0.TS. −ENOSYS where the host's KVM raises no #NM: a kernel that leaves the FPU's
+/// state of another task in place would not be told of its use.
+pub fn fpu_taskswitch(call: &mut Call<'_>, [set, ..]: Arguments) -> Reply {
+    let set = set != 0;
+    if set && !call.services.raises_nm {
+        return refuse(Errno::ENOSYS, "the host's KVM raises no #NM by the FPU's next use");
+    }
+    call.vcpu.context.task_switched = set;
+    done()
 }

@@ -76,6 +76,8 @@ pub struct Services {
     pub scheduler: Arc<Scheduler>,
     /// What `cpuid` says.
     pub cpuid: Arc<MachineCpuid>,
+    /// Whether the machine raises #NM by the first use of the FPU while CR0.TS is set. Where it does not, TS stays clear.
+    pub raises_nm: bool,
     /// Rung when a domain may have ended.
     pub ended: Bell,
     /// Where it is recorded what happens.

@@ -5,6 +5,7 @@ use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
 use crate::clock::MILLISECOND;
 use crate::domain::End;
 use crate::error::{Failure, Refusal};
+use crate::machine::CR0_TS;
 use crate::paging::Progress;
 use crate::vcpu::{VcpuHandle, initialise};
 use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
@@ -64,6 +65,10 @@ fn is_up(call: &Call<'_>, target: &VcpuHandle) -> bool {
 
 fn initialise_from(call: &mut Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
     let first: Box<GuestContext> = Box::new(call.read(at)?);
+    let [cr0, ..] = first.ctrlreg;
+    if cr0 & CR0_TS != 0 && !call.services.raises_nm {
+        return refuse(Errno::EINVAL, "CR0.TS is set, and the host's KVM raises no #NM");
+    }
     let claim = target.claim()?;
     let mut vcpu = claim.state()?;
     if initialise(&mut vcpu, &call.services.mmu, &first, &mut call.budget)? == Progress::Preempted {

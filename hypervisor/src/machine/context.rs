@@ -57,6 +57,8 @@ impl Default for DebugRegisters {
     }
 }
 
+/// CR0: the next use of the FPU raises #NM.
+pub const CR0_TS: u64 = 1 << 3;
 /// CR4: programs set FS and GS bases by instructions of their own.
 pub const CR4_FSGSBASE: u64 = 1 << 16;
 
@@ -105,6 +107,8 @@ pub struct Context {
     /// CR4.FSGSBASE: whether its code may set FS and GS bases by instructions of its own, where the machine offers that.
     /// Where the host's KVM does not honour it, it may whatever stands here.
     pub fsgsbase: bool,
+    /// CR0.TS: whether the next use of the FPU raises #NM. Where the host's KVM does not honour it, nothing is raised.
+    pub task_switched: bool,
     /// Identifies the vCPU to the pcpus, so that a pcpu knows whether it still has it loaded.
     pub(crate) identity: u64,
     /// Set by whoever changes selectors or `descriptors`; a pcpu reloads them then.
@@ -163,6 +167,7 @@ impl Context {
             fpu: FpuState::default(),
             xcr0: None,
             fsgsbase: false,
+            task_switched: false,
             identity,
             segments_changed: true,
         }

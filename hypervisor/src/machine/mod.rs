@@ -28,7 +28,7 @@ pub mod fake;
 pub mod kvm;
 
 pub use context::{
-    CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, descriptor_base,
+    CR0_TS, CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, descriptor_base,
     is_valid_xcr0,
 };
 pub use doorbells::Doorbells;

@@ -10,7 +10,7 @@
 
 use super::{Callback, Callbacks, Mode, Vcpu};
 use crate::error::{Failure, Refusal};
-use crate::machine::Registers;
+use crate::machine::{CR0_TS, Registers};
 use crate::paging::{Budget, Mmu, Progress};
 use pv_abi::address::is_canonical;
 use pv_abi::guest_context::{GuestContext, GuestContextFlags, UserRegisters};
@@ -111,7 +111,8 @@ fn set_entries(vcpu: &mut Vcpu, first: &GuestContext, flags: GuestContextFlags) 
 fn set_context(vcpu: &mut Vcpu, first: &GuestContext) {
     let regs = &first.user_regs;
     vcpu.iopl = (regs.rflags >> 12 & 3) as u8;
-    let [_, _, _, _, cr4, ..] = first.ctrlreg;
+    let [cr0, _, _, _, cr4, ..] = first.ctrlreg;
+    vcpu.context.task_switched = cr0 & CR0_TS != 0;
     vcpu.set_cr4(cr4);
     for (number, value) in (0..).zip(first.debugreg) {
         // As on Xen, what cannot be set is left out.

@@ -433,6 +433,33 @@ fn what_is_written_is_the_vcpus() {
     assert_eq!(read.registers.rbx, guest.root.address(), "mov rbx, cr3");
 }
 
+/// As on Xen, whoever handles #NM finds TS clear. An `int` is no #NM.
+#[test]
+fn ts_is_set_until_nm_is_delivered() {
+    const NM: u8 = 7;
+    let world = World::new();
+    let guest = guest(&world);
+    world.on_vcpu(&guest, |_, vcpu| {
+        vcpu.traps.set(TrapInfo { vector: NM, flags: 1, cs: 0xe033, padding: 0, address: handler(NM) });
+    });
+    let task_switched = || world.on_vcpu(&guest, |_, vcpu| vcpu.context.task_switched);
+    let write = |value| execute(&world, &guest, &[0x0f, 0x22, 0xc3], |registers| registers.rbx = value);
+    for (value, set) in [(0x8001_003b, true), (0x8001_0033, false), (0x8001_003b, true)] {
+        assert_eq!(write(value).rip, BASE + 3, "mov cr0, rbx");
+        assert_eq!(task_switched(), set);
+    }
+    assert_eq!(execute(&world, &guest, &[0x0f, 0x06], |_| ()).rip, BASE + 2, "clts");
+    assert!(!task_switched());
+    for (vector, code, still_set) in [(UD, [0xcd, NM], true), (NM, [0xd9, 0xd0], false)] {
+        assert_eq!(world.call(&guest, 5, &[1]), Ok(0));
+        assert!(task_switched());
+        assert_eq!(raise(&world, &guest, &code, vector, 0), handler(NM));
+        assert_eq!(task_switched(), still_set, "{code:x?}");
+        let frame: [u64; 7] = world.peek(&guest, STACK - 56);
+        assert_eq!(frame[2], if still_set { BASE + 2 } else { BASE }, "`fnop` is executed again");
+    }
+}
+
 /// Where the second page is gone, so is the instruction, however little of it is missing.
 #[test]
 fn an_instruction_may_cross_pages_that_are_there() {

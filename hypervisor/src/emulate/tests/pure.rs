@@ -30,6 +30,7 @@ impl CpuidPolicy for Processor {
 const INTEL: Processor = Processor(b"Genu");
 const AMD: Processor = Processor(b"Auth");
 const CR0: u64 = 0x8001_0033;
+const TS: u64 = 8;
 const OSXSAVE: u64 = 1 << 18;
 const EFER: u64 = 0xc000_0080;
 
@@ -50,7 +51,7 @@ fn on(policy: &Processor, vcpu: &Vcpu, code: &[u8]) -> Option<(Registers, Effect
     let instruction = decode(code, &vcpu.context)?;
     assert_eq!(instruction.len(), code.len(), "{code:x?}");
     let vector = Vector::GENERAL_PROTECTION;
-    Trapped { instruction: &instruction, vector, vcpu, cr2: 0xdead_b000, policy }.step()
+    Trapped { instruction: &instruction, vector, vcpu, cr2: 0xdead_b000, policy, raises_nm: true }.step()
 }
 
 fn step(vcpu: &Vcpu, code: &[u8]) -> Option<(Registers, Effect)> {
@@ -240,12 +241,39 @@ fn control_registers_read_as_a_pv_guest_has_them() {
 #[test]
 fn cr0_is_what_it_was() {
     let mut vcpu = vcpu();
-    assert_eq!(write_cr(&mut vcpu, 0, CR0), Some(Effect::Registers));
-    for bit in 0..64 {
-        assert_eq!(write_cr(&mut vcpu, 0, CR0 ^ 1 << bit), None, "bit {bit}");
+    for ts in [0, TS] {
+        assert_eq!(write_cr(&mut vcpu, 0, CR0 | ts), Some(Effect::TaskSwitched(ts != 0)));
+        for bit in (0..64).filter(|&bit| 1 << bit != TS) {
+            assert_eq!(write_cr(&mut vcpu, 0, (CR0 | ts) ^ 1 << bit), None, "bit {bit}");
+        }
     }
-    for value in [0, u64::MAX, 1] {
+    for value in [0, TS, u64::MAX, 1] {
         assert_eq!(write_cr(&mut vcpu, 0, value), None);
+    }
+}
+
+/// A kernel that was not told of the FPU's next use would mix up the states of its programs.
+#[test]
+fn ts_is_the_kernels_own_where_the_machine_raises_nm() {
+    for task_switched in [false, true] {
+        let mut vcpu = vcpu();
+        vcpu.context.task_switched = task_switched;
+        assert_eq!(read_cr(&vcpu, 0), Some(CR0 | if task_switched { TS } else { 0 }));
+        let clts = step(&vcpu, &[0x0f, 0x06]);
+        assert_eq!(clts, Some((vcpu.context.registers, Effect::TaskSwitched(false))));
+        for (value, raises_nm, expected) in [
+            (CR0 | TS, true, Some(Effect::TaskSwitched(true))),
+            (CR0 | TS, false, None),
+            (CR0, true, Some(Effect::TaskSwitched(false))),
+            (CR0, false, Some(Effect::TaskSwitched(false))),
+        ] {
+            vcpu.context.registers.rbx = value;
+            let instruction = decode(&[0x0f, 0x22, 0xc3], &vcpu.context).unwrap(); // mov cr0, rbx
+            let (vector, policy) = (Vector::GENERAL_PROTECTION, &INTEL);
+            let trapped =
+                Trapped { instruction: &instruction, vector, vcpu: &vcpu, cr2: 0, policy, raises_nm };
+            assert_eq!(trapped.step().map(|(_, effect)| effect), expected, "{value:#x} {raises_nm}");
+        }
     }
 }
 
@@ -449,7 +477,7 @@ fn ports_read_all_ones_but_the_timer_chips() {
 fn what_has_nothing_behind_it_changes_nothing() {
     let mut vcpu = vcpu();
     vcpu.iopl = 1;
-    for code in [&[0xfa][..], &[0xfb], &[0x0f, 0x06], &[0x0f, 0x09], &[0x0f, 0x08]] {
+    for code in [&[0xfa][..], &[0xfb], &[0x0f, 0x09], &[0x0f, 0x08]] {
         assert_eq!(step(&vcpu, code), Some((vcpu.context.registers, Effect::Registers)), "{code:x?}");
     }
 }
@@ -485,12 +513,17 @@ fn everything_else_is_the_guests_own() {
 /// The kernel has them without the I/O privilege, and its programs have them by none.
 #[test]
 fn caches_and_ts_are_the_kernels_whatever_the_io_privilege() {
-    for code in [&[0x0f, 0x06][..], &[0x0f, 0x09], &[0xf3, 0x0f, 0x09], &[0x0f, 0x08]] {
+    for (code, effect) in [
+        (&[0x0f, 0x06][..], Effect::TaskSwitched(false)),
+        (&[0x0f, 0x09], Effect::Registers),
+        (&[0xf3, 0x0f, 0x09], Effect::Registers),
+        (&[0x0f, 0x08], Effect::Registers),
+    ] {
         for iopl in [0, 3] {
             let (mut kernel, mut program) = (vcpu(), program());
             (kernel.iopl, program.iopl) = (iopl, iopl);
-            let nothing = Some((kernel.context.registers, Effect::Registers));
-            assert_eq!(step(&kernel, code), nothing, "{code:x?} {iopl}");
+            let registers = kernel.context.registers;
+            assert_eq!(step(&kernel, code), Some((registers, effect)), "{code:x?} {iopl}");
             assert_eq!(step(&program, code), None, "{code:x?} {iopl}");
         }
     }
@@ -521,6 +554,6 @@ fn cr4_has_no_bit_of_what_the_processor_has_not() {
     vcpu.cr4 = !0;
     let instruction = decode(&[0x0f, 0x20, 0xe3], &vcpu.context).unwrap(); // mov rbx, cr4
     let (vector, policy) = (Vector::GENERAL_PROTECTION, &WithoutFsgsbase);
-    let trapped = Trapped { instruction: &instruction, vector, vcpu: &vcpu, cr2: 0, policy };
+    let trapped = Trapped { instruction: &instruction, vector, vcpu: &vcpu, cr2: 0, policy, raises_nm: true };
     assert_eq!(trapped.step().unwrap().0.rbx, 0x660 | 1 << 3);
 }

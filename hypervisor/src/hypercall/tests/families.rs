@@ -90,8 +90,16 @@ pub fn callback_op(world: &World, guest: &Guest) {
 }
 
 pub fn fpu_taskswitch(world: &World, guest: &Guest) {
-    assert_eq!(world.call(guest, 5, &[0]), Ok(0));
-    assert_eq!(world.call(guest, 5, &[1]), Err(Errno::ENOSYS));
+    let task_switched = |world: &World, guest| world.on_vcpu(guest, |_, vcpu| vcpu.context.task_switched);
+    for (set, expected) in [(0, false), (1, true), (2, true), (0, false)] {
+        assert_eq!(world.call(guest, 5, &[set]), Ok(0));
+        assert_eq!(task_switched(world, guest), expected);
+    }
+    let without = World::without_nm();
+    let guest = without.guest();
+    assert_eq!(without.call(&guest, 5, &[1]), Err(Errno::ENOSYS));
+    assert_eq!(without.call(&guest, 5, &[0]), Ok(0));
+    assert!(!task_switched(&without, &guest));
 }
 
 pub fn debug_registers(world: &World, guest: &Guest) {

@@ -71,7 +71,7 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
     first.kernel_sp = page(13);
     first.ctrlreg[1] = guest.user_root.address();
     (first.debugreg[0], first.debugreg[7]) = (BASE, 1);
-    first.ctrlreg[4] = 1 << 16; // FSGSBASE
+    (first.ctrlreg[0], first.ctrlreg[4]) = (1 << 3, 1 << 16); // TS, FSGSBASE
     assert_eq!(initialise(&world, &guest, 1, &first), Ok(0));
     on(&guest, 1, |vcpu| {
         let context = &vcpu.context;
@@ -90,16 +90,31 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
         assert_eq!((vcpu.traps.get(14).address, vcpu.traps.get(14).vector), (BASE + 14, 14));
         assert_eq!((vcpu.context.debug.addresses[0], vcpu.context.debug.control), (BASE, 0x401));
         assert!(vcpu.context.fsgsbase, "as a kernel finds it in CR4");
+        assert!(vcpu.context.task_switched);
     });
     first.flags = 0;
+    first.ctrlreg[0] = !(1 << 3);
     assert_eq!(initialise(&world, &guest, 2, &first), Ok(0));
     on(&guest, 2, |vcpu| {
         assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root));
         assert_eq!((vcpu.context.gs_base, vcpu.other_gs_base), (3, 2));
+        assert!(!vcpu.context.task_switched);
     });
     first.flags = (F::IN_KERNEL | F::ONLINE).bits();
     assert_eq!(initialise(&world, &guest, 3, &first), Ok(0));
     assert_eq!((op(&world, &guest, Op::IS_UP, 2, 0), op(&world, &guest, Op::IS_UP, 3, 0)), (Ok(0), Ok(1)));
+}
+
+/// A kernel would rely on an exception that never comes.
+#[test]
+fn no_vcpu_starts_with_ts_where_no_nm_is_raised() {
+    let world = World::without_nm();
+    let guest = world.guest();
+    let mut first = context(&guest);
+    first.ctrlreg[0] = 1 << 3;
+    assert_eq!(initialise(&world, &guest, 1, &first), Err(Errno::EINVAL));
+    first.ctrlreg[0] = 0;
+    assert_eq!(initialise(&world, &guest, 1, &first), Ok(0));
 }
 
 #[test]

@@ -178,6 +178,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
     let tsc_khz = first.tsc_khz()?;
     let cpuid = probe.cpuid(first)?;
     let fsgsbase = probe.runs_fsgsbase(first)?;
+    let raises_nm = probe.raises_nm(first)?;
     let ibpb = first.has_ibpb();
     let mut tsc_offsets = Vec::new();
     for pcpu in pcpus {
@@ -198,6 +199,7 @@ fn probe_kind(memory: &MachineMemory, area: &Area, pcpus: &mut [KvmPcpu]) -> Res
         ibpb,
         cpuid,
         fsgsbase,
+        raises_nm,
     })
 }
 

@@ -21,7 +21,7 @@ use super::run::{Reason, Run};
 use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_VECTOR, VECTORS};
-use super::way_in::{Difference, LiveRoot, WayIn};
+use super::way_in::{Difference, LiveRoot, WayIn, cr0};
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pv_abi::PAGE_SIZE;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -182,6 +182,7 @@ impl KvmPcpu {
         }
         sregs.fs.base = context.fs_base;
         sregs.gs.base = context.gs_base;
+        sregs.cr0 = cr0(&self.live, context);
         sregs.cr4 = self.cr4(context);
         self.run.set_sregs(&sregs);
         self.live = sregs;

@@ -70,6 +70,8 @@ pub struct ProbeReport {
     pub cpuid: CpuidAnswer,
     /// Whether CPL3 can set FS and GS bases by instructions of its own.
     pub fsgsbase: bool,
+    /// Whether the FPU's first use raises #NM at CPL3 while CR0.TS is set.
+    pub raises_nm: bool,
 }
 
 const CODE: u64 = 0x40_0000;
@@ -83,6 +85,7 @@ const SYSCALL: &[u8] = &[0x0f, 0x05];
 const SYSENTER: &[u8] = &[0x0f, 0x34];
 const CPUID: &[u8] = &[0x0f, 0xa2, 0x89, 0xce, 0x0f, 0x05]; // cpuid; mov esi, ecx; syscall
 const RDFSBASE: &[u8] = &[0xf3, 0x48, 0x0f, 0xae, 0xc0, 0x0f, 0x05]; // rdfsbase rax; syscall
+const FNOP: &[u8] = &[0xd9, 0xd0, 0x0f, 0x05]; // fnop; syscall
 /// Offsets of these in the code page.
 const READ_AT: u64 = 0;
 const WRITE_AT: u64 = 0x20;
@@ -92,6 +95,7 @@ const DOORBELL_AT: u64 = 0x80;
 const SYSENTER_AT: u64 = 0xa0;
 const CPUID_AT: u64 = 0xc0;
 const RDFSBASE_AT: u64 = 0xe0;
+const FNOP_AT: u64 = 0x100;
 
 /// What [`Probe::entries`] tries: the code segment, and where the instruction is.
 const ENTRIES: [(&str, u16, u64); 3] = [
@@ -183,6 +187,7 @@ impl<'a> Probe<'a> {
             (SYSENTER_AT, SYSENTER),
             (CPUID_AT, CPUID),
             (RDFSBASE_AT, RDFSBASE),
+            (FNOP_AT, FNOP),
         ] {
             self.memory.write(code, at as usize, bytes)?;
         }
@@ -429,6 +434,19 @@ impl<'a> Probe<'a> {
         let exit = self.enter(pcpu)?;
         self.context.fsgsbase = false;
         Ok(exit == Exit::Syscall)
+    }
+
+    /// Whether CPL3 gets #NM by the first use of the FPU, where its kernel wants that.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn raises_nm(&mut self, pcpu: &mut KvmPcpu) -> Result<bool, MachineError> {
+        self.start_at(FNOP_AT);
+        self.context.task_switched = true;
+        let exit = self.enter(pcpu)?;
+        self.context.task_switched = false;
+        let nm = |vector| vector == Vector::DEVICE_NOT_AVAILABLE.0;
+        Ok(matches!(exit, Exit::Exception { vector, .. } if nm(vector)))
     }
 
     /// Guest TSC minus host TSC on this pcpu; 0 where the difference is within the precision of looking.

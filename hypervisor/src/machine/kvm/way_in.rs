@@ -1,7 +1,7 @@
 //! The way into a guest, decided from what differs between the hardware and what is to run. Pure functions: no test host
 //! shows that a root which should have been loaded was not.
 
-use super::super::Context;
+use super::super::{CR0_TS, Context};
 use super::area::STUB;
 use super::exception::Frame;
 use super::registers::to_kvm;
@@ -27,7 +27,7 @@ pub struct Difference {
     pub in_guest: bool,
     /// Selectors or descriptors are not those that the hardware holds.
     pub segments: bool,
-    /// FS or GS base or CR4 is not what the hardware holds.
+    /// FS or GS base, CR0 or CR4 is not what the hardware holds.
     pub bases: bool,
     /// What the root that the hardware holds is to the one that is wanted.
     pub root: LiveRoot,
@@ -60,10 +60,11 @@ impl Difference {
         } else {
             LiveRoot::Other
         };
+        let (wanted, held) = ((context.fs_base, context.gs_base), (live.fs.base, live.gs.base));
         Self {
             in_guest: live.ss.dpl == 3,
             segments: context.segments_changed,
-            bases: (context.fs_base, context.gs_base, cr4) != (live.fs.base, live.gs.base, live.cr4),
+            bases: (wanted, cr0(live, context), cr4) != (held, live.cr0, live.cr4),
             root,
             flush,
         }
@@ -79,6 +80,11 @@ impl Difference {
         let root_is_gone = matches!(root, LiveRoot::Gone);
         WayIn::Stub { segments: in_guest || segments || bases || root_is_gone, root: !same_root || flush }
     }
+}
+
+/// CR0 under which a guest runs: the machine's, with the vCPU's own TS.
+pub const fn cr0(live: &kvm_sregs, context: &Context) -> u64 {
+    live.cr0 & !CR0_TS | if context.task_switched { CR0_TS } else { 0 }
 }
 
 impl WayIn {
@@ -182,9 +188,9 @@ mod tests {
 
     #[test]
     fn each_difference_is_seen_whatever_else_differs() {
-        for bits in 0..256 {
-            let [stub, segments, fs, gs, moved, replaced, flush, cr4] =
-                [1, 2, 4, 8, 16, 32, 64, 128].map(|bit| bits & bit != 0);
+        for bits in 0..1024 {
+            let [stub, segments, fs, gs, moved, replaced, flush, cr4, was_switched, is_switched] =
+                [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map(|bit| bits & bit != 0);
             let (mut live, mut context) = loaded();
             live.ss.dpl = if stub { 0 } else { 3 };
             live.fs.base += u64::from(fs);
@@ -192,12 +198,16 @@ mod tests {
             context.segments_changed = segments;
             context.root = if moved { Mfn(8) } else { ROOT };
             context.root_replaced = replaced;
+            live.cr0 = 0x8001_0033 | if was_switched { CR0_TS } else { 0 };
+            context.task_switched = is_switched;
             let root = match (replaced, moved) {
                 (true, _) => LiveRoot::Gone,
                 (false, true) => LiveRoot::Other,
                 (false, false) => LiveRoot::Same,
             };
-            let expected = Difference { in_guest: !stub, segments, bases: fs || gs || cr4, root, flush };
+            let bases = fs || gs || cr4 || was_switched != is_switched;
+            let expected = Difference { in_guest: !stub, segments, bases, root, flush };
+            assert_eq!(cr0(&live, &context), 0x8001_0033 | if is_switched { 8 } else { 0 });
             assert_eq!(
                 Difference::between(&live, &context, live.cr4 ^ u64::from(cr4) << 16, flush),
                 expected
