@@ -167,8 +167,11 @@ fn limits() {
     let bytes = hypervisor::builder::MAX_COMMAND_LINE as u64;
     assert_eq!(limit("bytes of a kernel's command line, with what `--exec` adds"), bytes);
     assert_eq!(limit("numbers of domains"), u64::from(pv_abi::DomId::FIRST_RESERVED.0) - 1);
-    assert_eq!(limit("frames of a domain's grant table"), u64::from(hypervisor::grant::MAX_FRAMES));
-    assert_eq!(limit("mappings that a domain has of others' pages"), hypervisor::grant::MAX_MAPPINGS as u64);
+    assert_eq!(limit("frames of a domain's grant table"), u64::from(hypervisor::domain::grants::MAX_FRAMES));
+    assert_eq!(
+        limit("mappings that a domain has of others' pages"),
+        hypervisor::domain::grants::MAX_MAPPINGS as u64
+    );
     assert_eq!(limit("doorbells of a domain"), hypervisor::machine::DOORBELLS_PER_PAGE as u64);
     for (what, option) in [("vCPUs of a domain", "--vcpus"), ("physical CPUs of a machine", "--pcpus")] {
         let outcome = run(&["run", option, &(limit(what) + 1).to_string()]);

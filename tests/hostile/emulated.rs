@@ -1,11 +1,12 @@
 //! Kernels and programs that execute what is carried out for kernels: as honest ones do, and to get at what is not theirs.
 
-use crate::support::{check, kvm_test};
+use crate::support::{check, kvm_test, skippable_kvm_test};
 use crate::tiny_guest::{
     CODE, Code, Condition, Host, NONE, Reg, SCRATCH, STACK, TABLE, UNMAPPED, Via, check_power_off,
 };
 use hypervisor::domain::End;
-use libtest_mimic::{Failed, Trial};
+use hypervisor::machine::kvm::KvmKind;
+use libtest_mimic::{Completion, Failed, Trial};
 use pv_abi::Errno;
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
@@ -19,6 +20,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("emulated/what an honest kernel reads and writes", honest_kernel),
         kvm_test("emulated/control registers", control_registers),
         kvm_test("emulated/the FPU's next use", task_switched),
+        skippable_kvm_test("emulated/a misaligned access", misaligned),
         kvm_test("emulated/states that XCR0 lets it use", extended_state),
         kvm_test("emulated/MSRs of the host", msrs),
         kvm_test("emulated/roots that are none", roots),
@@ -32,6 +34,7 @@ pub fn tests() -> Vec<Trial> {
 const PF: u64 = 14;
 const GP: u64 = 13;
 const NM: u64 = 7;
+const AC: u64 = 17;
 
 // One instruction each; those with a register have RAX.
 const MOV_FROM_CR0: &[u8] = &[0x0f, 0x20, 0xc0];
@@ -56,7 +59,7 @@ const OUT_AL: &[u8] = &[0xee];
 const REP_INSB: &[u8] = &[0xf3, 0x6c];
 const REP_OUTSB: &[u8] = &[0xf3, 0x6e];
 
-const CR0: u64 = 0x8001_0033;
+const CR0: u64 = 0x8005_0033;
 const TS: u64 = 1 << 3;
 
 /// Takes the I/O privilege.
@@ -141,15 +144,38 @@ fn task_switched() -> Result<(), Failed> {
     }
     code.power_off();
     let host = Host::new()?;
-    let raises_nm = host.hypervisor.services().raises_nm;
     let (end, guest) = host.run(&code)?;
     check_power_off(&end)?;
-    let expected = match raises_nm {
-        true => [0, CR0 | TS, NM, CR0, NONE, NONE, NM, NONE, NONE, NONE],
-        false => [Errno::ENOSYS.to_return(), CR0, NONE, CR0, NONE, GP, NONE, GP, NONE, NONE],
+    let expected = match host.kvm {
+        KvmKind::Hardware => [0, CR0 | TS, NM, CR0, NONE, NONE, NM, NONE, NONE, NONE],
+        KvmKind::Software => [Errno::ENOSYS.to_return(), CR0, NONE, CR0, NONE, GP, NONE, GP, NONE, NONE],
     };
     check(guest.said() == expected.repeat(3), || format!("{:x?} and not {expected:x?}", guest.said()))?;
     host.finish()
+}
+
+/// As CR0.AM says, which the kernel sees: #AC is for whoever sets AC.
+fn misaligned() -> Result<Completion, Failed> {
+    const LOAD: &[u8] = &[0x48, 0x8b, 0x47, 0x01]; // mov rax, [rdi + 1]
+    const FLIP_AC: &[u8] = &[0x9c, 0x81, 0x34, 0x24, 0, 0, 4, 0, 0x9d]; // pushf; xor dword [rsp], 1 << 18; popf
+    let mut code = Code::default();
+    code.catch_faults();
+    code.mov(Reg::Rdi, SCRATCH).attempt(0, LOAD);
+    code.raw(FLIP_AC).mov(Reg::Rdi, SCRATCH).attempt(0, LOAD);
+    // Whoever handles it has AC clear.
+    code.mov(Reg::Rdi, SCRATCH).attempt(0, LOAD);
+    code.power_off();
+    let host = Host::new()?;
+    let kvm = host.kvm;
+    let (end, guest) = host.run(&code)?;
+    check_power_off(&end)?;
+    let said = guest.said();
+    host.finish()?;
+    if kvm == KvmKind::Hardware && said == [NONE; 3] {
+        return Ok(Completion::ignored_with("QEMU's processor raises no #AC"));
+    }
+    check(said == [NONE, AC, NONE], || format!("{said:x?}"))?;
+    Ok(Completion::Completed)
 }
 
 /// Nothing switches paging off, or protection, or what guards the stub; and the kernel goes on as before.
@@ -158,7 +184,7 @@ fn control_registers() -> Result<(), Failed> {
     let mut code = Code::default();
     code.catch_faults();
     let mut attempts = 0;
-    for bit in [0, 1, 2, 4, 5, 16, 18, 29, 30, 31, 32, 63] {
+    for bit in [0, 1, 2, 4, 5, 16, 17, 18, 29, 30, 31, 32, 63] {
         code.attempt(CR0 ^ 1 << bit, MOV_TO_CR0);
         attempts += 1;
     }

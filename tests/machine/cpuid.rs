@@ -61,7 +61,9 @@ fn plain_is_what_was_told() -> Result<(), Failed> {
 /// While a vCPU's TS is set, its use of the FPU is #NM, and the next vCPU has what it wants itself.
 fn task_switched() -> Result<Completion, Failed> {
     let mut machine = machine(1)?;
-    if !machine.report.raises_nm {
+    let (raises_nm, kvm) = (machine.report.raises_nm, machine.report.kvm);
+    check(raises_nm == (kvm == KvmKind::Hardware), || format!("the probe found {raises_nm} on {kvm:?} KVM"))?;
+    if !raises_nm {
         return Ok(Completion::ignored_with("this host raises no #NM at CPL3, and guests cannot set CR0.TS"));
     }
     let code = [0xd9, 0xd0, 0x0f, 0x05]; // fnop; syscall

@@ -3,10 +3,11 @@
 use crate::grants::{READING, WRITING};
 use crate::state::{DOMAINS, ENTRIES, Entry, Op, State, Stop, Use};
 use crate::witness::Witness;
+use hypervisor::domain::grants::{GrantTable, Maptrack};
 use hypervisor::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
 use hypervisor::error::Failure;
 use hypervisor::frame::{FrameType, Phase, Reference, Word};
-use hypervisor::grant::{GrantTable, Maptrack, entries_of, unmap_all};
+use hypervisor::grant::{entries_of, unmap_all};
 use hypervisor::machine::MachineMemory;
 use hypervisor::machine::fake::{FakeMachine, FakeTranslations};
 use hypervisor::paging::{Batch, Budget, Mmu, Progress, Roots, Snapshot};

@@ -3,7 +3,8 @@
 use crate::real::{Outcome, Real, id};
 use crate::state::{At, DOMAINS, ENTRIES, Op, Side, State, Stop};
 use hypervisor::domain::Domain;
-use hypervisor::grant::{self, Access, Active, Parts, Record, Unmapping, Wanted, copy, map};
+use hypervisor::domain::grants::{Active, Parts, Record};
+use hypervisor::grant::{self, Access, Unmapping, Wanted, copy, map};
 use hypervisor::paging::{Batch, Budget, EntryPlace, EntryTarget};
 use pv_abi::grant_table::GrantHandle;
 use pv_abi::page_table::PteFlags;

@@ -8,6 +8,7 @@ use super::BenchError;
 use super::guest::nanoseconds;
 use super::image;
 use super::site::Frames;
+use crate::machine::Registers;
 use crate::machine::kvm::bare::{Bare, BareExit, CODE, WINDOW};
 use crate::machine::kvm::{Gate, KvmKind, ProbeReport};
 use pv_abi::PAGE_SIZE;
@@ -92,7 +93,7 @@ impl Floor {
         touch: Touch,
         mut work: impl FnMut(&mut Self) -> Result<(), BenchError>,
     ) -> Result<f64, BenchError> {
-        self.bare.start(kvm_bindings::kvm_regs {
+        self.bare.start(Registers {
             r12: count,
             rdi: WINDOW,
             rsi: touch.pages,

@@ -100,8 +100,8 @@ fn describe(machine: &KvmMachine) -> String {
         (true, _) => "set by guests (FSGSBASE) whose kernel permits it",
     };
     let fpu = match report.raises_nm {
-        true => "a kernel may have the next use of the FPU trapped (CR0.TS)",
-        false => "no kernel can have the next use of the FPU trapped: the host raises no #NM",
+        true => "a kernel can ask for #NM at the next use of the FPU (CR0.TS)",
+        false => "no kernel can set CR0.TS: the host raises no #NM",
     };
     format!(
         "KVM:          {}\npage tables:  {tables}\ngates:        {}; the hypercall page uses {}\nM2P:          {m2p}\n\

@@ -134,8 +134,8 @@ fn judge(end: &DomainEnd, signalled: bool, left: bool) -> (Status, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hypervisor::domain::CrashReport;
     use hypervisor::domain::StatisticsSnapshot;
-    use hypervisor::report::CrashReport;
     use hypervisor::vcpu::Mode;
     use pv_abi::{DomId, VcpuId};
 

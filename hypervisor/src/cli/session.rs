@@ -14,8 +14,8 @@ use super::voice::Voice;
 use backends::xenstore::StoreHandle;
 use hypervisor::builder::{Plan, functions};
 use hypervisor::control::{DomainConfig, Hypervisor, fill};
+use hypervisor::domain::Symbol;
 use hypervisor::domain::{Domain, DomainEnd};
-use hypervisor::report::Symbol;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 
 use crate::domain::{Console, Domain, End, Parts, SharedPage};
 use crate::error::{Failure, Refusal};
-use crate::hypercall::Services;
 use crate::machine::{MachineError, NoSuchFrame};
+use crate::services::Services;
 use crate::time::publish_wall_clock;
 use crate::trace::Record;
 use crate::vcpu::{StartState, VcpuHandle, VcpuKey};

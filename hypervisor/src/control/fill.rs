@@ -3,7 +3,7 @@
 use crate::builder::{BuildError, BuiltDomain, Identity, KernelImage, Plan, build};
 use crate::domain::Domain;
 use crate::event_channel::alloc_unbound;
-use crate::hypercall::Services;
+use crate::services::Services;
 use crate::vcpu::StartState;
 use pv_abi::{DomId, EventPort, GrantRef};
 

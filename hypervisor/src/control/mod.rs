@@ -1,7 +1,7 @@
 //! The hypervisor as those who start domains see it: threads, and a domain's life from creation to the return of
 //! its last frame.
 //!
-//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`Scheduler::alarm`]), one that takes apart
+//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`crate::sched::Scheduler::alarm`]), one that takes apart
 //! what has ended. All of them end when [`Hypervisor::shutdown`] is called, or on drop.
 
 mod create;
@@ -15,17 +15,14 @@ pub use create::{DomainConfig, MAX_VCPUS, create, start};
 pub use fill::{FilledDomain, fill};
 
 use crate::clock::Clock;
-use crate::domain::{Domain, DomainEnd, Domains, End, StatisticsSnapshot};
+use crate::domain::{Domain, DomainEnd, End, StatisticsSnapshot};
 use crate::error::Failure;
-use crate::hypercall::Services;
 use crate::machine::cpuid::MachineCpuid;
 use crate::machine::{Doorbells, Kick, MachineError, Pcpu};
 use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
-use crate::sched::{FairShare, Scheduler};
-use crate::trace::Trace;
+use crate::services::Services;
 use crate::vcpu::StartState;
-use backends::bell::Bell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -40,32 +37,6 @@ pub struct Hypervisor {
     services: Arc<Services>,
     stopping: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl Services {
-    /// What handlers work with, on a machine whose pcpus have these kicks.
-    pub fn new(
-        mmu: Arc<Mmu>,
-        doorbells: Arc<dyn Doorbells>,
-        kicks: Vec<Arc<dyn Kick>>,
-        clock: Arc<dyn Clock>,
-        cpuid: Arc<MachineCpuid>,
-        raises_nm: bool,
-    ) -> Self {
-        let policy = Box::new(FairShare::default());
-        let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
-        Self {
-            mmu,
-            doorbells,
-            domains: Domains::default(),
-            clock,
-            scheduler,
-            cpuid,
-            raises_nm,
-            ended: Bell::default(),
-            trace: Trace::default(),
-        }
-    }
 }
 
 impl Hypervisor {

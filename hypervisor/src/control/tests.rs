@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::clock::{Clock, SECOND};
+use crate::domain::ports::HostPort;
 use crate::domain::{NoConsole, Stage};
-use crate::event_channel::{HostPort, alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
-use crate::hypercall::Services;
+use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
 use crate::sched::TimerKind;
+use crate::services::Services;
 use crate::testing::{Guest, Threads, World, defects_told};
 use pv_abi::event_channel::{PortStatus, Virq};
 use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};

@@ -1,8 +1,7 @@
 //! How far a domain's life has come, and how it ended.
 
-use super::StatisticsSnapshot;
+use super::{CrashReport, StatisticsSnapshot};
 use crate::lock::{Rank, Ranked};
-use crate::report::CrashReport;
 use crate::sync::Condvar;
 use pv_abi::sched::ShutdownReason;
 use std::fmt;

@@ -4,22 +4,25 @@
 //! [`crate::lock`]. Creating a domain makes no object of the host's.
 
 mod console;
+mod crash_report;
+pub mod grants;
 mod life;
+pub mod ports;
 mod registry;
 mod shared_page;
 mod statistics;
 
 pub use console::{Console, NoConsole};
+pub use crash_report::{CrashReport, Location, Symbol, SymbolTable};
 pub use life::{DomainEnd, End, Life, Stage};
 pub use registry::Domains;
 pub use shared_page::SharedPage;
 pub use statistics::{ExitKind, Statistics, StatisticsSnapshot};
 
-use crate::event_channel::PortTable;
-use crate::grant::{GrantTable, Maptrack};
 use crate::lock::{Rank, Ranked};
-use crate::report::SymbolTable;
 use crate::vcpu::{VcpuHandle, VcpuKey};
+use grants::{GrantTable, Maptrack};
+use ports::PortTable;
 use pv_abi::sched::ShutdownReason;
 use pv_abi::{DomId, VcpuId};
 use std::sync::Arc;

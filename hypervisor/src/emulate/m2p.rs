@@ -2,7 +2,7 @@
 
 use super::{Fault, fetch, operand};
 use crate::error::Failure;
-use crate::hypercall::Services;
+use crate::services::Services;
 use crate::vcpu::{Mode, Vcpu};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use pv_abi::address::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};

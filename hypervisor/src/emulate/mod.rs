@@ -14,7 +14,7 @@ mod table;
 pub use decode::privileged;
 
 use crate::error::Failure;
-use crate::hypercall::Services;
+use crate::services::Services;
 use crate::vcpu::{InfoPage, Vcpu, bounce_trap};
 use decode::decode;
 use iced_x86::Instruction;

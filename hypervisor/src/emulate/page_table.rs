@@ -11,16 +11,14 @@ mod tests;
 
 use super::{Fault, fetch, operand};
 use crate::error::{Failure, Refusal};
-use crate::hypercall::Services;
 use crate::paging::{Batch, Budget, Progress};
+use crate::services::{STEPS, Services};
 use crate::vcpu::{Mode, Vcpu};
 use iced_x86::{Code, Instruction, OpKind};
 use pv_abi::trap::{PageFaultError, rflags};
 use pv_abi::{Errno, PAGE_SHIFT};
 use store::Store;
 
-/// Steps of paging work for one instruction.
-const STEPS: u32 = 4096;
 /// Entries that a repeated instruction stores before others are let run.
 const ENTRIES_AT_ONCE: u64 = 64;
 /// Bytes of an entry.

@@ -1,7 +1,7 @@
 //! Making, connecting and closing ports.
 
-use super::table::{Port, PortState, PortTable, checked_port};
 use super::{Peer, raise};
+use crate::domain::ports::{Port, PortState, PortTable, checked_port};
 use crate::domain::{Domain, Domains};
 use crate::error::Refusal;
 use crate::lock::Guard;

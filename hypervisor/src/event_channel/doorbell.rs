@@ -1,6 +1,6 @@
 //! Doorbells of ports that are connected to the host domain.
 //!
-//! - A doorbell belongs to the [`HostEnd`](super::HostEnd) in the guest's table, and comes and goes under the table's lock:
+//! - A doorbell belongs to the [`HostEnd`](crate::domain::ports::HostEnd) in the guest's table, and comes and goes under the table's lock:
 //!   once a port is closed, or the host has let go of it, no ring of it arrives, and the number may mean another
 //!   (`doorbell_tests::a_doorbell_goes_with_the_connection`).
 //! - It rings the bell of that very end: the value is the port's number, the page the domain's own
@@ -8,38 +8,12 @@
 //! - A domain has no more than its page has room for, so all domains together have no more than the host
 //!   (`doorbell_tests::a_domain_has_so_many_doorbells_and_no_more`).
 
-use super::host::HostPort;
-use super::table::{PortState, checked_port};
 use crate::domain::Domain;
+use crate::domain::ports::{Doorbell, PortState, checked_port};
 use crate::error::Refusal;
 use crate::machine::{DOORBELLS_PER_PAGE, Doorbells};
 use pv_abi::{Errno, EventPort};
-use std::fmt;
 use std::sync::Arc;
-
-/// A doorbell that hangs, and is taken down when this is dropped.
-pub struct Doorbell {
-    doorbells: Arc<dyn Doorbells>,
-    page: usize,
-    value: u32,
-    /// Whose eventfd it signals: open until then.
-    end: Arc<dyn HostPort>,
-}
-
-impl fmt::Debug for Doorbell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "doorbell {} of page {}", self.value, self.page)
-    }
-}
-
-impl Drop for Doorbell {
-    fn drop(&mut self) {
-        let Some(eventfd) = self.end.eventfd() else { return };
-        if let Err(error) = self.doorbells.take_down(self.page, self.value, eventfd) {
-            tracing::error!(target: crate::defect::TARGET, %error, doorbell = ?self, "a doorbell stays where it hangs");
-        }
-    }
-}
 
 /// Hangs up a doorbell for a port of `domain`, which has the doorbell page `page`; one that hangs already stays.
 ///
@@ -64,13 +38,13 @@ pub fn hang_doorbell(
     if hanging >= DOORBELLS_PER_PAGE {
         return Err(Refusal::new(Errno::ENOSPC, "the domain has as many doorbells as it may"));
     }
-    let end = Arc::clone(&host.port);
-    let eventfd = end.eventfd().ok_or(Refusal::new(Errno::EOPNOTSUPP, "the back-end hears no doorbell"))?;
-    if let Err(error) = doorbells.hang(page, port.0, eventfd) {
-        tracing::warn!(domain = %domain.id(), ?port, %error, "it notifies by hypercall");
-        return Err(Refusal::new(Errno::ENOSPC, "the host has no room for a doorbell"));
+    match Doorbell::hang(doorbells, page, port.0, &host.port) {
+        Some(Ok(doorbell)) => host.doorbell = Some(doorbell),
+        None => return Err(Refusal::new(Errno::EOPNOTSUPP, "the back-end hears no doorbell")),
+        Some(Err(error)) => {
+            tracing::warn!(domain = %domain.id(), ?port, %error, "it notifies by hypercall");
+            return Err(Refusal::new(Errno::ENOSPC, "the host has no room for a doorbell"));
+        }
     }
-    host.doorbell =
-        Some(Doorbell { doorbells: Arc::clone(doorbells), page, value: port.0, end: end.clone() });
     Ok(())
 }

@@ -1,63 +1,11 @@
 //! The host domain's ends of event channels: threads of the process rather than vCPUs.
 
+use super::{Peer, raise};
 use crate::domain::Domain;
+use crate::domain::ports::{HostEnd, HostPort, PortState, PortTable, checked_port};
 use crate::error::Refusal;
-use crate::event_channel::doorbell::Doorbell;
-use crate::event_channel::table::{PortState, PortTable, checked_port};
-use crate::event_channel::{Peer, raise};
-use backends::bell::Bell;
 use pv_abi::{DomId, Errno, EventPort};
-use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
-
-/// What the host does when a guest uses its end of a channel.
-///
-/// Called on a pcpu's thread while a vCPU waits: wake whoever does the work and return.
-pub trait HostPort: Send + Sync {
-    /// The guest sent an event.
-    fn notified(&self);
-
-    /// An eventfd that says the same when it is signalled, for the guest to have a doorbell.
-    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    /// The guest closed its end, or died: there will be no more events.
-    fn closed(&self) {}
-}
-
-impl<F: Fn() + Send + Sync> HostPort for F {
-    fn notified(&self) {
-        self();
-    }
-}
-
-impl HostPort for Bell {
-    fn notified(&self) {
-        self.ring();
-    }
-
-    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
-        self.descriptor()
-    }
-}
-
-/// The host's end as a guest's table holds it. There is one of it, so what it holds goes with the connection.
-pub struct HostEnd {
-    /// The host's number for it: no two ends of a domain have had the same.
-    pub number: u32,
-    /// Whom to tell.
-    pub port: Arc<dyn HostPort>,
-    /// How the guest can tell it without a hypercall.
-    pub doorbell: Option<Doorbell>,
-}
-
-impl fmt::Debug for HostEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "host end {}", self.number)
-    }
-}
 
 /// The host's handle on a channel. Dropping it leaves the guest's port unbound, for the host to connect again.
 #[derive(Debug)]

@@ -19,7 +19,6 @@
 mod bind;
 mod doorbell;
 mod host;
-mod table;
 
 #[cfg(test)]
 mod doorbell_tests;
@@ -27,10 +26,10 @@ mod doorbell_tests;
 mod tests;
 
 pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, close, close_all, status};
-pub use doorbell::{Doorbell, hang_doorbell};
-pub use host::{HostChannel, HostEnd, HostPort, connect};
-pub use table::{Port, PortState, PortTable, checked_port};
+pub use doorbell::hang_doorbell;
+pub use host::{HostChannel, connect};
 
+use crate::domain::ports::{HostPort, PortState, PortTable, checked_port};
 use crate::domain::{Domain, Domains};
 use crate::error::Refusal;
 use crate::vcpu::VcpuHandle;

@@ -1,7 +1,8 @@
 //! A copy from or to what is granted: pages are used for its moment, and mapped nowhere.
 
-use super::{Access, status_of};
+use super::Access;
 use crate::domain::Domain;
+use crate::domain::grants::status_of;
 use crate::frame::Reference;
 use crate::paging::Mmu;
 use pv_abi::grant_table::GrantStatus;

@@ -1,7 +1,8 @@
 //! A grant that a domain maps into its page tables.
 
-use super::{Access, HostMapping, Record, Stop};
+use super::{Access, Stop};
 use crate::domain::Domain;
+use crate::domain::grants::{HostMapping, Record};
 use crate::error::Failure;
 use crate::paging::{Batch, EntryTarget, Mmu};
 use pv_abi::grant_table::{GrantHandle, GrantStatus};

@@ -3,8 +3,9 @@
 //! The order is the whole point: a record is taken, so that it is nobody else's; its entry is cleared; the change is
 //! settled; and then the pin is given back, which may tell the granter that its page is its own again.
 
-use super::{HostMapping, Parts, Record, Stop};
+use super::Stop;
 use crate::domain::Domain;
+use crate::domain::grants::{HostMapping, Parts, Record};
 use crate::error::Failure;
 use crate::paging::{Batch, Budget, EntryTarget, Mmu, Progress};
 use pv_abi::grant_table::{GrantHandle, GrantStatus};

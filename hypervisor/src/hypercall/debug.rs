@@ -15,11 +15,11 @@ pub fn get_debugreg(call: &mut Call<'_>, [register, ..]: Arguments) -> Reply {
 }
 
 /// `fpu_taskswitch(set)`: sets or clears CR0.TS. −ENOSYS where the host's KVM raises no #NM: a kernel that leaves the FPU's
-/// state of another task in place would not be told of its use.
+/// state of another task in place would not notice that it is used.
 pub fn fpu_taskswitch(call: &mut Call<'_>, [set, ..]: Arguments) -> Reply {
-    let set = set != 0;
+    let set = set as u32 != 0; // an `int` of C
     if set && !call.services.raises_nm {
-        return refuse(Errno::ENOSYS, "the host's KVM raises no #NM by the FPU's next use");
+        return refuse(Errno::ENOSYS, "the host's KVM raises no #NM at the FPU's next use");
     }
     call.vcpu.context.task_switched = set;
     done()

@@ -1,9 +1,10 @@
 //! From the guest's registers to a row of the table and back.
 
 use super::table::{Hypercall, find};
-use super::{Arguments, Call, Outcome, Reply, Services};
+use super::{Arguments, Call, Outcome, Reply};
 use crate::domain::Domain;
 use crate::error::{Failure, Refusal};
+use crate::services::Services;
 use crate::trace::{Called, Record};
 use crate::vcpu::{Continuation, Progress, Vcpu, VcpuHandle};
 use pv_abi::Errno;

@@ -40,61 +40,18 @@ pub(crate) mod tests;
 pub use dispatch::{dispatch, resume};
 pub use table::{Hypercall, TABLE, find};
 
-use crate::clock::Clock;
-use crate::cpuid::Answers;
-use crate::domain::{Domain, Domains};
+use crate::domain::Domain;
 use crate::error::{Failure, Refusal};
 use crate::guest_memory::GuestSpace;
-use crate::machine::Doorbells;
-use crate::machine::cpuid::{Asker, MachineCpuid};
-use crate::paging::{Batch, Budget, Mmu};
-use crate::sched::Scheduler;
-use crate::trace::{Trace, Tracer};
+use crate::paging::{Batch, Budget};
+use crate::services::{STEPS, Services};
 use crate::vcpu::{Progress, Vcpu, VcpuHandle};
-use backends::bell::Bell;
 use pv_abi::{DomId, Errno, EventPort};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Steps of paging work between two looks at events and at the time: about a millisecond.
-pub const STEPS: u32 = 4096;
 /// Other work between the same, in units of about a microsecond: an element of a batch is one.
 const WORK: u32 = 1024;
-
-/// What handlers work with, the same for all domains.
-#[derive(Debug)]
-pub struct Services {
-    /// Page tables and frames.
-    pub mmu: Arc<Mmu>,
-    /// What guests ring without a hypercall.
-    pub doorbells: Arc<dyn Doorbells>,
-    /// All domains.
-    pub domains: Domains,
-    /// System time.
-    pub clock: Arc<dyn Clock>,
-    /// Who runs, and the timers.
-    pub scheduler: Arc<Scheduler>,
-    /// What `cpuid` says.
-    pub cpuid: Arc<MachineCpuid>,
-    /// Whether the machine raises #NM by the first use of the FPU while CR0.TS is set. Where it does not, TS stays clear.
-    pub raises_nm: bool,
-    /// Rung when a domain may have ended.
-    pub ended: Bell,
-    /// Where it is recorded what happens.
-    pub trace: Trace,
-}
-
-impl Services {
-    /// Records what happens, by system time.
-    pub fn tracer(&self) -> Tracer<'_> {
-        self.trace.by(&*self.clock)
-    }
-
-    /// What `cpuid` says to a vCPU.
-    pub fn cpuid_of(&self, vcpu: &Vcpu) -> Answers<'_> {
-        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of: vcpu.domain_vcpus, xcr0: vcpu.context.xcr0 })
-    }
-}
 
 /// The six words that a hypercall is called with: RDI, RSI, RDX, R10, R8, R9.
 pub type Arguments = [u64; 6];

@@ -5,8 +5,8 @@ use super::{Arguments, Call, Outcome, Reply, done, no_such_operation, refuse};
 use crate::clock::MILLISECOND;
 use crate::domain::End;
 use crate::error::{Failure, Refusal};
-use crate::machine::CR0_TS;
 use crate::paging::Progress;
+use crate::services::Services;
 use crate::vcpu::{VcpuHandle, initialise};
 use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
@@ -65,13 +65,10 @@ fn is_up(call: &Call<'_>, target: &VcpuHandle) -> bool {
 
 fn initialise_from(call: &mut Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
     let first: Box<GuestContext> = Box::new(call.read(at)?);
-    let [cr0, ..] = first.ctrlreg;
-    if cr0 & CR0_TS != 0 && !call.services.raises_nm {
-        return refuse(Errno::EINVAL, "CR0.TS is set, and the host's KVM raises no #NM");
-    }
     let claim = target.claim()?;
     let mut vcpu = claim.state()?;
-    if initialise(&mut vcpu, &call.services.mmu, &first, &mut call.budget)? == Progress::Preempted {
+    let Services { mmu, raises_nm, .. } = call.services;
+    if initialise(&mut vcpu, mmu, &first, *raises_nm, &mut call.budget)? == Progress::Preempted {
         return Ok(Outcome::Preempted);
     }
     drop(vcpu);

@@ -1,12 +1,12 @@
 //! What follows from an exit, and from a hypercall's outcome.
 
 use super::TurnEnd;
-use crate::domain::{Domain, End, ExitKind};
+use crate::domain::{CrashReport, Domain, End, ExitKind};
 use crate::emulate::{Carried, Fault, exception};
 use crate::error::Failure;
-use crate::hypercall::{Outcome, Reply, Services, dispatch};
+use crate::hypercall::{Outcome, Reply, dispatch};
 use crate::machine::Exit;
-use crate::report::CrashReport;
+use crate::services::Services;
 use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall};
 use pv_abi::trap::Vector;
 use std::sync::Arc;

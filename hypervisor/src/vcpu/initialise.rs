@@ -5,8 +5,8 @@
 //! whatever happens next. What needs no check here passes [`super::resume::prepare`] before each entry: selectors,
 //! flags, and that RIP is the guest's own.
 //!
-//! Two things are not as on Xen: a local descriptor table is refused, and the FPU starts as after reset, also where the
-//! context holds a state for it.
+//! Three things are not as on Xen: a local descriptor table is refused; CR0.TS is refused on a machine that raises no #NM;
+//! and the FPU starts as after reset, also where the context holds a state for it.
 
 use super::{Callback, Callbacks, Mode, Vcpu};
 use crate::error::{Failure, Refusal};
@@ -22,7 +22,8 @@ const fn invalid(why: &'static str) -> Refusal {
     Refusal::new(Errno::EINVAL, why)
 }
 
-/// Gives a vCPU that has never run its first context. Interrupted, it is to be called again with the same one.
+/// Gives a vCPU that has never run its first context. Interrupted, it is to be called again with the same one. `raises_nm` is
+/// whether the machine raises #NM while CR0.TS is set.
 ///
 /// # Errors
 /// −EINVAL for what no vCPU can start with, and what taking descriptors and root tables is refused with.
@@ -30,13 +31,17 @@ pub fn initialise(
     vcpu: &mut Vcpu,
     mmu: &Mmu,
     first: &GuestContext,
+    raises_nm: bool,
     budget: &mut Budget,
 ) -> Result<Progress, Failure> {
     check_addresses(first)?;
     let gdt = gdt_frames(first)?;
     let flags = GuestContextFlags::from_bits_retain(first.flags);
     let in_kernel = flags.contains(GuestContextFlags::IN_KERNEL);
-    let [_, user, _, kernel, ..] = first.ctrlreg;
+    let [cr0, user, _, kernel, ..] = first.ctrlreg;
+    if cr0 & CR0_TS != 0 && !raises_nm {
+        return Err(invalid("CR0.TS is set, and the host's KVM raises no #NM").into());
+    }
     if !in_kernel && user == 0 {
         return Err(invalid("user mode has no root table").into());
     }

@@ -13,8 +13,6 @@ pub mod domain;
 #[path = "../../../hypervisor/src/event_channel/mod.rs"]
 pub mod event_channel;
 pub mod frame;
-#[cfg(not(test))]
-pub mod grant;
 pub mod lock;
 pub mod machine;
 pub mod paging;
@@ -29,7 +27,7 @@ pub mod time;
 #[cfg(not(test))]
 pub mod vcpu;
 
-pub use hypervisor::{clock, error, report};
+pub use hypervisor::{clock, error};
 
 use shuttle::scheduler::DfsScheduler;
 use shuttle::{Config, Runner};

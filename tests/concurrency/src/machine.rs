@@ -1,7 +1,7 @@
 //! As much of the hypervisor's `machine` as ports and rings need: memory that hypervisor and guest write at the same
 //! time. Each access is one step, a copy too: between two of them anything may happen.
 
-pub use hypervisor::machine::{DOORBELLS_PER_PAGE, Doorbells, Kick, NoSuchFrame};
+pub use hypervisor::machine::{DOORBELLS_PER_PAGE, Doorbells, Kick, MachineError, NoSuchFrame, Registers};
 
 use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use pv_abi::{Mfn, PAGE_SIZE};

@@ -1,6 +1,8 @@
 //! As much of the hypervisor's `paging` as a grant table needs: a frame with one entry, and a page that it lends. Only
 //! the entry is what threads race for; the rest is for looking, and no further step.
 
+pub use hypervisor::paging::{EntryPlace, EntryTarget};
+
 use crate::error::Refusal;
 use crate::frame::{Reference, ReferenceKind};
 use crate::sync::atomic::AtomicU64;

@@ -6,6 +6,7 @@ mod handle;
 mod info;
 
 pub use handle::{Claim, VcpuHandle, VcpuKey};
+pub use hypervisor::vcpu::Mode;
 pub use info::InfoPage;
 
 use crate::sync::atomic::AtomicU64;

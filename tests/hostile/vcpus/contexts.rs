@@ -4,6 +4,8 @@ use super::{CONTEXTS, COUNTS, code_of, context, context_of, place, start};
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CODE, Code, Guest, Host, Random, TABLE, UNMAPPED, check_power_off};
 use hypervisor::domain::End;
+use hypervisor::machine::CR0_TS as TS;
+use hypervisor::machine::kvm::KvmKind;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::Mfn;
 use pv_abi::guest_context::GuestContext;
@@ -66,6 +68,9 @@ fn contexts_that_are_refused() -> Result<(), Failed> {
         with(&|first| (first.ldt_base, first.ldt_ents) = (TABLE, 1));
         with(&|first| first.gdt_ents = u64::MAX);
         with(&|first| first.flags = 0);
+        if host.kvm == KvmKind::Software {
+            with(&|first| first.ctrlreg[0] = TS);
+        }
         all
     };
     let probe = host.build(&Code::default())?;
@@ -100,13 +105,13 @@ fn contexts_that_are_wild() -> Result<(), Failed> {
     let mut code = Code::default();
     (1..4).for_each(|vcpu| start(&mut code, vcpu));
     code.park();
-    let mut started = 0;
+    let (mut started, sets_ts) = (0, host.kvm == KvmKind::Hardware);
     for seed in 0..24 {
         let guest = host.build(&code)?;
         let mut random = Random::new(seed);
         for vcpu in 1..4 {
             place(&guest, vcpu, &privileged);
-            guest.poke(context_of(vcpu), &*wild(&guest, vcpu, &mut random));
+            guest.poke(context_of(vcpu), &*wild(&guest, vcpu, &mut random, sets_ts));
         }
         guest.start()?;
         let end = guest.wait_or_destroy(Duration::from_millis(40))?;
@@ -119,7 +124,7 @@ fn contexts_that_are_wild() -> Result<(), Failed> {
     host.finish()
 }
 
-fn wild(guest: &Guest, vcpu: u64, random: &mut Random) -> Box<GuestContext> {
+fn wild(guest: &Guest, vcpu: u64, random: &mut Random, sets_ts: bool) -> Box<GuestContext> {
     let mut first = context(guest, vcpu);
     let selectors = [0, 3, 0x08, 0x10, 0xe008, 0xe010, 0xe030, 0xe033, 0xe02b, 0xe040, 0xfff8, 0xffff];
     let places = [code_of(vcpu), UNMAPPED, 0xffff_8080_0000_0000, 0xffff_8080_0000_3000, 0, TABLE];
@@ -141,8 +146,11 @@ fn wild(guest: &Guest, vcpu: u64, random: &mut Random) -> Box<GuestContext> {
     first.kernel_sp = random.choose(&places);
     first.failsafe_callback_eip = random.choose(&places);
     first.trap_ctxt.iter_mut().for_each(|entry| entry.cs = random.next() as u16);
-    // Other control registers than the roots are not a guest's to choose.
+    // Other control registers than the roots are not a guest's to choose, but for bits that it gets where they are offered.
     [0, 2, 4, 5, 6, 7].iter().for_each(|&number: &usize| first.ctrlreg[number] = u64::MAX);
+    if !sets_ts {
+        first.ctrlreg[0] &= !TS;
+    }
     first.debugreg = [u64::MAX, 0, CODE, 0, 0, 0, u64::MAX, u64::MAX];
     first.floating_point = [0xff; 512];
     first

@@ -7,6 +7,7 @@ use hypervisor::assemble::{assemble, machine};
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::{Console, End};
 use hypervisor::frame::{FrameType, ReferenceKind};
+use hypervisor::machine::kvm::KvmKind;
 use hypervisor::paging::EntryPlace;
 use libtest_mimic::Failed;
 use pv_abi::Mfn;
@@ -23,6 +24,8 @@ const RECOUNTS: usize = 10;
 pub struct Host {
     /// The hypervisor.
     pub hypervisor: Arc<Hypervisor>,
+    /// Which kind of KVM it runs on.
+    pub kvm: KvmKind,
     canary: Option<Guest>,
     /// The references that the canary's vCPU holds for as long as it lives.
     held: Vec<(Mfn, ReferenceKind)>,
@@ -58,9 +61,10 @@ impl Host {
     /// So many pcpus with nobody on them.
     pub fn bare_with_pcpus(pcpus: u32) -> Result<Self, Failed> {
         let machine = machine(FRAMES, pcpus).map_err(failed)?;
+        let kvm = machine.report.kvm;
         let hypervisor = Arc::new(assemble(machine).map_err(failed)?);
         let free = hypervisor.services().mmu.free_frames();
-        Ok(Self { hypervisor, canary: None, held: Vec::new(), given: Vec::new(), free })
+        Ok(Self { hypervisor, kvm, canary: None, held: Vec::new(), given: Vec::new(), free })
     }
 
     /// A guest that is ready to start.

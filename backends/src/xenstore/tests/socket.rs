@@ -172,6 +172,28 @@ fn one_that_starts_is_never_removed() {
     });
 }
 
+/// A file that stands while nobody serves it is dead to others, who would remove the next one's that has got its name
+/// meanwhile.
+#[test]
+fn it_is_served_as_long_as_its_file_stands() {
+    let mut served = Served::new();
+    served.client().write("/a", b"b").unwrap();
+    let client = served.client();
+    let (server, path) = (served.server.take(), served.path.clone());
+    let (ending, gone) = served.store.with(|_| {
+        // Its client's thread needs the store to end, and the server waits for that.
+        let ending = std::thread::spawn(move || drop(server));
+        let gone = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            !path.exists()
+        });
+        (ending, gone)
+    });
+    ending.join().unwrap();
+    drop(client);
+    assert!(gone, "nobody is let in, and the file stands");
+}
+
 #[test]
 fn a_server_removes_its_own_file_only() {
     let directory = tempfile::tempdir().unwrap();

@@ -444,7 +444,7 @@ fn ts_is_set_until_nm_is_delivered() {
     });
     let task_switched = || world.on_vcpu(&guest, |_, vcpu| vcpu.context.task_switched);
     let write = |value| execute(&world, &guest, &[0x0f, 0x22, 0xc3], |registers| registers.rbx = value);
-    for (value, set) in [(0x8001_003b, true), (0x8001_0033, false), (0x8001_003b, true)] {
+    for (value, set) in [(0x8005_003b, true), (0x8005_0033, false), (0x8005_003b, true)] {
         assert_eq!(write(value).rip, BASE + 3, "mov cr0, rbx");
         assert_eq!(task_switched(), set);
     }
@@ -458,6 +458,38 @@ fn ts_is_set_until_nm_is_delivered() {
         let frame: [u64; 7] = world.peek(&guest, STACK - 56);
         assert_eq!(frame[2], if still_set { BASE + 2 } else { BASE }, "`fnop` is executed again");
     }
+}
+
+/// It is for programs that a kernel sets it; every other exception leaves it as it is, and so does going back to a program.
+#[test]
+fn ts_of_a_program_is_cleared_by_nm_alone() {
+    let world = World::new();
+    let guest = guest(&world);
+    for vector in [0, 1, 3, 6, 7, 13, 14, 16, 17, 19] {
+        let cleared = vector == 7;
+        let (mode, rip, task_switched) = world.on_vcpu(&guest, |handle, vcpu| {
+            vcpu.traps.set(TrapInfo { vector, flags: 0, cs: 0xe033, padding: 0, address: handler(vector) });
+            vcpu.context.task_switched = true;
+            vcpu.user_for_test(&world.services.mmu, guest.user_root);
+            vcpu.context.registers.rip = USER_BASE;
+            let fault = Fault { vector, error_code: 0, cr2: 0 };
+            exception(&world.services, vcpu, handle.info(), fault).unwrap();
+            (vcpu.mode, vcpu.context.registers.rip, vcpu.context.task_switched)
+        });
+        assert_eq!((mode, rip, task_switched), (Mode::Kernel, handler(vector), !cleared), "vector {vector}");
+    }
+}
+
+#[test]
+fn ts_stays_clear_where_no_nm_is_raised() {
+    let world = World::without_nm();
+    let guest = guest(&world);
+    let set = execute(&world, &guest, &[0x0f, 0x22, 0xc3], |registers| registers.rbx = 0x8005_003b);
+    assert_eq!(set.rip, handler(GP));
+    assert_eq!(execute(&world, &guest, &[0x0f, 0x06], |_| ()).rip, BASE + 2, "clts");
+    let same = execute(&world, &guest, &[0x0f, 0x22, 0xc3], |registers| registers.rbx = 0x8005_0033);
+    assert_eq!(same.rip, BASE + 3);
+    assert!(!world.on_vcpu(&guest, |_, vcpu| vcpu.context.task_switched));
 }
 
 /// Where the second page is gone, so is the instruction, however little of it is missing.

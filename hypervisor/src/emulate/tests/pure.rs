@@ -29,7 +29,7 @@ impl CpuidPolicy for Processor {
 
 const INTEL: Processor = Processor(b"Genu");
 const AMD: Processor = Processor(b"Auth");
-const CR0: u64 = 0x8001_0033;
+const CR0: u64 = 0x8005_0033;
 const TS: u64 = 8;
 const OSXSAVE: u64 = 1 << 18;
 const EFER: u64 = 0xc000_0080;

@@ -1,7 +1,7 @@
 //! What a lender and a borrower may try on each other.
 
 use super::pair::{Pair, WINDOW};
-use crate::grant::MAX_MAPPINGS;
+use crate::domain::grants::MAX_MAPPINGS;
 use crate::paging::{Budget, Progress};
 use crate::testing::{BASE, at_each_look, page};
 use pv_abi::grant_table::{GrantEntry, GrantHandle, GrantStatus, MapFlags, MapGrantRef};

@@ -2,7 +2,8 @@
 
 use super::pair::{ARGUMENTS, Pair, WINDOW};
 use crate::domain::End;
-use crate::grant::{MAX_FRAMES, Parts, Unmapping};
+use crate::domain::grants::{MAX_FRAMES, Parts};
+use crate::grant::Unmapping;
 use crate::machine::fake::Sabotage;
 use crate::paging::{Batch, Budget, Progress};
 use crate::testing::page;

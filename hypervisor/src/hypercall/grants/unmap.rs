@@ -1,7 +1,8 @@
 //! `GNTTABOP_unmap_grant_ref` and `GNTTABOP_unmap_and_replace`. See [`crate::grant::Unmapping`].
 
 use super::{Ran, end, status};
-use crate::grant::{Parts, Unmapping};
+use crate::domain::grants::Parts;
+use crate::grant::Unmapping;
 use crate::guest_memory::GuestArray;
 use crate::hypercall::{Call, Reply};
 use crate::paging::{EntryTarget, Progress};

@@ -1,8 +1,9 @@
 //! A run of a hypercall is short, whatever the call and however many of them a multicall makes.
 
-use super::super::{Call, Outcome, STEPS, dispatch, find, resume};
+use super::super::{Call, Outcome, dispatch, find, resume};
 use crate::frame::FrameType;
 use crate::paging::{Budget, CountersNow, Progress as Drained};
+use crate::services::STEPS;
 use crate::testing::{Guest, World, page, syscall};
 use crate::vcpu::Progress;
 use pv_abi::hypercall::MulticallEntry;

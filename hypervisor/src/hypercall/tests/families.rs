@@ -91,7 +91,7 @@ pub fn callback_op(world: &World, guest: &Guest) {
 
 pub fn fpu_taskswitch(world: &World, guest: &Guest) {
     let task_switched = |world: &World, guest| world.on_vcpu(guest, |_, vcpu| vcpu.context.task_switched);
-    for (set, expected) in [(0, false), (1, true), (2, true), (0, false)] {
+    for (set, expected) in [(0, false), (1, true), (2, true), (1 << 32, false), (1 << 31, true), (0, false)] {
         assert_eq!(world.call(guest, 5, &[set]), Ok(0));
         assert_eq!(task_switched(world, guest), expected);
     }

@@ -1,8 +1,9 @@
 //! `vcpu_op` on other vCPUs: what starts one, what does not, and several of them at once.
 
 use crate::domain::{End, Stage};
-use crate::hypercall::{Outcome, Services, dispatch, resume};
+use crate::hypercall::{Outcome, dispatch, resume};
 use crate::machine::Exit;
+use crate::services::Services;
 use crate::testing::{BASE, Guest, World, page, syscall};
 use crate::vcpu::{Mode, Vcpu};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags as F};

@@ -4,9 +4,10 @@
 //! Its guest is one page of code at CPL3, with a page of stack and a window of pages, on tables that never change.
 //! It may run on either of two roots over the same tables.
 
-use super::super::{MachineError, MachineMemory, NoSuchFrame};
+use super::super::{MachineError, MachineMemory, NoSuchFrame, Registers};
 use super::area::{Area, LSTAR, PcpuPages, STUB};
 use super::probe::KvmKind;
+use super::registers::{from_kvm, to_kvm};
 use super::run::{Reason, Run};
 use super::stub::{self, PORT_VECTOR, VECTORS};
 use super::vm::{self, HostError, Vm};
@@ -40,7 +41,7 @@ pub enum BareExit {
 #[derive(Debug)]
 pub struct Bare {
     /// The guest's registers, as of the last exit and for the next entry.
-    pub registers: kvm_regs,
+    pub registers: Registers,
     run: Run,
     memory: Arc<MachineMemory>,
     pages: PcpuPages,
@@ -98,7 +99,7 @@ impl Bare {
         let pages = area.pcpu(0);
         let (mut run, at_stub) = vm.create_vcpu(0, area.scribe_root(), &pages)?;
         run.synchronise(KVM_SYNC_X86_REGS);
-        let registers = kvm_regs::default();
+        let registers = Registers::default();
         let (offsets, load) = (stub::offsets(), Some(frames.nth(0)));
         Ok(Self {
             registers,
@@ -125,9 +126,9 @@ impl Bare {
     }
 
     /// Starts the guest's code anew at the next entry, with these registers.
-    pub fn start(&mut self, registers: kvm_regs) {
+    pub fn start(&mut self, registers: Registers) {
         let (rip, rsp) = (CODE, CODE + 2 * PAGE_SIZE as u64);
-        self.registers = kvm_regs { rip, rsp, rflags: rflags::RESERVED1 | rflags::IF, ..registers };
+        self.registers = Registers { rip, rsp, rflags: rflags::RESERVED1 | rflags::IF, ..registers };
     }
 
     /// Loads a root on the way into the guest: the first or the second.
@@ -146,7 +147,7 @@ impl Bare {
                 Reason::Interrupted => {}
                 Reason::Mmio { address, is_write: true, .. } if address == self.doorbell => {
                     self.at_cpl3 = true;
-                    self.registers = self.run.regs();
+                    self.registers = from_kvm(&self.run.regs());
                     return Ok(BareExit::Doorbell);
                 }
                 Reason::Out { port } if (PORT_VECTOR..PORT_VECTOR + VECTORS).contains(&port) => {
@@ -162,7 +163,7 @@ impl Bare {
     }
 
     fn take_exception(&mut self, vector: u8) -> Result<BareExit, MachineError> {
-        let regs = self.run.regs();
+        let regs = from_kvm(&self.run.regs());
         let mut bytes = [0; 40];
         let skip = if Vector(vector).has_error_code() { 8 } else { 0 };
         let (frame, base) = self.pages.stack();
@@ -172,15 +173,15 @@ impl Bare {
             |n: usize| bytes.as_chunks::<8>().0.get(n).copied().map(u64::from_le_bytes).unwrap_or_default();
         let (rip, flags, rsp) = (words(0), words(2), words(3));
         if rip == LSTAR {
-            self.registers = kvm_regs { rip: regs.rcx, rflags: regs.r11, rsp, ..regs };
+            self.registers = Registers { rip: regs.rcx, rflags: regs.r11, rsp, ..regs };
             return Ok(BareExit::Syscall);
         }
         // Nothing else in its code raises this.
         if Vector(vector) == Vector::INVALID_OPCODE {
-            self.registers = kvm_regs { rip: rip.wrapping_add(SYSCALL_LENGTH), rflags: flags, rsp, ..regs };
+            self.registers = Registers { rip: rip.wrapping_add(SYSCALL_LENGTH), rflags: flags, rsp, ..regs };
             return Ok(BareExit::Syscall);
         }
-        self.registers = kvm_regs { rip, rflags: flags, rsp, ..regs };
+        self.registers = Registers { rip, rflags: flags, rsp, ..regs };
         Ok(BareExit::Exception(vector))
     }
 
@@ -188,7 +189,7 @@ impl Bare {
         let load = self.load.take();
         if self.at_cpl3 {
             if load.is_none() {
-                self.run.set_regs(&self.registers);
+                self.run.set_regs(&to_kvm(&self.registers));
                 return Ok(());
             }
             self.run.set_sregs(&self.at_stub);
@@ -201,7 +202,7 @@ impl Bare {
         let (frame, base) = self.pages.stack();
         let offset = PAGE_SIZE - bytes.len();
         self.memory.write(frame, offset, &bytes).map_err(not_there)?;
-        let mut regs = kvm_regs { rflags: rflags::RESERVED1, ..*guest };
+        let mut regs = kvm_regs { rflags: rflags::RESERVED1, ..to_kvm(guest) };
         (regs.rip, regs.rsp) = (STUB + self.offsets.resume, base + offset as u64 + 8);
         if let Some(root) = load {
             (regs.rip, regs.rsp) = (STUB + self.offsets.load_root, base + offset as u64);

@@ -436,7 +436,7 @@ impl<'a> Probe<'a> {
         Ok(exit == Exit::Syscall)
     }
 
-    /// Whether CPL3 gets #NM by the first use of the FPU, where its kernel wants that.
+    /// Whether the first use of the FPU raises #NM at CPL3 while CR0.TS is set.
     ///
     /// # Errors
     /// The host's.

@@ -23,7 +23,7 @@ const SLOT_SIZE: u64 = 1 << 30;
 /// Pages that KVM may use to shadow page tables, where it does; its default is made for small tables.
 const SHADOW_PAGES: u64 = 1 << 16;
 
-const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31; // PE MP ET NE WP PG
+const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 18 | 1 << 31; // PE MP ET NE WP AM PG
 // PAE OSFXSR OSXMMEXCPT. SMEP and SMAP stay off on purpose: the stub touches no page of a guest, KVM allows them
 // only to a machine whose guests see them, and PV guests must not. PGE stays off so that loading a root flushes
 // everything.

@@ -198,7 +198,7 @@ mod tests {
             context.segments_changed = segments;
             context.root = if moved { Mfn(8) } else { ROOT };
             context.root_replaced = replaced;
-            live.cr0 = 0x8001_0033 | if was_switched { CR0_TS } else { 0 };
+            live.cr0 = 0x8005_0033 | if was_switched { CR0_TS } else { 0 };
             context.task_switched = is_switched;
             let root = match (replaced, moved) {
                 (true, _) => LiveRoot::Gone,
@@ -207,7 +207,7 @@ mod tests {
             };
             let bases = fs || gs || cr4 || was_switched != is_switched;
             let expected = Difference { in_guest: !stub, segments, bases, root, flush };
-            assert_eq!(cr0(&live, &context), 0x8001_0033 | if is_switched { 8 } else { 0 });
+            assert_eq!(cr0(&live, &context), 0x8005_0033 | if is_switched { 8 } else { 0 });
             assert_eq!(
                 Difference::between(&live, &context, live.cr4 ^ u64::from(cr4) << 16, flush),
                 expected

@@ -1,8 +1,8 @@
 //! The mappings that a domain has of what others grant it.
 
-use super::Access;
 use crate::domain::Domain;
 use crate::paging::{EntryPlace, EntryTarget};
+use backends::host::Access;
 use pv_abi::grant_table::{GrantHandle, GrantStatus};
 use pv_abi::{GrantRef, Mfn};
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Record {
     ///
     /// # Errors
     /// Xen's status where no part has that name.
-    pub(super) fn without(&self, parts: Parts) -> Result<Self, GrantStatus> {
+    pub fn without(&self, parts: Parts) -> Result<Self, GrantStatus> {
         let Parts::Named { host_addr, dev_bus_addr } = parts else {
             return Ok(Self { host: None, device: false, ..self.clone() });
         };
@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// Whether nothing is left of it.
-    pub(super) const fn has_ended(&self) -> bool {
+    pub const fn has_ended(&self) -> bool {
         self.host.is_none() && !self.device
     }
 }

@@ -1,7 +1,7 @@
 //! A domain's ports and what each is: plain data and pure decisions.
 
+use super::HostEnd;
 use crate::error::Refusal;
-use crate::event_channel::host::HostEnd;
 use pv_abi::event_channel::{PORTS, Virq};
 use pv_abi::{DomId, Errno, EventPort, VcpuId};
 use std::collections::BTreeMap;

@@ -1,16 +1,16 @@
 //! A domain's grant table: frames in which it says what it lends to whom, and what of that is in use.
 //!
-//! Invariants, with the tests that guard them (below, and `super::tests`):
+//! Invariants, with the tests that guard them (below, and in [`crate::grant`]):
 //! - its frames are given to the domain for its life, and never become page tables: the domain may map and write
 //!   them (`the_tables_frames_are_never_page_tables`);
 //! - the table only grows, to [`MAX_FRAMES`] at most (`a_table_grows_to_its_limit`), until it is closed for ever;
 //! - an entry is marked as in use exactly while it has pins, unless the domain writes there itself.
 
-use super::Access;
 use super::entry::{in_use, permit, status_of};
 use crate::error::Refusal;
 use crate::frame::Reference;
 use crate::paging::Mmu;
+use backends::host::Access;
 use pv_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntry, GrantStatus};
 use pv_abi::{DomId, Errno, GrantRef, Mfn};
 use std::collections::BTreeMap;

@@ -1,0 +1,75 @@
+//! What is behind hypercalls and instructions that trap: page tables, domains, the scheduler, and what the machine offers.
+
+use crate::clock::Clock;
+use crate::cpuid::Answers;
+use crate::domain::Domains;
+use crate::machine::cpuid::{Asker, MachineCpuid};
+use crate::machine::{Doorbells, Kick};
+use crate::paging::Mmu;
+use crate::sched::{FairShare, Scheduler};
+use crate::trace::{Trace, Tracer};
+use crate::vcpu::Vcpu;
+use backends::bell::Bell;
+use std::sync::Arc;
+
+/// Steps of work on page tables between two looks at events and at the time: about a millisecond.
+pub const STEPS: u32 = 4096;
+
+/// What hypercalls and emulated instructions work with, the same for all domains.
+#[derive(Debug)]
+pub struct Services {
+    /// Page tables and frames.
+    pub mmu: Arc<Mmu>,
+    /// What guests ring without a hypercall.
+    pub doorbells: Arc<dyn Doorbells>,
+    /// All domains.
+    pub domains: Domains,
+    /// System time.
+    pub clock: Arc<dyn Clock>,
+    /// Who runs, and the timers.
+    pub scheduler: Arc<Scheduler>,
+    /// What `cpuid` says.
+    pub cpuid: Arc<MachineCpuid>,
+    /// Whether the machine raises #NM at the first use of the FPU while CR0.TS is set. Where it does not, TS stays clear.
+    pub raises_nm: bool,
+    /// Rung when a domain may have ended.
+    pub ended: Bell,
+    /// Where it is recorded what happens.
+    pub trace: Trace,
+}
+
+impl Services {
+    /// Those of a machine whose pcpus have these kicks.
+    pub fn new(
+        mmu: Arc<Mmu>,
+        doorbells: Arc<dyn Doorbells>,
+        kicks: Vec<Arc<dyn Kick>>,
+        clock: Arc<dyn Clock>,
+        cpuid: Arc<MachineCpuid>,
+        raises_nm: bool,
+    ) -> Self {
+        let policy = Box::new(FairShare::default());
+        let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
+        Self {
+            mmu,
+            doorbells,
+            domains: Domains::default(),
+            clock,
+            scheduler,
+            cpuid,
+            raises_nm,
+            ended: Bell::default(),
+            trace: Trace::default(),
+        }
+    }
+
+    /// Records what happens, by system time.
+    pub fn tracer(&self) -> Tracer<'_> {
+        self.trace.by(&*self.clock)
+    }
+
+    /// What `cpuid` says to a vCPU.
+    pub fn cpuid_of(&self, vcpu: &Vcpu) -> Answers<'_> {
+        Answers::new(&self.cpuid, Asker { vcpu: vcpu.id.0, of: vcpu.domain_vcpus, xcr0: vcpu.context.xcr0 })
+    }
+}
