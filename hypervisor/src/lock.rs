@@ -4,17 +4,22 @@
 //!
 //! | rank | what it guards |
 //! |---|---|
+//! | [`Rank::HostChannels`] | the host domain's ends of event channels |
 //! | [`Rank::Vcpu`] | a vCPU's private state; held by the pcpu thread for as long as the vCPU is on its pcpu |
 //! | [`Rank::Registry`] | which domains exist |
 //! | [`Rank::Ports`] | a domain's event channels; both ends in domid order |
 //! | [`Rank::Maptrack`] | what a domain has mapped of others |
 //! | [`Rank::Grants`] | a domain's grant table |
+//! | [`Rank::VcpuInfo`] | what keeps the frame of a `vcpu_info` that has moved |
 //! | [`Rank::Scheduler`] | who runs where, and the timers |
 //! | [`Rank::Life`] | how far a domain's life has come |
+//! | [`Rank::Spaces`] | which domains have page tables |
 //! | [`Rank::Space`] | a domain's page tables, and the types of its frames; one domain's at a time |
 //! | [`Rank::FreeFrames`] | which frames nobody has |
+//! | [`Rank::DoorbellPages`] | which domain has which doorbell page |
 //!
-//! The machine's locks lie inside all of these. A guest cannot make a lock's holder panic,
+//! The machine's locks lie inside all of these. Those that keep the handles of threads (`trace`, `control`) and those of the
+//! command line are taken with none of these held, and none of these is taken under them. A guest cannot make a lock's holder panic,
 //! so a poisoned lock is somebody else's bug, and its data is used as it is.
 
 use std::cell::RefCell;
@@ -26,15 +31,19 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Rank {
+    HostChannels,
     Vcpu,
     Registry,
     Ports,
     Maptrack,
     Grants,
+    VcpuInfo,
     Scheduler,
     Life,
+    Spaces,
     Space,
     FreeFrames,
+    DoorbellPages,
 }
 
 thread_local! {

@@ -18,14 +18,15 @@ pub use store::start_store;
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};
 use crate::grant::HostGrant;
+use crate::lock::{Rank, Ranked};
 use crate::machine::{MachineMemory, NoSuchFrame};
 use crate::paging::Mmu;
 use backends::bell::Bell;
 use backends::host::{Access, Host, HostError, Page};
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::VolatileSlice;
 
 /// What the host domain has of one guest.
@@ -34,14 +35,19 @@ pub struct HostDomain {
     mmu: Arc<Mmu>,
     guest: Arc<Domain>,
     /// The own ends of channels.
-    channels: Mutex<BTreeMap<EventPort, HostChannel>>,
+    channels: Ranked<BTreeMap<EventPort, HostChannel>>,
     notifications: AtomicU64,
 }
 
 impl HostDomain {
     /// What there is of `guest`.
     pub fn new(mmu: Arc<Mmu>, guest: Arc<Domain>) -> Self {
-        Self { mmu, guest, channels: Mutex::default(), notifications: AtomicU64::new(0) }
+        Self {
+            mmu,
+            guest,
+            channels: Ranked::new(Rank::HostChannels, BTreeMap::new()),
+            notifications: AtomicU64::new(0),
+        }
     }
 
     /// How often back-ends have notified the guest.
@@ -72,7 +78,7 @@ impl Host for HostDomain {
         self.check_guest(domain)?;
         let channel = connect(&self.guest, remote, bell)
             .map_err(|refusal| HostError::new(format!("{domain}'s {remote:?}: {refusal}")))?;
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.channels.lock();
         let free = (1..).map(EventPort).find(|port| !channels.contains_key(port));
         let port = free.ok_or_else(|| HostError::new("all ports are bound"))?;
         channels.insert(port, channel);
@@ -80,7 +86,7 @@ impl Host for HostDomain {
     }
 
     fn notify(&self, port: EventPort) -> Result<(), HostError> {
-        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channels = self.channels.lock();
         let channel = channels.get(&port).ok_or_else(|| HostError::new(format!("{port:?} is not bound")))?;
         self.notifications.fetch_add(1, Ordering::Relaxed);
         // A guest that has closed its end is not told anything any more: its own affair.
@@ -89,7 +95,7 @@ impl Host for HostDomain {
     }
 
     fn close_port(&self, port: EventPort) {
-        let closed = self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+        let closed = self.channels.lock().remove(&port);
         drop(closed); // outside the lock
     }
 }

@@ -3,7 +3,7 @@
 use super::MachineError;
 use pv_abi::Mfn;
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
-use std::any::Any;
+use std::fmt;
 
 /// General registers. Always those of code at CPL3, whatever the hardware did to report them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +29,25 @@ pub struct Registers {
     pub rflags: u64,
 }
 
-/// FPU, vector and other extended state, in whatever form the machine keeps it; none means the state after reset.
-#[derive(Debug, Default)]
-pub struct FpuState(pub(crate) Option<Box<dyn Any + Send>>);
+/// FPU, vector and other extended state.
+#[derive(Clone, Debug, Default)]
+pub enum FpuState {
+    /// That after reset.
+    #[default]
+    Initial,
+    /// What was saved of a vCPU: the standard format of XSAVE (Intel SDM volume 1, 13.4), 4096 bytes, with room behind it.
+    Xsave(Box<XsaveArea>),
+}
+
+/// The bytes of [`FpuState::Xsave`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct XsaveArea(pub [u32; 1024]);
+
+impl fmt::Debug for XsaveArea {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("XsaveArea")
+    }
+}
 
 /// Debug registers: what stands here is loaded, as far as [`Pcpu::enter`]'s own check lets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +180,7 @@ impl Context {
             root_replaced: false,
             descriptors: Vec::new(),
             debug: DebugRegisters::default(),
-            fpu: FpuState::default(),
+            fpu: FpuState::Initial,
             xcr0: None,
             fsgsbase: false,
             task_switched: false,
@@ -212,9 +228,26 @@ pub enum Exit {
     Kicked,
     /// It did something that this machine cannot carry out: the vCPU is as before that. #GP is the fair answer.
     Unhandled {
-        /// What, for the log and the crash report.
-        what: String,
+        /// What, for the log and the trace.
+        what: Unhandled,
     },
+}
+
+/// What of a guest's doing a machine cannot carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unhandled {
+    /// It accessed a doorbell's page, other than to ring.
+    #[error("access to a doorbell's page other than to ring")]
+    DoorbellAccess,
+    /// An instruction that KVM had to emulate, and cannot.
+    #[error("KVM cannot emulate an instruction (suberror {suberror})")]
+    Emulation {
+        /// KVM's word for why (`KVM_INTERNAL_ERROR_*`).
+        suberror: u32,
+    },
+    /// Two exceptions came at once, and where the guest was is not known any more.
+    #[error("a breakpoint on a load of SS, with `int1` behind it")]
+    TwoExceptions,
 }
 
 /// A physical CPU of the machine, used by one thread.

@@ -79,10 +79,11 @@ impl MachineMemory {
         self.region.as_ptr() as u64
     }
 
-    /// The hook that every write of the host passes; live migration will need it.
+    /// The hook that every write of the host passes when it is done, so that whoever copies a frame that was named here
+    /// copies what was written. Live migration will need it.
     fn dirty(&self, mfn: Mfn) {
         #[cfg(test)]
-        tests::DIRTIED.set(Some(mfn));
+        tests::DIRTIED.set(Some((mfn, self.load_u64(mfn, 0))));
         let _ = mfn;
     }
 
@@ -187,8 +188,9 @@ impl MachineMemory {
     ) -> Result<bool, NoSuchFrame> {
         let slice = self.slice(table, index.saturating_mul(8), 8)?;
         let word = slice.get_atomic_ref::<AtomicU64>(0).map_err(|_| NoSuchFrame(table))?;
+        let exchanged = word.compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         self.dirty(table);
-        Ok(word.compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+        Ok(exchanged)
     }
 
     /// Reads 8 bytes atomically.
@@ -240,8 +242,9 @@ impl MachineMemory {
     ) -> Result<bool, NoSuchFrame> {
         let slice = self.slice(mfn, offset, 4)?;
         let word = slice.get_atomic_ref::<AtomicU32>(0).map_err(|_| NoSuchFrame(mfn))?;
+        let exchanged = word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         self.dirty(mfn);
-        Ok(word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+        Ok(exchanged)
     }
 
     /// Reads a byte atomically.
@@ -259,8 +262,9 @@ impl MachineMemory {
     pub fn swap_u8(&self, mfn: Mfn, offset: usize, value: u8) -> Result<u8, NoSuchFrame> {
         let slice = self.slice(mfn, offset, 1)?;
         let byte = slice.get_atomic_ref::<AtomicU8>(0).map_err(|_| NoSuchFrame(mfn))?;
+        let old = byte.swap(value, Ordering::SeqCst);
         self.dirty(mfn);
-        Ok(byte.swap(value, Ordering::SeqCst))
+        Ok(old)
     }
 
     /// Sets bits of an 8-byte word atomically and returns what was there; the offset is a multiple of 8.
@@ -270,8 +274,9 @@ impl MachineMemory {
     pub fn fetch_or_u64(&self, mfn: Mfn, offset: usize, bits: u64) -> Result<u64, NoSuchFrame> {
         let slice = self.slice(mfn, offset, 8)?;
         let word = slice.get_atomic_ref::<AtomicU64>(0).map_err(|_| NoSuchFrame(mfn))?;
+        let old = word.fetch_or(bits, Ordering::SeqCst);
         self.dirty(mfn);
-        Ok(word.fetch_or(bits, Ordering::SeqCst))
+        Ok(old)
     }
 
     /// Clears bits of an 8-byte word atomically and returns what was there; the offset is a multiple of 8.
@@ -281,8 +286,9 @@ impl MachineMemory {
     pub fn fetch_and_u64(&self, mfn: Mfn, offset: usize, bits: u64) -> Result<u64, NoSuchFrame> {
         let slice = self.slice(mfn, offset, 8)?;
         let word = slice.get_atomic_ref::<AtomicU64>(0).map_err(|_| NoSuchFrame(mfn))?;
+        let old = word.fetch_and(bits, Ordering::SeqCst);
         self.dirty(mfn);
-        Ok(word.fetch_and(bits, Ordering::SeqCst))
+        Ok(old)
     }
 
     /// Makes KVM drop every translation to `count` frames from `first` on, on every pcpu, also on one that runs.
@@ -324,8 +330,8 @@ mod tests {
     use std::cell::Cell;
 
     thread_local! {
-        /// The frame that passed the hook last.
-        pub(super) static DIRTIED: Cell<Option<Mfn>> = const { Cell::new(None) };
+        /// The frame that passed the hook last, and its first word then.
+        pub(super) static DIRTIED: Cell<Option<(Mfn, Result<u64, NoSuchFrame>)>> = const { Cell::new(None) };
     }
 
     /// A write that passed by the hook would be missing in a copy of a running machine.
@@ -353,7 +359,7 @@ mod tests {
         for (name, write) in writes {
             DIRTIED.set(None);
             write();
-            assert_eq!(DIRTIED.get(), Some(mfn), "{name}");
+            assert_eq!(DIRTIED.get(), Some((mfn, memory.load_u64(mfn, 0))), "{name}, when it is done");
         }
     }
 

@@ -28,8 +28,8 @@ pub mod fake;
 pub mod kvm;
 
 pub use context::{
-    CR0_TS, CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, descriptor_base,
-    is_valid_xcr0,
+    CR0_TS, CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, Unhandled,
+    XsaveArea, descriptor_base, is_valid_xcr0,
 };
 pub use doorbells::Doorbells;
 pub use layout::{DOORBELL_ADDRESS, DOORBELL_SLOT, DOORBELLS_PER_PAGE, Layout};

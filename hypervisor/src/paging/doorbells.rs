@@ -4,22 +4,22 @@
 //! and no root of another's does.
 
 use super::Mmu;
+use crate::lock::{Guard, Rank, Ranked};
 use crate::machine::DOORBELL_SLOT;
 use pv_abi::DomId;
 use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Pte};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// By page, who has it. A lock within all others, held for a look.
-#[derive(Debug, Default)]
-pub(super) struct DoorbellPages(Mutex<Vec<Option<DomId>>>);
+/// By page, who has it.
+#[derive(Debug)]
+pub(super) struct DoorbellPages(Ranked<Vec<Option<DomId>>>);
 
 impl DoorbellPages {
     pub(super) fn new(count: usize) -> Self {
-        Self(Mutex::new(vec![None; count]))
+        Self(Ranked::new(Rank::DoorbellPages, vec![None; count]))
     }
 
-    fn pages(&self) -> MutexGuard<'_, Vec<Option<DomId>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pages(&self) -> Guard<'_, Vec<Option<DomId>>> {
+        self.0.lock()
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn act(
         (Exit::Kicked, _) => count(ExitKind::Kicked),
         (Exit::Unhandled { what }, _) => {
             count(ExitKind::Unhandled);
-            tracing::debug!(domain = %domain.id(), what, "#GP for what the machine cannot carry out");
+            tracing::debug!(domain = %domain.id(), %what, "#GP for what the machine cannot carry out");
             bounce_trap(vcpu, info, mmu, Vector::GENERAL_PROTECTION.0, 0, 0)?;
         }
     }

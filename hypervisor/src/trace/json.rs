@@ -195,7 +195,7 @@ fn exit_arguments(exit: &Exit, mode: Mode, rip: u64) -> Value {
             }
         }
         Exit::Unhandled { what } => {
-            args.insert("what".into(), what.as_str().into());
+            args.insert("what".into(), what.to_string().into());
         }
         Exit::Syscall | Exit::Doorbell | Exit::Unanswered | Exit::Kicked => {}
     }
@@ -215,6 +215,7 @@ fn result(called: Called) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Unhandled;
     use pv_abi::VcpuId;
 
     fn encoded(records: &[Record]) -> Vec<Value> {
@@ -275,7 +276,11 @@ mod tests {
             rip: 0x40_0000,
             span: Span { start: 5, end: 4 },
         };
-        let events = encoded(&[exit(fault), exit(Exit::Syscall), exit(Exit::Unhandled { what: "x".into() })]);
+        let events = encoded(&[
+            exit(fault),
+            exit(Exit::Syscall),
+            exit(Exit::Unhandled { what: Unhandled::DoorbellAccess }),
+        ]);
         let spans: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
         assert_eq!(spans.len(), 6);
         assert_eq!(

@@ -17,7 +17,7 @@ use crate::lock::{Guard, Rank, Ranked};
 use crate::paging::Mmu;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use pv_abi::{DomId, Errno, Mfn, VcpuId};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 const FRESH: u8 = 0;
 const CLAIMED: u8 = 1;
@@ -67,7 +67,7 @@ pub struct VcpuHandle {
     key: VcpuKey,
     info: InfoPage,
     /// What keeps the frame that `info` has moved to.
-    info_frame: Mutex<Option<Reference>>,
+    info_frame: Ranked<Option<Reference>>,
     stage: AtomicU8,
     polls: AtomicBool,
     awaits_room: AtomicBool,
@@ -84,7 +84,7 @@ impl VcpuHandle {
         info.set_masked(true);
         let state = Ranked::new(Rank::Vcpu, Vcpu::new(key.domain, key.vcpu, domain_vcpus, assists));
         let [polls, awaits_room, descriptors_stale] = [(); 3].map(|()| AtomicBool::new(false));
-        let (info_frame, stage) = (Mutex::new(None), AtomicU8::new(FRESH));
+        let (info_frame, stage) = (Ranked::new(Rank::VcpuInfo, None), AtomicU8::new(FRESH));
         let runstate_area = AtomicU64::new(0);
         Self { key, info, info_frame, stage, polls, awaits_room, descriptors_stale, runstate_area, state }
     }
@@ -109,7 +109,7 @@ impl VcpuHandle {
     /// # Errors
     /// −EINVAL where it has moved before, −ENXIO where it does not fit there; the reference comes back.
     pub fn move_info(&self, frame: Reference, offset: u32) -> Result<(), (Refusal, Reference)> {
-        let mut kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.info_frame.lock();
         if kept.is_some() {
             return Err((Refusal::new(Errno::EINVAL, "vcpu_info has been moved before"), frame));
         }
@@ -122,14 +122,14 @@ impl VcpuHandle {
 
     /// The reference that keeps the frame that its `vcpu_info` has moved to, for [`Mmu::audit`].
     pub fn held(&self) -> Option<(Mfn, ReferenceKind)> {
-        let kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.info_frame.lock();
         kept.as_ref().map(|frame| (frame.mfn(), frame.kind()))
     }
 
     /// Gives up the frame that its `vcpu_info` has moved to: all event channels are closed, and nobody uses it any
     /// more.
     pub fn release_info(&self, mmu: &Mmu) {
-        let kept = self.info_frame.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = self.info_frame.lock().take();
         kept.into_iter().for_each(|frame| mmu.release(frame));
     }
 

@@ -10,7 +10,7 @@ use super::probe::KvmKind;
 use super::registers::{from_kvm, to_kvm};
 use super::run::{Reason, Run};
 use super::stub::{self, PORT_VECTOR, VECTORS};
-use super::vm::{self, HostError, Vm};
+use super::vm::{self, EmptyVm, HostError};
 use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs, kvm_sregs};
 use pv_abi::page_table::{ENTRIES, FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -87,7 +87,7 @@ impl Bare {
     pub fn new(kind: KvmKind, window_pages: u64, code: &[u8]) -> Result<Self, HostError> {
         let window = window_pages + window_pages.div_ceil(ENTRIES as u64);
         // The machine's own pages, whose number depends on the sum a little, and the guest's other tables and code.
-        let vm = Vm::new(|_, _| Vec::new())?;
+        let vm = EmptyVm::new(|_, _| Vec::new())?;
         let doorbells = vm.doorbells();
         let total = window + Area::new(window, 1, doorbells).frames_needed() + 16;
         let area = Area::new(total, 1, doorbells);
@@ -95,7 +95,7 @@ impl Bare {
         let memory = Arc::new(MachineMemory::new(total)?);
         vm::write_area(&memory, &area, 2)?;
         build(&memory, &area, frames, kind, code).map_err(not_there)?;
-        vm.set_memory(&memory)?;
+        let vm = vm.map(Arc::clone(&memory))?;
         let pages = area.pcpu(0);
         let (mut run, at_stub) = vm.create_vcpu(0, area.scribe_root(), &pages)?;
         run.synchronise(KVM_SYNC_X86_REGS);

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // KVM_SET_XSAVE
 
 use super::super::MachineError;
-use super::super::context::FpuState;
+use super::super::context::{FpuState, XsaveArea};
 use super::run::Run;
 use kvm_bindings::{kvm_xcr, kvm_xcrs, kvm_xsave};
 
@@ -26,9 +26,11 @@ impl Fpu {
     /// # Errors
     /// The host's.
     pub fn load(&self, run: &Run, state: &FpuState) -> Result<(), MachineError> {
-        let image =
-            state.0.as_ref().and_then(|image| image.downcast_ref::<kvm_xsave>()).unwrap_or(&self.initial);
-        // SAFETY: the host's state fits into `kvm_xsave`: `Host::new` refused to start otherwise.
+        let image = match state {
+            FpuState::Initial => &self.initial,
+            FpuState::Xsave(area) => &Box::new(kvm_xsave { region: area.0, ..Default::default() }),
+        };
+        // SAFETY: the host's state fits into `kvm_xsave`: `EmptyVm::new` refused to start otherwise.
         unsafe { run.vcpu().set_xsave(image) }
             .map_err(|error| MachineError::new("a vCPU's FPU state cannot be loaded", error))
     }
@@ -38,7 +40,7 @@ impl Fpu {
     /// # Errors
     /// The host's.
     pub fn save(&self, run: &Run) -> Result<FpuState, MachineError> {
-        Ok(FpuState(Some(get(run)?)))
+        Ok(FpuState::Xsave(Box::new(XsaveArea(get(run)?.region))))
     }
 }
 

@@ -60,7 +60,7 @@ use probe::Probe;
 use scribe::Scribe;
 use std::sync::Arc;
 use translations::{Flush, Invalidate};
-use vm::Vm;
+use vm::EmptyVm;
 
 /// What to make a machine of.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl KvmMachine {
     /// # Errors
     /// [`HostError`]: what is missing, or which probe failed.
     pub fn new(config: MachineConfig) -> Result<Self, HostError> {
-        let vm = Vm::new(config.leaves)?;
+        let vm = EmptyVm::new(config.leaves)?;
         shootdown::install_kick_handler()?;
         let doorbells = vm.doorbells();
         if config.frames > doorbells.most_frames() {
@@ -118,7 +118,7 @@ impl KvmMachine {
         let memory = Arc::new(MachineMemory::new(config.frames)?);
         let vcpus = u64::from(config.pcpus) + 1;
         vm::write_area(&memory, &area, vcpus)?;
-        vm.set_memory(&memory)?;
+        let vm = vm.map(Arc::clone(&memory))?;
 
         let mut pcpus = Vec::new();
         for number in 0..u64::from(config.pcpus) {

@@ -10,7 +10,7 @@
 //! guest has run and all that the stub was told is still in `context`: the entry is given up and made again later.
 //! In the stub on the way out, the exit is a few instructions away: it is waited for.
 
-use super::super::context::{Exit, Pcpu, Registers};
+use super::super::context::{Exit, Pcpu, Registers, Unhandled};
 use super::super::{CR4_FSGSBASE, Context, DebugRegisters, MachineError, MachineMemory, is_valid_xcr0};
 use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
 use super::descriptors;
@@ -77,7 +77,7 @@ enum Stop {
     /// Something found the stub not yet done with entering the guest.
     InStub,
     /// KVM cannot carry out what the guest did.
-    Unhandled(String),
+    Unhandled(Unhandled),
 }
 
 impl KvmPcpu {
@@ -247,12 +247,10 @@ impl KvmPcpu {
                     self.run.complete()?;
                     self.live = self.run.sregs();
                     self.run.set_regs(&before);
-                    return Ok(Stop::Unhandled("access to a doorbell's page other than to ring".into()));
+                    return Ok(Stop::Unhandled(Unhandled::DoorbellAccess));
                 }
                 Reason::InternalError { suberror } if in_guest => {
-                    return Ok(Stop::Unhandled(format!(
-                        "KVM cannot emulate an instruction (suberror {suberror})"
-                    )));
+                    return Ok(Stop::Unhandled(Unhandled::Emulation { suberror }));
                 }
                 Reason::Interrupted => {
                     if let Some(stop) = self.interrupted(in_guest) {
@@ -419,7 +417,7 @@ impl Pcpu for KvmPcpu {
                 // Where the guest was last: its own doing, and its own #GP.
                 let Registers { rip, rflags, rsp, .. } = context.registers;
                 context.registers = Registers { rip, rflags, rsp, ..from_kvm(&self.run.regs()) };
-                Exit::Unhandled { what: "a breakpoint on a load of SS, with `int1` behind it".into() }
+                Exit::Unhandled { what: Unhandled::TwoExceptions }
             }
             stop @ (Stop::Doorbell | Stop::Unanswered | Stop::KickedInGuest | Stop::Unhandled(_)) => {
                 context.registers = from_kvm(&self.run.regs());

@@ -5,7 +5,7 @@
 //! `&mut self` to run, which a kick from another thread would make unsound.
 #![allow(unsafe_code)] // the shared page and the one ioctl on it
 
-use super::super::MachineError;
+use super::super::{MachineError, MachineMemory};
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO,
     KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, KVMIO, kvm_regs, kvm_run,
@@ -104,27 +104,30 @@ fn retried<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T
 pub struct Run {
     vcpu: VcpuFd,
     mapping: Arc<Mapping>,
+    /// What it runs in, which stays mapped as long as it can run.
+    _memory: Arc<MachineMemory>,
 }
 
 impl Run {
-    /// Maps the page of `vcpu`, which is `length` bytes long (KVM_GET_VCPU_MMAP_SIZE).
+    /// Maps the page of `vcpu`, which is `length` bytes long (KVM_GET_VCPU_MMAP_SIZE). `memory` is that of its VM.
     ///
     /// # Errors
-    /// The host's.
-    pub fn new(vcpu: VcpuFd, length: usize) -> Result<Self, MachineError> {
+    /// The host's, or where the page is too short.
+    pub fn new(vcpu: VcpuFd, length: usize, memory: Arc<MachineMemory>) -> Result<Self, MachineError> {
+        const CANNOT: &str = "a pcpu's kvm_run cannot be mapped";
+        if length < size_of::<kvm_run>() {
+            return Err(MachineError::new(CANNOT, std::io::Error::other(format!("it has {length} bytes"))));
+        }
         // SAFETY: a new shared mapping at an address that the kernel chooses.
         let page = unsafe {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, vcpu.as_raw_fd(), 0)
         };
-        if page == libc::MAP_FAILED || length < size_of::<kvm_run>() {
-            return Err(MachineError::new(
-                "a pcpu's kvm_run cannot be mapped",
-                std::io::Error::last_os_error(),
-            ));
+        if page == libc::MAP_FAILED {
+            return Err(MachineError::new(CANNOT, std::io::Error::last_os_error()));
         }
         let mapping = Arc::new(Mapping { page: page.cast(), length });
-        let mut this = Self { vcpu, mapping };
+        let mut this = Self { vcpu, mapping, _memory: memory };
         this.synchronise(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS);
         Ok(this)
     }

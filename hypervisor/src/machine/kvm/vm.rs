@@ -77,13 +77,20 @@ pub enum HostError {
     Machine(#[from] MachineError),
 }
 
-/// An open `/dev/kvm` that has what the machine needs, and a VM on it.
+/// An open `/dev/kvm` that has what the machine needs, and a VM on it that has no memory yet.
 #[derive(Debug)]
-pub struct Vm {
+pub struct EmptyVm {
     kvm: Kvm,
     vm: Arc<VmFd>,
     supported: CpuId,
     leaves: fn(&MachineCpuid, u32) -> Vec<Leaf>,
+}
+
+/// A VM with the machine's memory.
+#[derive(Debug)]
+pub struct Vm {
+    empty: EmptyVm,
+    memory: Arc<MachineMemory>,
 }
 
 pub(super) fn open_error(error: kvm_ioctls::Error) -> HostError {
@@ -100,7 +107,7 @@ pub(super) fn failed(what: &str) -> impl FnOnce(kvm_ioctls::Error) -> MachineErr
     move |error| MachineError::new(what, error)
 }
 
-impl Vm {
+impl EmptyVm {
     /// Opens `/dev/kvm` and makes a VM without memory.
     ///
     /// # Errors
@@ -141,18 +148,6 @@ impl Vm {
         u64::from(high) << 32 | u64::from(low)
     }
 
-    /// What guests get on a machine whose probes found this. Where the processor answers them by itself it also executes
-    /// what they execute by itself, and KVM's opinion on what there is counts for no more than the state that it keeps.
-    pub fn cpuid(&self, report: &ProbeReport) -> MachineCpuid {
-        let (tsc_khz, fsgsbase) = (report.tsc_khz, report.fsgsbase);
-        let honours_xcr0 = report.cpuid != CpuidAnswer::Processor;
-        let facts = Processor { tsc_khz, fsgsbase, honours_xcr0, xcr0: self.xcr0() };
-        match report.cpuid {
-            CpuidAnswer::Hypervisor | CpuidAnswer::Machine => self.policy(cpuid::kvm(&self.supported), facts),
-            CpuidAnswer::Processor => self.policy(cpuid::processor, facts),
-        }
-    }
-
     fn policy(&self, ask: impl Fn(u32, u32) -> Registers, facts: Processor) -> MachineCpuid {
         let policy = MachineCpuid::new(ask, facts);
         let leaves = (self.leaves)(&policy, facts.tsc_khz);
@@ -165,17 +160,12 @@ impl Vm {
         DoorbellAddresses::on_host(self.told(ANY_RATE).physical_address_bits())
     }
 
-    /// The VM's descriptor, for what is done to a VM that runs.
-    pub fn descriptor(&self) -> Arc<VmFd> {
-        Arc::clone(&self.vm)
-    }
-
-    /// Gives the VM its memory, in slots of a fixed size.
+    /// Gives the VM its memory, in slots of a fixed size. It keeps the memory, and so does each of its vCPUs.
     ///
     /// # Errors
     /// The host's.
     #[allow(unsafe_code)]
-    pub fn set_memory(&self, memory: &MachineMemory) -> Result<(), MachineError> {
+    pub fn map(self, memory: Arc<MachineMemory>) -> Result<Vm, MachineError> {
         let end = memory.frames() * PAGE_SIZE as u64;
         for (slot, start) in (0..end).step_by(SLOT_SIZE as usize).enumerate() {
             let region = kvm_userspace_memory_region {
@@ -185,12 +175,12 @@ impl Vm {
                 memory_size: SLOT_SIZE.min(end - start),
                 userspace_addr: memory.host_address() + start,
             };
-            // SAFETY: the range lies in the mapping of `memory`, which the machine keeps as long as the VM, and
-            // which no Rust reference points into.
+            // SAFETY: the range lies in the mapping of `memory`, which no Rust reference points into. Whatever can run
+            // the VM keeps it: `Vm`, and each `Run`.
             unsafe { self.vm.set_user_memory_region(region) }.map_err(failed("a memory slot"))?;
         }
         self.set_shadow_pages();
-        Ok(())
+        Ok(Vm { empty: self, memory })
     }
 
     /// Tells a KVM that shadows page tables how many it may keep. Others refuse or ignore it.
@@ -200,6 +190,27 @@ impl Vm {
         vmm_sys_util::ioctl_io_nr!(KVM_SET_NR_MMU_PAGES, kvm_bindings::KVMIO, 0x44);
         // SAFETY: the descriptor is a VM's, and this ioctl takes a number.
         unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_SET_NR_MMU_PAGES(), SHADOW_PAGES) };
+    }
+}
+
+impl Vm {
+    /// What guests get on a machine whose probes found this. Where the processor answers them by itself it also executes
+    /// what they execute by itself, and KVM's opinion on what there is counts for no more than the state that it keeps.
+    pub fn cpuid(&self, report: &ProbeReport) -> MachineCpuid {
+        let (tsc_khz, fsgsbase) = (report.tsc_khz, report.fsgsbase);
+        let honours_xcr0 = report.cpuid != CpuidAnswer::Processor;
+        let facts = Processor { tsc_khz, fsgsbase, honours_xcr0, xcr0: self.empty.xcr0() };
+        match report.cpuid {
+            CpuidAnswer::Hypervisor | CpuidAnswer::Machine => {
+                self.empty.policy(cpuid::kvm(&self.empty.supported), facts)
+            }
+            CpuidAnswer::Processor => self.empty.policy(cpuid::processor, facts),
+        }
+    }
+
+    /// The VM's descriptor, for what is done to a VM that runs.
+    pub fn descriptor(&self) -> Arc<VmFd> {
+        Arc::clone(&self.empty.vm)
     }
 
     /// Makes KVM vCPU `number`, in 64-bit mode at CPL0 on `root`, with the descriptor tables of `pages`.
@@ -212,9 +223,9 @@ impl Vm {
         root: Mfn,
         pages: &PcpuPages,
     ) -> Result<(Run, kvm_sregs), MachineError> {
-        let vcpu = self.vm.create_vcpu(number).map_err(failed("KVM_CREATE_VCPU"))?;
+        let vcpu = self.empty.vm.create_vcpu(number).map_err(failed("KVM_CREATE_VCPU"))?;
         let tsc_khz = vcpu.get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ"))?;
-        let told = self.told(tsc_khz);
+        let told = self.empty.told(tsc_khz);
         let cpuid = cpuid::to_kvm(&told)
             .ok_or_else(|| MachineError::new("the CPUID policy", io::Error::other("too many leaves")))?;
         vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
@@ -256,9 +267,9 @@ impl Vm {
         if let Ok(list) = Msrs::from_entries(&[faults]) {
             let _ = vcpu.set_msrs(&list);
         }
-        let length = self.kvm.get_vcpu_mmap_size().map_err(failed("KVM_GET_VCPU_MMAP_SIZE"))?;
+        let length = self.empty.kvm.get_vcpu_mmap_size().map_err(failed("KVM_GET_VCPU_MMAP_SIZE"))?;
         let sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
-        Ok((Run::new(vcpu, length)?, sregs))
+        Ok((Run::new(vcpu, length, Arc::clone(&self.memory))?, sregs))
     }
 }
 
