@@ -1,8 +1,10 @@
 //! The seam between the machine and what it runs: everything of a vCPU that a pcpu must load, and why it stopped.
 
 use super::MachineError;
+use super::sanitise::{Sanitised, sanitise};
 use pv_abi::Mfn;
-use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::{FIRST_RESERVED_GDT_BYTE, FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::trap::Vector;
 use std::fmt;
 
 /// General registers. Always those of code at CPL3, whatever the hardware did to report them.
@@ -131,7 +133,26 @@ pub struct Context {
     pub segments_changed: bool,
 }
 
+/// Descriptors of the flat segments, at the hypervisor's end of each GDT.
+pub const CODE64_RING3: u64 = 0x00af_fb00_0000_ffff;
+/// See [`CODE64_RING3`].
+pub const CODE32_RING3: u64 = 0x00cf_fb00_0000_ffff;
+/// See [`CODE64_RING3`].
+pub const DATA_RING3: u64 = 0x00cf_f300_0000_ffff;
+
 impl Context {
+    /// The descriptor that `selector` names: a flat one, or one of the guest's part of the GDT. None for a null selector and
+    /// for those of the hypervisor's own.
+    pub fn descriptor(&self, selector: u16) -> Option<u64> {
+        match selector | 3 {
+            FLAT_RING3_CS64 => Some(CODE64_RING3),
+            FLAT_RING3_CS32 => Some(CODE32_RING3),
+            FLAT_RING3_SS64 => Some(DATA_RING3),
+            _ if u32::from(selector) >= FIRST_RESERVED_GDT_BYTE || selector & !3 == 0 => None,
+            _ => self.descriptors.get(usize::from(selector >> 3)).copied(),
+        }
+    }
+
     /// The base of its code segment, and the size of the code there: 64, 32 or 16 bits. That of 64 bits has no base.
     pub fn code_segment(&self) -> (u64, u32) {
         const LONG: u64 = 1 << 53;
@@ -254,12 +275,28 @@ pub enum Unhandled {
 pub trait Pcpu: Send {
     /// Runs the vCPU until something happens.
     ///
-    /// The context is used as it is, whatever a guest put there: RIP, RFLAGS, selectors and bases are sanitised
-    /// here, in one function. A non-canonical RIP comes back as [`Exit::Exception`] with #GP.
+    /// The context is used as it is, whatever a guest put there: RIP, RFLAGS, selectors, bases and breakpoints are
+    /// sanitised here, in one function, for every machine. A non-canonical RIP comes back as [`Exit::Exception`] with #GP.
     ///
     /// # Errors
     /// The host's, or an exception in the stub: the pcpu cannot be used any more.
-    fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError>;
+    fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError> {
+        match sanitise(context) {
+            Some(context) => self.run(context),
+            None => Ok(Exit::Exception { vector: Vector::GENERAL_PROTECTION.0, error_code: 0, cr2: 0 }),
+        }
+    }
+
+    /// What a machine does for [`Self::enter`], which alone calls it. When it returns:
+    /// - the context is complete but for the FPU's state, and says where the guest goes on;
+    /// - nothing of the vCPU is half-done in the machine, and no exception of it is still to be delivered;
+    /// - whatever was to be flushed when it was called was flushed before the guest's first instruction.
+    ///
+    /// A kick that came before makes it return at once.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    fn run(&mut self, context: Sanitised<'_>) -> Result<Exit, MachineError>;
 
     /// Saves what the pcpu still holds of `context` (its FPU state) into it, so that another pcpu can enter it.
     ///

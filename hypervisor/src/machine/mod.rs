@@ -15,6 +15,7 @@ pub mod cpuid;
 mod doorbells;
 mod layout;
 mod memory;
+mod sanitise;
 mod translations;
 
 #[allow(
@@ -34,6 +35,7 @@ pub use context::{
 pub use doorbells::Doorbells;
 pub use layout::{DOORBELL_ADDRESS, DOORBELL_SLOT, DOORBELLS_PER_PAGE, Layout};
 pub use memory::{MachineMemory, NoSuchFrame};
+pub use sanitise::Sanitised;
 pub use translations::{Change, Translations};
 
 /// The host failed, or the machine is not what it was: nothing that a guest did. Whoever gets one ends the

@@ -334,8 +334,8 @@ fn a_domain_can_end_in_the_midst_of_a_hypercall() {
 struct Fast(crate::machine::fake::FakePcpu);
 
 impl Pcpu for Fast {
-    fn enter(&mut self, context: &mut crate::machine::Context) -> Result<Exit, MachineError> {
-        self.0.enter(context)
+    fn run(&mut self, context: crate::machine::Sanitised<'_>) -> Result<Exit, MachineError> {
+        self.0.run(context)
     }
 
     fn save(&mut self, context: &mut crate::machine::Context) -> Result<(), MachineError> {
@@ -378,7 +378,7 @@ fn what_a_guest_may_have_read_of_its_clock_is_a_floor() {
 struct Broken;
 
 impl Pcpu for Broken {
-    fn enter(&mut self, _context: &mut crate::machine::Context) -> Result<Exit, MachineError> {
+    fn run(&mut self, _context: crate::machine::Sanitised<'_>) -> Result<Exit, MachineError> {
         Err(MachineError::new("KVM_RUN", std::io::Error::other("broken")))
     }
 

@@ -1,7 +1,7 @@
 //! Pcpus that play scripts: what a guest does is a list of closures, each of which changes the context as the guest's
 //! instructions would and says why it stopped.
 
-use super::super::{Context, Exit, Kick, MachineError, Pcpu};
+use super::super::{Context, Exit, Kick, MachineError, Pcpu, Sanitised};
 use crate::clock::Clock;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -127,7 +127,7 @@ impl FakePcpu {
 }
 
 impl Pcpu for FakePcpu {
-    fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError> {
+    fn run(&mut self, mut context: Sanitised<'_>) -> Result<Exit, MachineError> {
         let holder = self.scripts.state().holders.insert(context.identity, self.index);
         assert!(holder.is_none_or(|pcpu| pcpu == self.index), "entered here, unsaved on pcpu {holder:?}");
         if self.kick.take() {
@@ -137,7 +137,7 @@ impl Pcpu for FakePcpu {
             self.kick.wait();
             return Ok(Exit::Kicked);
         };
-        let exit = action(context);
+        let exit = action(&mut context);
         if again {
             self.scripts.put_back(context.identity, action);
         }

@@ -1,10 +1,11 @@
 //! GDT, IDT and TSS of a pcpu, and what a selector means to KVM.
 
-use super::super::{Context, MachineMemory, NoSuchFrame, descriptor_base};
+use super::super::context::{CODE32_RING3, CODE64_RING3, DATA_RING3};
+use super::super::{MachineMemory, NoSuchFrame, Sanitised, descriptor_base};
 use super::area::{Area, GDT_PAGES, IDT, PcpuPages, STUB};
 use super::stub::{VECTOR_STRIDE, VECTORS};
 use kvm_bindings::kvm_segment;
-use pv_abi::segment::{FIRST_RESERVED_GDT_BYTE, FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::{Mfn, PAGE_SIZE};
 
 /// Code of the stub.
@@ -16,9 +17,6 @@ const TSS_SELECTOR: u16 = 0xe040;
 
 const CODE64_RING0: u64 = 0x00af_9b00_0000_ffff;
 const DATA_RING0: u64 = 0x00cf_9300_0000_ffff;
-const CODE64_RING3: u64 = 0x00af_fb00_0000_ffff;
-const CODE32_RING3: u64 = 0x00cf_fb00_0000_ffff;
-const DATA_RING3: u64 = 0x00cf_f300_0000_ffff;
 
 const TSS_LIMIT: u32 = 0x67;
 /// Vectors with stacks of their own: they can come while the stub is at work, on whose stack a frame lies.
@@ -132,42 +130,18 @@ pub fn stub_stack() -> kvm_segment {
     segment(STUB_SS, DATA_RING0)
 }
 
-/// A data segment register holding `selector` as a guest with this context may load it: what names no data
-/// segment for CPL3 counts as null, since a failed load cannot be reported at a resume.
-pub fn data_segment(context: &Context, selector: u16) -> kvm_segment {
-    match descriptor_of(context, selector) {
-        Some(descriptor) if is_ring3_data(descriptor) && selector & 4 == 0 => {
-            segment(selector | 3, descriptor)
-        }
-        _ => null_segment(),
-    }
+/// A data segment register holding `selector`, which is null or was sanitised.
+pub fn data_segment(context: &Sanitised<'_>, selector: u16) -> kvm_segment {
+    context.descriptor(selector).map_or_else(null_segment, |descriptor| segment(selector | 3, descriptor))
 }
 
-/// Whether `selector` names 64-bit or 32-bit code for CPL3.
-pub fn is_ring3_code(context: &Context, selector: u16) -> bool {
-    selector & 7 == 3
-        && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xf8 == 0xf8)
-}
-
-/// Whether `selector` names a writable stack for CPL3.
-pub fn is_ring3_stack(context: &Context, selector: u16) -> bool {
-    selector & 7 == 3
-        && descriptor_of(context, selector).is_some_and(|descriptor| descriptor >> 40 & 0xfa == 0xf2)
-}
-
-fn is_ring3_data(descriptor: u64) -> bool {
-    // Present, DPL 3, data, or code that can be read.
-    let access = descriptor >> 40 & 0xff;
-    access & 0xf0 == 0xf0 && (access & 0x08 == 0 || access & 0x0a == 0x0a)
-}
-
-fn descriptor_of(context: &Context, selector: u16) -> Option<u64> {
-    match selector | 3 {
-        FLAT_RING3_CS64 => Some(CODE64_RING3),
-        FLAT_RING3_CS32 => Some(CODE32_RING3),
-        FLAT_RING3_SS64 => Some(DATA_RING3),
-        _ if u32::from(selector) >= FIRST_RESERVED_GDT_BYTE || selector & !3 == 0 => None,
-        _ => context.descriptors.get(usize::from(selector >> 3)).copied(),
+/// Software KVM shows the host's selectors at CPL3; these are the same segments.
+pub fn visible_selector(selector: u16) -> u16 {
+    match selector {
+        0x33 => FLAT_RING3_CS64,
+        0x23 => FLAT_RING3_CS32,
+        0x2b => FLAT_RING3_SS64,
+        other => other,
     }
 }
 

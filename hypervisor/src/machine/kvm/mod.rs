@@ -8,7 +8,7 @@
 //! 3. Most kicks land in the stub: [`pcpu`] gives such an entry up and makes it again; every word that the stub
 //!    was told is still in the context.
 //! 4. Nothing enters CPL0 but by the IDT: [`entry`]. The few exceptions that can come there have stacks of their own
-//!    ([`descriptors`]), and one sanitising function stands before every `iretq` ([`sanitise`]). Breakpoints reach no
+//!    ([`descriptors`]), and one sanitising function stands before every `iretq` (`machine/sanitise.rs`). Breakpoints reach no
 //!    address of the hypervisor's, and one that comes late is taken for what it interrupted ([`exception`]). No test host
 //!    can show all of this; it is kept by review.
 //! 5. Flushing cannot be tested on emulated SVM: the model in [`super::fake`] is where its logic is tested.
@@ -33,7 +33,6 @@ mod presence;
 mod probe;
 mod registers;
 mod run;
-mod sanitise;
 mod scribe;
 mod shootdown;
 pub mod smallest;

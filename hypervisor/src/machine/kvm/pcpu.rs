@@ -11,14 +11,16 @@
 //! In the stub on the way out, the exit is a few instructions away: it is waited for.
 
 use super::super::context::{Exit, Pcpu, Registers, Unhandled};
-use super::super::{CR4_FSGSBASE, Context, DebugRegisters, MachineError, MachineMemory, is_valid_xcr0};
+use super::super::sanitise::sanitise;
+use super::super::{
+    CR4_FSGSBASE, Context, DebugRegisters, MachineError, MachineMemory, Sanitised, is_valid_xcr0,
+};
 use super::area::{DoorbellAddresses, LSTAR, PcpuPages, STUB};
-use super::descriptors;
+use super::descriptors::{self, visible_selector};
 use super::exception::{self, Frame, Origin};
 use super::fpu::{self, Fpu};
 use super::registers::{debug_to_kvm, from_kvm};
 use super::run::{Reason, Run};
-use super::sanitise::{sanitise, visible_selector};
 use super::shootdown::Shared;
 use super::stub::{self, PORT_VECTOR, VECTORS};
 use super::way_in::{Difference, LiveRoot, WayIn, cr0};
@@ -143,7 +145,7 @@ impl KvmPcpu {
     }
 
     /// Tells the hardware to go on with `context`.
-    fn prepare(&mut self, context: &mut Context, flush: bool) -> Result<(), MachineError> {
+    fn prepare(&mut self, context: &mut Sanitised<'_>, flush: bool) -> Result<(), MachineError> {
         let difference = Difference::between(&self.live, context, self.cr4(context), flush);
         context.root_replaced = false;
         let way = difference.way();
@@ -168,7 +170,7 @@ impl KvmPcpu {
     }
 
     /// Loads the stub's CS and SS and the guest's other segments.
-    fn load_segments(&mut self, context: &mut Context) -> Result<(), MachineError> {
+    fn load_segments(&mut self, context: &mut Sanitised<'_>) -> Result<(), MachineError> {
         let mut sregs = self.live;
         sregs.cs = descriptors::stub_code();
         sregs.ss = descriptors::stub_stack();
@@ -202,7 +204,7 @@ impl KvmPcpu {
     }
 
     /// Writes the frame for `iretq`, and below it RAX, which the stub loads where it has used it for the root.
-    fn write_frame(&mut self, context: &Context) -> Result<(), MachineError> {
+    fn write_frame(&mut self, context: &Sanitised<'_>) -> Result<(), MachineError> {
         let guest = &context.registers;
         let frame = [guest.rip, u64::from(context.cs), guest.rflags, guest.rsp, u64::from(context.ss)];
         let mut words = [guest.rax, 0, 0, 0, 0, 0];
@@ -217,7 +219,7 @@ impl KvmPcpu {
     }
 
     /// Runs until there is something to tell, and leaves nothing half-done in KVM.
-    fn run(&mut self) -> Result<Stop, MachineError> {
+    fn run_to_exit(&mut self) -> Result<Stop, MachineError> {
         let stop = self.run_to_stop()?;
         // Whatever the way out: an exception that KVM still holds would be the next vCPU's. Single-stepping over a gate
         // raises one on some hosts; elsewhere the gate is skipped, so it is dropped.
@@ -322,7 +324,7 @@ impl KvmPcpu {
         context.gs = self.live.gs.selector;
     }
 
-    fn load(&mut self, context: &mut Context) -> Result<(), MachineError> {
+    fn load(&mut self, context: &mut Sanitised<'_>) -> Result<(), MachineError> {
         if self.loaded != Some(context.identity) {
             if self.ibpb {
                 barrier(&self.run);
@@ -366,12 +368,15 @@ impl KvmPcpu {
     /// # Errors
     /// The host's, or where something else happened.
     pub(super) fn syscall_leads_to_the_gate(&mut self, context: &mut Context) -> Result<bool, MachineError> {
-        sanitise(context);
+        let Some(mut context) = sanitise(context) else {
+            return Err(self.broken("the probe's own context is none"));
+        };
+        let context = &mut context;
         self.load(context)?;
         self.shared.going_in();
         let stop = self.prepare(context, true).and_then(|()| {
             loop {
-                match self.run() {
+                match self.run_to_exit() {
                     Ok(Stop::KickedInGuest | Stop::InStub) => self.shared.forget_kicks(),
                     stop => break stop,
                 }
@@ -395,14 +400,12 @@ impl KvmPcpu {
 }
 
 impl Pcpu for KvmPcpu {
-    fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError> {
-        if !sanitise(context) {
-            return Ok(Exit::Exception { vector: Vector::GENERAL_PROTECTION.0, error_code: 0, cr2: 0 });
-        }
+    fn run(&mut self, mut context: Sanitised<'_>) -> Result<Exit, MachineError> {
+        let context = &mut context;
         self.load(context)?;
         let flush = self.shared.going_in();
         let prepared = self.prepare(context, flush);
-        let stop = prepared.and_then(|()| self.run());
+        let stop = prepared.and_then(|()| self.run_to_exit());
         let never_ran = matches!(stop, Ok(Stop::InStub) | Err(_));
         self.shared.is_out(!(flush && never_ran));
 

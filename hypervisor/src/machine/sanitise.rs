@@ -1,32 +1,75 @@
 //! What a guest may have chosen, made harmless. This file is a security boundary of its own: whatever stands in a
 //! [`Context`], what leaves here is a state of CPL3 that the CPU accepts (`tests/machine`, "random contexts").
 
-use super::super::{Context, DebugRegisters};
-use super::descriptors;
+use super::{Context, DebugRegisters};
 use pv_abi::address::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, is_canonical};
-use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::rflags;
+use std::ops::{Deref, DerefMut};
 
-/// **The** check of everything that reaches `iretq` and the segment registers. Whatever a guest put into its
-/// context, what is left is a state of CPL3 that the CPU accepts; false where RIP cannot be made one.
-pub fn sanitise(context: &mut Context) -> bool {
+/// A context that a guest can be entered with. [`sanitise`] alone makes one, so that no machine enters another.
+#[derive(Debug)]
+pub struct Sanitised<'a>(&'a mut Context);
+
+impl Deref for Sanitised<'_> {
+    type Target = Context;
+    fn deref(&self) -> &Context {
+        self.0
+    }
+}
+
+impl DerefMut for Sanitised<'_> {
+    fn deref_mut(&mut self) -> &mut Context {
+        self.0
+    }
+}
+
+/// **The** check of everything that reaches `iretq` and the segment registers. Whatever a guest put into its context, what is
+/// left is a state of CPL3 that the CPU accepts; none where RIP cannot be made one. Selectors that name no data segment of
+/// CPL3 count as null, since a failed load cannot be reported at a resume.
+pub fn sanitise(context: &mut Context) -> Option<Sanitised<'_>> {
     let registers = &mut context.registers;
     registers.rflags = registers.rflags & (rflags::USER_MASK | rflags::RF) | rflags::RESERVED1 | rflags::IF;
     // NT makes `iretq` itself fault.
     registers.rflags &= !rflags::NT;
-    if !descriptors::is_ring3_code(context, context.cs) {
+    if !is_ring3_code(context, context.cs) {
         context.cs = FLAT_RING3_CS64;
     }
-    if !descriptors::is_ring3_stack(context, context.ss) {
+    if !is_ring3_stack(context, context.ss) {
         context.ss = FLAT_RING3_SS64;
     }
+    let [ds, es, fs, gs] = [context.ds, context.es, context.fs, context.gs]
+        .map(|selector| if is_ring3_data(context, selector) { selector } else { 0 });
+    (context.ds, context.es, context.fs, context.gs) = (ds, es, fs, gs);
     for base in [&mut context.fs_base, &mut context.gs_base] {
         if !is_canonical(*base) {
             *base = 0;
         }
     }
     sanitise_breakpoints(&mut context.debug);
-    is_canonical(context.registers.rip)
+    is_canonical(context.registers.rip).then_some(Sanitised(context))
+}
+
+/// Whether `selector` names 64-bit or 32-bit code for CPL3.
+fn is_ring3_code(context: &Context, selector: u16) -> bool {
+    selector & 7 == 3
+        && context.descriptor(selector).is_some_and(|descriptor| descriptor >> 40 & 0xf8 == 0xf8)
+}
+
+/// Whether `selector` names a writable stack for CPL3.
+fn is_ring3_stack(context: &Context, selector: u16) -> bool {
+    selector & 7 == 3
+        && context.descriptor(selector).is_some_and(|descriptor| descriptor >> 40 & 0xfa == 0xf2)
+}
+
+/// Whether `selector` names data for CPL3, or code that can be read.
+fn is_ring3_data(context: &Context, selector: u16) -> bool {
+    let is_data = |descriptor: u64| {
+        // Present, DPL 3, data, or code that can be read.
+        let access = descriptor >> 40 & 0xff;
+        access & 0xf0 == 0xf0 && (access & 0x08 == 0 || access & 0x0a == 0x0a)
+    };
+    selector & 4 == 0 && context.descriptor(selector).is_some_and(is_data)
 }
 
 /// A breakpoint that code at CPL0 could meet would trap there: none is left in the hypervisor's addresses, none for
@@ -35,26 +78,17 @@ fn sanitise_breakpoints(debug: &mut DebugRegisters) {
     const GENERAL_DETECT: u64 = 1 << 13;
     debug.status &= 0xffff_ffff;
     debug.control = debug.control & 0xffff_ffff & !GENERAL_DETECT | DebugRegisters::CONTROL_AT_REST;
-    for (n, address) in debug.addresses.iter_mut().enumerate() {
-        let for_io = debug.control >> (16 + 4 * n) & 3 == 2;
+    // Where DR7 says what is armed, and of which kind.
+    for (address, (armed, kind)) in debug.addresses.iter_mut().zip([(0, 16), (2, 20), (4, 24), (6, 28)]) {
+        let for_io = debug.control >> kind & 3 == 2;
         let hypervisors = (HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(address);
         let has_no_place = hypervisors || !is_canonical(*address);
         if has_no_place {
             *address = 0;
         }
         if for_io || has_no_place {
-            debug.control &= !(3 << (2 * n));
+            debug.control &= !(3 << armed);
         }
-    }
-}
-
-/// Software KVM shows the host's selectors at CPL3; these are the same segments.
-pub fn visible_selector(selector: u16) -> u16 {
-    match selector {
-        0x33 => FLAT_RING3_CS64,
-        0x23 => FLAT_RING3_CS32,
-        0x2b => FLAT_RING3_SS64,
-        other => other,
     }
 }
 
@@ -82,9 +116,11 @@ mod tests {
         let mut context = context();
         context.descriptors = vec![0, descriptor];
         (context.cs, context.ss) = (OWN, OWN);
-        assert!(sanitise(&mut context));
-        let data = descriptors::data_segment(&context, OWN).unusable == 0;
-        [context.cs == OWN, context.ss == OWN, data]
+        (context.ds, context.es, context.fs, context.gs) = (OWN, OWN, OWN, OWN);
+        assert!(sanitise(&mut context).is_some());
+        let [data, others @ ..] = [context.ds, context.es, context.fs, context.gs];
+        assert!(others == [data; 3] && (data == OWN || data == 0), "{data:#x} {others:x?}");
+        [context.cs == OWN, context.ss == OWN, data == OWN]
     }
 
     #[test]
@@ -104,9 +140,10 @@ mod tests {
     fn selectors_of_nothing_and_of_the_stub_become_flat_ones() {
         for selector in [0, 3, OWN & !3, OWN | 4, 0xe008, 0xe00b, 0xe010, 0xe013, 0xe040, 0xffff] {
             let mut context = context();
-            (context.cs, context.ss) = (selector, selector);
-            assert!(sanitise(&mut context));
+            (context.cs, context.ss, context.ds) = (selector, selector, selector);
+            assert!(sanitise(&mut context).is_some());
             assert_eq!((context.cs, context.ss), (FLAT_RING3_CS64, FLAT_RING3_SS64), "{selector:#x}");
+            assert_eq!(context.ds, 0, "{selector:#x}");
         }
     }
 
@@ -115,15 +152,15 @@ mod tests {
         let mut context = context();
         context.registers.rflags = !0;
         (context.fs_base, context.gs_base) = (1 << 47, 1 << 63);
-        assert!(sanitise(&mut context));
+        assert!(sanitise(&mut context).is_some());
         let allowed = rflags::USER_MASK & !rflags::NT | rflags::RF | rflags::RESERVED1 | rflags::IF;
         assert_eq!((context.registers.rflags, context.fs_base, context.gs_base), (allowed, 0, 0));
         context.registers.rflags = 0;
-        assert!(sanitise(&mut context));
+        assert!(sanitise(&mut context).is_some());
         assert_eq!(context.registers.rflags, rflags::RESERVED1 | rflags::IF);
         for (rip, fits) in [(1 << 47, false), (1 << 63, false), ((1 << 47) - 1, true), (!0, true)] {
             context.registers.rip = rip;
-            assert_eq!(sanitise(&mut context), fits, "{rip:#x}");
+            assert_eq!(sanitise(&mut context).is_some(), fits, "{rip:#x}");
         }
     }
 
@@ -141,7 +178,7 @@ mod tests {
         context.debug.addresses[n] = address;
         context.debug.control = others | armed(n, kind);
         let asked = context.debug;
-        assert!(sanitise(&mut context));
+        assert!(sanitise(&mut context).is_some());
         for other in (0..4).filter(|&other| other != n) {
             assert_eq!(context.debug.addresses[other], asked.addresses[other], "of breakpoint {other}");
         }
@@ -173,12 +210,12 @@ mod tests {
     fn debug_registers_hold_nothing_that_is_refused_or_traps_their_use() {
         let mut context = context();
         (context.debug.status, context.debug.control) = (!0, 0x1111_ffff_ffff | 1 << 63);
-        assert!(sanitise(&mut context));
+        assert!(sanitise(&mut context).is_some());
         assert_eq!(context.debug.status, 0xffff_ffff);
         assert_eq!(context.debug.control >> 32, 0);
         assert_eq!(context.debug.control & 1 << 13, 0, "general detect");
         context.debug.control = 0;
-        assert!(sanitise(&mut context));
+        assert!(sanitise(&mut context).is_some());
         assert_eq!(context.debug.control, DebugRegisters::CONTROL_AT_REST);
     }
 }
