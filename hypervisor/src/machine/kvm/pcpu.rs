@@ -2,7 +2,7 @@
 //!
 //! Between two calls of [`KvmPcpu::enter`]:
 //! - KVM holds no half-done access and no exception that is still to be delivered: both were brought to their end
-//!   before the call returned, so nothing of one vCPU can reach the next ([`KvmPcpu::run`]);
+//!   before the call returned, so nothing of one vCPU can reach the next ([`KvmPcpu::run_to_exit`]);
 //! - the context is complete but for the FPU, which stays loaded until another vCPU comes or `save` is called;
 //! - `live` is what the hardware holds.
 //!
