@@ -13,14 +13,16 @@
 //! | [`Rank::VcpuInfo`] | what keeps the frame of a `vcpu_info` that has moved |
 //! | [`Rank::Scheduler`] | who runs where, and the timers |
 //! | [`Rank::Life`] | how far a domain's life has come |
-//! | [`Rank::Spaces`] | which domains have page tables |
 //! | [`Rank::Space`] | a domain's page tables, and the types of its frames; one domain's at a time |
 //! | [`Rank::FreeFrames`] | which frames nobody has |
 //! | [`Rank::DoorbellPages`] | which domain has which doorbell page |
 //!
-//! The machine's locks lie inside all of these. Those that keep the handles of threads (`trace`, `control`) and those of the
-//! command line are taken with none of these held, and none of these is taken under them. A guest cannot make a lock's holder panic,
-//! so a poisoned lock is somebody else's bug, and its data is used as it is.
+//! Inside all of these lie the machine's locks, those of bells, and which domains have page tables (`paging::space`, a lock
+//! for readers and a writer): no other is taken under them. Locks that keep the handles of threads (`trace`, `control`),
+//! those of back-ends and of the store, and those of the command line are taken while none of these is held, and outside of
+//! all.
+//!
+//! A guest cannot make a lock's holder panic, so a poisoned lock is somebody else's bug, and its data is used as it is.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -40,7 +42,6 @@ pub enum Rank {
     VcpuInfo,
     Scheduler,
     Life,
-    Spaces,
     Space,
     FreeFrames,
     DoorbellPages,

@@ -11,36 +11,34 @@ use pv_abi::address::is_canonical;
 /// Return addresses that a back trace shows at most.
 const MAX_CALLS: usize = 32;
 
-impl CrashReport {
-    /// Looks at the vCPU as it stands.
-    pub fn new(reason: &Failure, vcpu: &Vcpu, mmu: &Mmu, symbols: Option<&SymbolTable>) -> Self {
-        let registers = vcpu.context.registers;
-        let code = vcpu.space(mmu).fetch(vcpu.context.instruction_address());
-        let code = code.map_or_else(|_| Vec::new(), |instruction| instruction.bytes().to_vec());
-        let mut calls = vec![registers.rip];
-        calls.extend(return_addresses(&vcpu.space(mmu), registers.rbp));
-        let in_kernel = vcpu.mode == Mode::Kernel;
-        let symbols = symbols.filter(|_| in_kernel);
-        let name = |depth: usize, address| symbols.and_then(|table| table.describe(address, depth != 0));
-        Self {
-            reason: match reason {
-                Failure::Crash(why) => why.clone(),
-                other => other.to_string(),
-            },
-            is_hosts: reason.is_hosts(),
-            domain: vcpu.domain,
-            vcpu: vcpu.id,
-            mode: vcpu.mode,
-            registers,
-            selectors: (vcpu.context.cs, vcpu.context.ss),
-            privileged: privileged(&code),
-            code,
-            calls: calls
-                .into_iter()
-                .enumerate()
-                .map(|(depth, address)| Location { address, symbol: name(depth, address) })
-                .collect(),
-        }
+/// Looks at the vCPU as it stands.
+pub fn crash_report(reason: &Failure, vcpu: &Vcpu, mmu: &Mmu, symbols: Option<&SymbolTable>) -> CrashReport {
+    let registers = vcpu.context.registers;
+    let code = vcpu.space(mmu).fetch(vcpu.context.instruction_address());
+    let code = code.map_or_else(|_| Vec::new(), |instruction| instruction.bytes().to_vec());
+    let mut calls = vec![registers.rip];
+    calls.extend(return_addresses(&vcpu.space(mmu), registers.rbp));
+    let in_kernel = vcpu.mode == Mode::Kernel;
+    let symbols = symbols.filter(|_| in_kernel);
+    let name = |depth: usize, address| symbols.and_then(|table| table.describe(address, depth != 0));
+    CrashReport {
+        reason: match reason {
+            Failure::Crash(why) => why.clone(),
+            other => other.to_string(),
+        },
+        is_hosts: reason.is_hosts(),
+        domain: vcpu.domain,
+        vcpu: vcpu.id,
+        mode: vcpu.mode,
+        registers,
+        selectors: (vcpu.context.cs, vcpu.context.ss),
+        privileged: privileged(&code),
+        code,
+        calls: calls
+            .into_iter()
+            .enumerate()
+            .map(|(depth, address)| Location { address, symbol: name(depth, address) })
+            .collect(),
     }
 }
 
@@ -78,7 +76,7 @@ mod tests {
         world.poke(&guest, page(3), &frames);
         let report = world.on_vcpu(&guest, |_, vcpu| {
             vcpu.context.registers.rbp = page(3);
-            CrashReport::new(&Failure::Crash("test".into()), vcpu, &world.services.mmu, None)
+            crash_report(&Failure::Crash("test".into()), vcpu, &world.services.mmu, None)
         });
         assert_eq!(report.calls.len(), 1 + MAX_CALLS);
         assert_eq!(report.calls.last().map(|call| call.address), Some(0x1000 + MAX_CALLS as u64 - 1));
@@ -93,7 +91,7 @@ mod tests {
         let told = |rip| {
             let report = world.on_vcpu(&guest, |_, vcpu| {
                 vcpu.context.registers.rip = rip;
-                CrashReport::new(&Failure::Crash("test".into()), vcpu, &world.services.mmu, None)
+                crash_report(&Failure::Crash("test".into()), vcpu, &world.services.mmu, None)
             });
             let text = report.to_string();
             text.lines().find(|line| line.contains("code at rip")).expect("a line of code").trim().to_owned()

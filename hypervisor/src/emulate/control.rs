@@ -2,14 +2,11 @@
 
 use super::operand;
 use super::step::{Effect, Trapped, edx_eax};
-use crate::machine::{CR0_TS, CR4_FSGSBASE, Registers, is_valid_xcr0};
+use crate::machine::{CR0, CR0_TS, CR4_FSGSBASE, Registers, is_valid_xcr0};
 use crate::vcpu::debug::CR4_DE;
 use iced_x86::Register;
 use pv_abi::Mfn;
 use pv_abi::trap::Vector;
-
-/// CR0 but for TS, which is the kernel's own: PE MP ET NE WP AM PG, as on Xen.
-const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 18 | 1 << 31;
 
 const OSXSAVE: u64 = 1 << 18;
 /// What a kernel finds in CR4, whatever it writes: PAE MCE OSFXSR OSXMMEXCPT.

@@ -37,11 +37,11 @@ pub enum FpuState {
     /// That after reset.
     #[default]
     Initial,
-    /// What was saved of a vCPU: the standard format of XSAVE (Intel SDM volume 1, 13.4), 4096 bytes, with room behind it.
+    /// What was saved of a vCPU, in the standard format of XSAVE (Intel SDM volume 1, 13.4).
     Xsave(Box<XsaveArea>),
 }
 
-/// The bytes of [`FpuState::Xsave`].
+/// The 4096 bytes of [`FpuState::Xsave`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct XsaveArea(pub [u32; 1024]);
 
@@ -75,6 +75,8 @@ impl Default for DebugRegisters {
     }
 }
 
+/// CR0 of all guests, but for TS, which is a vCPU's own: PE MP ET NE WP AM PG, as on Xen.
+pub const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 18 | 1 << 31;
 /// CR0: the next use of the FPU raises #NM.
 pub const CR0_TS: u64 = 1 << 3;
 /// CR4: programs set FS and GS bases by instructions of their own.
@@ -247,7 +249,7 @@ pub enum Exit {
     },
     /// Somebody kicked the pcpu, or its time is up; nothing happened to the vCPU.
     Kicked,
-    /// It did something that this machine cannot carry out: the vCPU is as before that. #GP is the fair answer.
+    /// It did something that this machine cannot carry out. #GP is the fair answer.
     Unhandled {
         /// What, for the log and the trace.
         what: Unhandled,
@@ -257,26 +259,26 @@ pub enum Exit {
 /// What of a guest's doing a machine cannot carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unhandled {
-    /// It accessed a doorbell's page, other than to ring.
+    /// It accessed a doorbell's page, other than to ring. The vCPU is as before that.
     #[error("access to a doorbell's page other than to ring")]
     DoorbellAccess,
-    /// An instruction that KVM had to emulate, and cannot.
-    #[error("KVM cannot emulate an instruction (suberror {suberror})")]
+    /// An instruction that the machine had to emulate, and cannot. The vCPU is as before that.
+    #[error("an instruction cannot be emulated (reason {reason})")]
     Emulation {
-        /// KVM's word for why (`KVM_INTERNAL_ERROR_*`).
-        suberror: u32,
+        /// The machine's own word for why.
+        reason: u32,
     },
-    /// Two exceptions came at once, and where the guest was is not known any more.
+    /// A breakpoint on a load of SS came late, at the vector of an `int1` behind it. The vCPU is where it was last known.
     #[error("a breakpoint on a load of SS, with `int1` behind it")]
-    TwoExceptions,
+    LateBreakpoint,
 }
 
 /// A physical CPU of the machine, used by one thread.
 pub trait Pcpu: Send {
     /// Runs the vCPU until something happens.
     ///
-    /// The context is used as it is, whatever a guest put there: RIP, RFLAGS, selectors, bases and breakpoints are
-    /// sanitised here, in one function, for every machine. A non-canonical RIP comes back as [`Exit::Exception`] with #GP.
+    /// The context may hold anything that a guest put there: RIP, RFLAGS, selectors, bases and breakpoints are sanitised
+    /// here, by one function, for every machine. A non-canonical RIP comes back as [`Exit::Exception`] with #GP.
     ///
     /// # Errors
     /// The host's, or an exception in the stub: the pcpu cannot be used any more.

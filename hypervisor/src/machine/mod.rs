@@ -29,7 +29,7 @@ pub mod fake;
 pub mod kvm;
 
 pub use context::{
-    CR0_TS, CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, Unhandled,
+    CR0, CR0_TS, CR4_FSGSBASE, Context, DebugRegisters, Exit, FpuState, Kick, Pcpu, Registers, Unhandled,
     XsaveArea, descriptor_base, is_valid_xcr0,
 };
 pub use doorbells::Doorbells;

@@ -7,7 +7,8 @@ use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::rflags;
 use std::ops::{Deref, DerefMut};
 
-/// A context that a guest can be entered with. [`sanitise`] alone makes one, so that no machine enters another.
+/// A context that a guest can be entered with. [`sanitise`] alone makes one, and machines get no other. What a machine puts
+/// there when the guest has run is sanitised before the next entry.
 #[derive(Debug)]
 pub struct Sanitised<'a>(&'a mut Context);
 
@@ -40,7 +41,10 @@ pub fn sanitise(context: &mut Context) -> Option<Sanitised<'_>> {
     }
     let [ds, es, fs, gs] = [context.ds, context.es, context.fs, context.gs]
         .map(|selector| if is_ring3_data(context, selector) { selector } else { 0 });
-    (context.ds, context.es, context.fs, context.gs) = (ds, es, fs, gs);
+    if [context.ds, context.es, context.fs, context.gs] != [ds, es, fs, gs] {
+        (context.ds, context.es, context.fs, context.gs) = (ds, es, fs, gs);
+        context.segments_changed = true;
+    }
     for base in [&mut context.fs_base, &mut context.gs_base] {
         if !is_canonical(*base) {
             *base = 0;
@@ -139,11 +143,35 @@ mod tests {
     #[test]
     fn selectors_of_nothing_and_of_the_stub_become_flat_ones() {
         for selector in [0, 3, OWN & !3, OWN | 4, 0xe008, 0xe00b, 0xe010, 0xe013, 0xe040, 0xffff] {
-            let mut context = context();
-            (context.cs, context.ss, context.ds) = (selector, selector, selector);
-            assert!(sanitise(&mut context).is_some());
-            assert_eq!((context.cs, context.ss), (FLAT_RING3_CS64, FLAT_RING3_SS64), "{selector:#x}");
-            assert_eq!(context.ds, 0, "{selector:#x}");
+            for descriptor in [CODE, DATA] {
+                let mut context = context();
+                context.descriptors = vec![0, descriptor];
+                (context.cs, context.ss) = (selector, selector);
+                assert!(sanitise(&mut context).is_some());
+                assert_eq!((context.cs, context.ss), (FLAT_RING3_CS64, FLAT_RING3_SS64), "{selector:#x}");
+            }
+        }
+    }
+
+    /// A selector of data may have any RPL; it must not be of a local table, nor of the hypervisor's own.
+    #[test]
+    fn data_selectors_that_name_no_data_are_null() {
+        let names_data = |selector: u16| selector & 4 == 0 && selector & !3 != 0;
+        for selector in [0, 3, OWN, OWN & !3, OWN | 4, 0xe008, 0xe010, 0xe02b, 0xe028, 0xe02f, 0xe040, 0xffff]
+        {
+            let is_known = selector & !7 == OWN & !7 || selector & !7 == FLAT_RING3_SS64 & !7;
+            let kept = if is_known && names_data(selector) { selector } else { 0 };
+            for n in 0..4 {
+                let mut context = context();
+                (context.descriptors, context.segments_changed) = (vec![0, DATA], false);
+                let mut wanted = [0; 4];
+                wanted[n] = selector;
+                [context.ds, context.es, context.fs, context.gs] = wanted;
+                assert!(sanitise(&mut context).is_some());
+                wanted[n] = kept;
+                assert_eq!([context.ds, context.es, context.fs, context.gs], wanted, "{selector:#x}");
+                assert_eq!(context.segments_changed, kept != selector, "{selector:#x}");
+            }
         }
     }
 

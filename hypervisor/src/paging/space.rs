@@ -8,7 +8,7 @@ use crate::lock::{Rank, Ranked};
 use pv_abi::page_table::Level;
 use pv_abi::{DomId, Errno, Mfn};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Work that a call left over.
 #[derive(Debug)]
@@ -68,18 +68,15 @@ impl Space {
 }
 
 /// All spaces, made when a domain is first heard of.
-#[derive(Debug)]
-pub(super) struct Spaces(Ranked<BTreeMap<DomId, Arc<Ranked<Space>>>>);
-
-impl Default for Spaces {
-    fn default() -> Self {
-        Self(Ranked::new(Rank::Spaces, BTreeMap::new()))
-    }
-}
+#[derive(Debug, Default)]
+pub(super) struct Spaces(RwLock<BTreeMap<DomId, Arc<Ranked<Space>>>>);
 
 impl Spaces {
     pub(super) fn of(&self, domain: DomId) -> Arc<Ranked<Space>> {
-        let mut spaces = self.0.lock();
+        if let Some(space) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&domain) {
+            return Arc::clone(space);
+        }
+        let mut spaces = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let space =
             spaces.entry(domain).or_insert_with(|| Arc::new(Ranked::new(Rank::Space, Space::new(domain))));
         Arc::clone(space)
@@ -87,7 +84,7 @@ impl Spaces {
 
     /// Those there are, for audits.
     pub(super) fn all(&self) -> Vec<Arc<Ranked<Space>>> {
-        self.0.lock().values().cloned().collect()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 

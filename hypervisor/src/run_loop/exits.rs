@@ -1,11 +1,12 @@
 //! What follows from an exit, and from a hypercall's outcome.
 
 use super::TurnEnd;
-use crate::domain::{CrashReport, Domain, End, ExitKind};
+use crate::domain::{Domain, End, ExitKind};
 use crate::emulate::{Carried, Fault, exception};
 use crate::error::Failure;
 use crate::hypercall::{Outcome, Reply, dispatch};
 use crate::machine::Exit;
+use crate::report::crash_report;
 use crate::services::Services;
 use crate::vcpu::{Mode, Vcpu, VcpuHandle, bounce_trap, bounce_user_syscall};
 use pv_abi::trap::Vector;
@@ -81,7 +82,7 @@ pub(super) fn after(reply: Reply) -> Result<Option<TurnEnd>, Failure> {
 
 /// Ends a domain that cannot go on, by its own fault or the host's.
 pub(super) fn crash(services: &Services, domain: &Domain, vcpu: &Vcpu, failure: &Failure) {
-    let report = CrashReport::new(failure, vcpu, &services.mmu, domain.symbols());
+    let report = crash_report(failure, vcpu, &services.mmu, domain.symbols());
     tracing::error!(domain = %domain.id(), %failure, is_hosts = failure.is_hosts(), "domain ended");
     let end = if failure.is_hosts() { End::HostFailed } else { End::Crashed };
     domain.life().end(end(Box::new(report)));

@@ -91,7 +91,7 @@ fn the_same_exits_mean_something_else_in_user_mode() {
     world.turns(0, 1);
     world.on_vcpu(&guest, |_, vcpu| vcpu.user_for_test(&world.services.mmu, guest.user_root));
     note(&world, &guest, &seen, Exit::Doorbell);
-    note(&world, &guest, &seen, Exit::Unhandled { what: Unhandled::Emulation { suberror: 1 } });
+    note(&world, &guest, &seen, Exit::Unhandled { what: Unhandled::Emulation { reason: 1 } });
     note(&world, &guest, &seen, Exit::Kicked);
     world.turns(0, 1);
     let rips: Vec<u64> = seen.lock().unwrap().iter().map(|&(rip, _)| rip).collect();

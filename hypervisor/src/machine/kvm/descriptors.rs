@@ -172,6 +172,8 @@ fn segment(selector: u16, descriptor: u64) -> kvm_segment {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Context;
+    use super::super::super::sanitise::sanitise;
     use super::super::area::DoorbellAddresses;
     use super::*;
 
@@ -199,6 +201,17 @@ mod tests {
         assert_eq!((low >> 47 & 1, low >> 44 & 1), (1, 0), "it is present, and a system's");
         // It is busy once it is loaded.
         assert_eq!((u64::from(task.type_), task.present), (low >> 40 & 15 | 2, 1));
+    }
+
+    #[test]
+    fn a_data_segment_is_what_its_descriptor_says_or_null() {
+        let mut context = Context::new(1, Mfn(9), 0x1000);
+        let data = DATA_RING3 | 0x12 << 56 | 0x34_5678 << 16;
+        (context.descriptors, context.ds, context.es) = (vec![0, data], 1 << 3, 0);
+        let context = sanitise(&mut context).expect("it can be entered");
+        let [named, null] = [context.ds, context.es].map(|selector| data_segment(&context, selector));
+        assert_eq!((named.base, named.selector, named.dpl, named.unusable), (0x1234_5678, 1 << 3 | 3, 3, 0));
+        assert_eq!((null.selector, null.unusable), (0, 1));
     }
 
     /// Every gate enters the stub, and only those of `int3` and `into` are open to CPL3.

@@ -6,10 +6,13 @@ use super::super::context::{FpuState, XsaveArea};
 use super::run::Run;
 use kvm_bindings::{kvm_xcr, kvm_xcrs, kvm_xsave};
 
-/// The state that a vCPU starts with.
+/// Loads and saves the extended state of one KVM vCPU.
 #[derive(Debug)]
 pub struct Fpu {
+    /// The state that a vCPU starts with.
     initial: Box<kvm_xsave>,
+    /// What is loaded is told from here.
+    told: Box<kvm_xsave>,
 }
 
 impl Fpu {
@@ -18,17 +21,20 @@ impl Fpu {
     /// # Errors
     /// The host's.
     pub fn new(run: &Run) -> Result<Self, MachineError> {
-        Ok(Self { initial: get(run)? })
+        Ok(Self { initial: Box::new(get(run)?), told: Box::default() })
     }
 
     /// Loads `state`.
     ///
     /// # Errors
     /// The host's.
-    pub fn load(&self, run: &Run, state: &FpuState) -> Result<(), MachineError> {
+    pub fn load(&mut self, run: &Run, state: &FpuState) -> Result<(), MachineError> {
         let image = match state {
             FpuState::Initial => &self.initial,
-            FpuState::Xsave(area) => &Box::new(kvm_xsave { region: area.0, ..Default::default() }),
+            FpuState::Xsave(area) => {
+                self.told.region = area.0;
+                &self.told
+            }
         };
         // SAFETY: the host's state fits into `kvm_xsave`: `EmptyVm::new` refused to start otherwise.
         unsafe { run.vcpu().set_xsave(image) }
@@ -65,7 +71,6 @@ pub fn set_xcr0(run: &Run, value: u64) -> Result<(), MachineError> {
     run.vcpu().set_xcrs(&xcrs).map_err(|error| MachineError::new("KVM_SET_XCRS", error))
 }
 
-fn get(run: &Run) -> Result<Box<kvm_xsave>, MachineError> {
-    let xsave = run.vcpu().get_xsave();
-    xsave.map(Box::new).map_err(|error| MachineError::new("a vCPU's FPU state cannot be read", error))
+fn get(run: &Run) -> Result<kvm_xsave, MachineError> {
+    run.vcpu().get_xsave().map_err(|error| MachineError::new("a vCPU's FPU state cannot be read", error))
 }

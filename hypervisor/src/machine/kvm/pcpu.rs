@@ -252,7 +252,7 @@ impl KvmPcpu {
                     return Ok(Stop::Unhandled(Unhandled::DoorbellAccess));
                 }
                 Reason::InternalError { suberror } if in_guest => {
-                    return Ok(Stop::Unhandled(Unhandled::Emulation { suberror }));
+                    return Ok(Stop::Unhandled(Unhandled::Emulation { reason: suberror }));
                 }
                 Reason::Interrupted => {
                     if let Some(stop) = self.interrupted(in_guest) {
@@ -420,7 +420,7 @@ impl Pcpu for KvmPcpu {
                 // Where the guest was last: its own doing, and its own #GP.
                 let Registers { rip, rflags, rsp, .. } = context.registers;
                 context.registers = Registers { rip, rflags, rsp, ..from_kvm(&self.run.regs()) };
-                Exit::Unhandled { what: Unhandled::TwoExceptions }
+                Exit::Unhandled { what: Unhandled::LateBreakpoint }
             }
             stop @ (Stop::Doorbell | Stop::Unanswered | Stop::KickedInGuest | Stop::Unhandled(_)) => {
                 context.registers = from_kvm(&self.run.regs());

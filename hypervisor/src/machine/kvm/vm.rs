@@ -1,7 +1,7 @@
 //! The KVM VM and its vCPUs, before anything runs on them.
 
 use super::super::cpuid::{Leaf, MachineCpuid, Processor, Registers};
-use super::super::{MachineError, MachineMemory};
+use super::super::{CR0, MachineError, MachineMemory};
 use super::area::{AREA, Area, DoorbellAddresses, LSTAR, PcpuPages};
 use super::cpuid::{self, CpuidAnswer};
 use super::descriptors;
@@ -23,7 +23,6 @@ const SLOT_SIZE: u64 = 1 << 30;
 /// Pages that KVM may use to shadow page tables, where it does; its default is made for small tables.
 const SHADOW_PAGES: u64 = 1 << 16;
 
-const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 18 | 1 << 31; // PE MP ET NE WP AM PG
 // PAE OSFXSR OSXMMEXCPT. SMEP and SMAP stay off on purpose: the stub touches no page of a guest, KVM allows them
 // only to a machine whose guests see them, and PV guests must not. PGE stays off so that loading a root flushes
 // everything.
