@@ -9,7 +9,9 @@ use crate::tiny_guest::{STORE_PORT, request, segment, store_ring};
 use backends::block::Disk;
 use backends::block::image::MemoryImage;
 use backends::xenstore::{End, StoreHandle};
-use hypervisor::host_domain::{DeviceEnd, Home, HostDomain, Service, move_in, start_disk, start_store};
+use hypervisor::host_domain::{
+    DeviceEnd, HostDomain, Service, StoreNodes, create_store_nodes, start_disk, start_store,
+};
 use libtest_mimic::Failed;
 use pv_abi::PAGE_SIZE;
 use pv_abi::io::block::Operation;
@@ -20,7 +22,7 @@ use std::sync::{Arc, Mutex};
 const ROUNDS: u64 = SCRATCH + 0x800;
 /// What its disk begins with.
 const SECTOR: &[u8; 8] = b"neighbor";
-/// What it keeps to itself in the store, below its home.
+/// What it keeps to itself in the store, below its own nodes.
 pub const SECRET: &str = "data/secret";
 
 /// A machine, its store, and a neighbour.
@@ -85,7 +87,7 @@ impl Served {
         let why = guest.memory().load_u32(page, store_ring::ERROR as usize)?;
         guest.destroy()?;
         self.store.release(guest.domain.id());
-        self.store.remove(&home(&guest))?;
+        self.store.remove(&nodes_of(&guest))?;
         Ok((let_go, RingError(why)))
     }
 
@@ -100,7 +102,7 @@ impl Served {
     /// is free and every count right.
     pub fn finish(self) -> Result<(), Failed> {
         self.neighbour_goes_on()?;
-        let secret = self.store.read(&format!("{}/{SECRET}", home(&self.neighbour)))?;
+        let secret = self.store.read(&format!("{}/{SECRET}", nodes_of(&self.neighbour)))?;
         check(secret == b"secret", || format!("the neighbour's secret is {secret:?}"))?;
         self.neighbour.destroy()?;
         self.services.1.finish();
@@ -110,7 +112,7 @@ impl Served {
 }
 
 /// A guest's nodes.
-pub fn home(guest: &Guest) -> String {
+pub fn nodes_of(guest: &Guest) -> String {
     format!("/local/domain/{}", guest.domain.id().0)
 }
 
@@ -126,7 +128,10 @@ fn host_domain(host: &Host, guest: &Guest) -> Arc<HostDomain> {
 fn serve_store(host: &Host, store: &StoreHandle, guest: &Guest) -> Result<Service<End>, Failed> {
     let (name, console_port) = ("tiny", crate::tiny_guest::CONSOLE_PORT);
     let (pages, vcpus, domain) = (guest.frames().len() as u64, 1, guest.domain.id());
-    move_in(store, &Home { domain, name, pages, vcpus, console_port, store_port: STORE_PORT })?;
+    create_store_nodes(
+        store,
+        &StoreNodes { domain, name, pages, vcpus, console_port, store_port: STORE_PORT },
+    )?;
     Ok(start_store(host_domain(host, guest), STORE_PORT, store, |_| {})?)
 }
 

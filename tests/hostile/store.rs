@@ -1,6 +1,6 @@
 //! Guests that lie to xenstore, flood it, or want what is others'.
 
-use crate::served::{SECRET, Served, home};
+use crate::served::{SECRET, Served, nodes_of};
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, Conversation, Reg, SCRATCH, STORE_PORT, store_ring};
 use libtest_mimic::{Failed, Trial};
@@ -113,7 +113,7 @@ const NODES: usize = 1000;
 const TRANSACTIONS: usize = 10;
 const WATCHES: usize = 128;
 const NODE_BYTES: usize = 2048;
-/// Nodes of its home that are its own from the start.
+/// Nodes that are its own from the start.
 const AT_HOME: usize = 10;
 
 /// As many nodes and transactions as a guest may have it gets, and no more; nor a node that is too large.
@@ -156,7 +156,7 @@ fn watches() -> Result<(), Failed> {
 /// What is the neighbour's or the host's can be neither read nor changed, and what is the toolstack's not asked for.
 fn nodes_of_others() -> Result<(), Failed> {
     let served = Served::new()?;
-    let neighbour = home(&served.neighbour);
+    let neighbour = nodes_of(&served.neighbour);
     let mut wishes = Conversation::default();
     let secret = format!("{neighbour}/{SECRET}");
     for path in
@@ -186,7 +186,7 @@ fn nodes_of_others() -> Result<(), Failed> {
 fn watching_others() -> Result<(), Failed> {
     let served = Served::new()?;
     let (mut watch, mut own) = (Conversation::default(), Conversation::default());
-    for path in [format!("{}/data", home(&served.neighbour)), "/local".into(), "/".into()] {
+    for path in [format!("{}/data", nodes_of(&served.neighbour)), "/local".into(), "/".into()] {
         watch.ask(Type::WATCH, &format!("{path}|t|"), "OK|").event(&format!("{path}|t|"));
     }
     own.ask(Type::READ, "name|", "tiny");

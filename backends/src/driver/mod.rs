@@ -12,12 +12,12 @@
 //! to blame, its user is told ([`crate::failures`]).
 
 mod front_end;
-mod life;
+mod lifecycle;
 mod nodes;
 mod serve;
 
 pub use front_end::FrontEnd;
-pub use life::{Life, LifeEnd};
+pub use lifecycle::{DeviceLifecycle, LifecycleEnd};
 pub use nodes::{Address, Nodes, create, withdraw};
 pub use serve::serve_until;
 

@@ -46,9 +46,9 @@ impl World {
 
     /// Runs a life beside `front_end`, until that returns and the life is told to stop, or has ended. Returns how it
     /// ended, and what failed.
-    fn live(&self, driver: BlockDriver, front_end: impl FnOnce()) -> (LifeEnd, Vec<String>) {
+    fn live(&self, driver: BlockDriver, front_end: impl FnOnce()) -> (LifecycleEnd, Vec<String>) {
         let (host, store) = (Arc::clone(&self.host), self.store.clone());
-        let life = Life::new(host, store, self.address, Box::new(driver)).unwrap();
+        let life = DeviceLifecycle::new(host, store, self.address, Box::new(driver)).unwrap();
         let (stop, bell, mut reasons) = (AtomicBool::new(false), Arc::clone(life.bell()), Vec::new());
         let end = std::thread::scope(|scope| {
             let living = scope.spawn(|| life.run(&stop, &mut |reason| reasons.push(reason.to_string())));
@@ -158,7 +158,7 @@ fn a_front_end_finds_a_disk_uses_it_and_leaves() {
         world.wait_for(S::CLOSED);
         assert_eq!((world.mapped(), world.host.open_ports()), (0, 0), "before it says so");
     });
-    assert_eq!((end, reasons), (LifeEnd::Stopped, vec![]));
+    assert_eq!((end, reasons), (LifecycleEnd::Stopped, vec![]));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_device_nobody_wants_goes_when_its_front_end_lets_go() {
         world.state(S::CLOSED);
         wait_until(|| world.hear("state").is_none(), "its end");
     });
-    assert_eq!(end, LifeEnd::Removed);
+    assert_eq!(end, LifecycleEnd::Removed);
     assert!(world.store.directory("/local/domain/3/device/vbd").unwrap().is_empty());
 }
 
@@ -240,7 +240,7 @@ fn a_device_whose_nodes_are_removed_goes_at_once() {
         wait_until(|| world.host.open_ports() == 0, "its end");
         wait_until(|| world.store.read(&format!("{}/state", world.address.front_end())).is_err(), "its end");
     });
-    assert_eq!(end, LifeEnd::Removed);
+    assert_eq!(end, LifecycleEnd::Removed);
 }
 
 /// It is closed, its error is there to be read, and what was wrong can be put right.
@@ -350,7 +350,7 @@ fn states_and_nodes_that_flicker_do_no_harm() {
         world.wait_for(S::CONNECTED);
         world.use_disk(&mut ring);
     });
-    assert_eq!(end, LifeEnd::Stopped);
+    assert_eq!(end, LifecycleEnd::Stopped);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::builder::{KernelImage, Plan, Wishes};
 use crate::control::{DomainConfig, FilledDomain, Hypervisor, fill};
 use crate::domain::{Domain, NoConsole, StatisticsSnapshot};
 use crate::host_domain::{
-    DeviceEnd, Home, HostDomain, Service, move_in, start_console, start_disk, start_store,
+    DeviceEnd, HostDomain, Service, StoreNodes, create_store_nodes, start_console, start_disk, start_store,
 };
 use crate::machine::kvm::ProbeReport;
 use backends::block::Disk;
@@ -92,7 +92,10 @@ impl KernelDomain {
     ) -> Result<(), BenchError> {
         let (store_port, console_port) = (self.filled.store_port, self.filled.console_port);
         let domain = self.domain.id();
-        move_in(&self.store, &Home { domain, name: "bench", pages, vcpus: 1, console_port, store_port })?;
+        create_store_nodes(
+            &self.store,
+            &StoreNodes { domain, name: "bench", pages, vcpus: 1, console_port, store_port },
+        )?;
         self.services.store = Some(start_store(Arc::clone(host), store_port, &self.store, |_| {})?);
         let input = Arc::clone(&self.input);
         self.services.console = Some(start_console(Arc::clone(host), console_port, input, output, |_| {})?);

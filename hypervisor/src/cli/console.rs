@@ -1,9 +1,10 @@
 //! What the user has of all guests together: a screen, a keyboard, and a way out.
 
 use super::command_line::Commands;
-use super::desk::{Desk, Takes};
+use super::domain_output::{DomainOutput, domain_outputs};
 use super::exit::Exit;
 use super::guest::Guest;
+use super::input_focus::{InputFocus, Takes};
 use super::keyboard::{self, Hearer, Stdin};
 use super::say;
 use super::screen::{self, Telling};
@@ -11,7 +12,6 @@ use super::session::Session;
 use super::signals;
 use super::status::{Failure, Status};
 use super::terminal::Raw;
-use super::voice::{Voice, voices};
 use backends::xenstore::StoreHandle;
 use hypervisor::control::Hypervisor;
 use std::io;
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 /// See the head of this file. The terminal is raw while this lives, if somebody types.
 pub struct Console {
-    voices: Vec<Voice>,
-    desk: Arc<Desk>,
+    domain_outputs: Vec<DomainOutput>,
+    focus: Arc<InputFocus>,
     exit: Arc<Exit>,
     stdin: Stdin,
     _raw: Option<Raw>,
@@ -38,20 +38,21 @@ impl Console {
         finish: impl FnOnce() + Send + 'static,
     ) -> Result<Self, Failure> {
         let names: Vec<_> = guests.iter().map(|guest| guest.spec.name.clone()).collect();
-        let desk = Arc::new(Desk::new(guests.iter().map(takes)));
+        let focus = Arc::new(InputFocus::new(guests.iter().map(takes)));
         let stdin = stdin(guests);
         if names.len() > 1 {
-            let typed_to = names.get(desk.current()).filter(|_| stdin == Stdin::Terminal);
-            screen::company(&names, typed_to.map(String::as_str));
+            let typed_to = names.get(focus.current()).filter(|_| stdin == Stdin::Terminal);
+            screen::several(&names, typed_to.map(String::as_str));
         }
         let of_terminal = |error: io::Error| Failure::about("the terminal", error);
-        let (voices, exit) = speech(&names, Exit::new(hypervisor, store.clone())).map_err(of_terminal)?;
+        let (domain_outputs, exit) =
+            speech(&names, Exit::new(hypervisor, store.clone())).map_err(of_terminal)?;
         let of_signals = |error: io::Error| Failure::about("signals", error);
         signals::start(Arc::clone(&exit), grace, finish).map_err(of_signals)?;
         let raw = (stdin == Stdin::Terminal).then(Raw::enter).transpose().map_err(of_terminal)?;
-        let user = User { voices: voices.clone(), exit: Arc::clone(&exit) };
-        keyboard::start(stdin, Arc::clone(&desk), user).map_err(of_terminal)?;
-        Ok(Self { voices, desk, exit, stdin, _raw: raw })
+        let user = User { domain_outputs: domain_outputs.clone(), exit: Arc::clone(&exit) };
+        keyboard::start(stdin, Arc::clone(&focus), user).map_err(of_terminal)?;
+        Ok(Self { domain_outputs, focus, exit, stdin, _raw: raw })
     }
 
     /// A session with each of the guests; `telling` says what is told at its end.
@@ -62,17 +63,17 @@ impl Console {
         store: &StoreHandle,
         telling: Telling,
     ) -> Vec<Session<'a>> {
-        let session = |(index, (guest, voice)): (usize, (Guest<'a>, &Voice))| Session {
+        let session = |(index, (guest, domain_output)): (usize, (Guest<'a>, &DomainOutput))| Session {
             index,
             hypervisor: Arc::clone(hypervisor),
             guest,
             store: store.clone(),
-            voice: voice.clone(),
-            desk: Arc::clone(&self.desk),
+            domain_output: domain_output.clone(),
+            focus: Arc::clone(&self.focus),
             exit: Arc::clone(&self.exit),
             telling,
         };
-        guests.into_iter().zip(&self.voices).enumerate().map(session).collect()
+        guests.into_iter().zip(&self.domain_outputs).enumerate().map(session).collect()
     }
 
     /// Waits until all that was said is written, or nobody wants to read it. The status, where a signal has ended the run.
@@ -92,22 +93,22 @@ impl Console {
         Ok(Some(Status::Signal(signal)))
     }
 
-    /// The voices of those that somebody at a terminal can turn to.
-    pub fn typed_to(&self) -> &[Voice] {
+    /// Outputs of those domains that somebody at a terminal can turn to.
+    pub fn typed_to(&self) -> &[DomainOutput] {
         match self.stdin {
-            Stdin::Terminal => &self.voices,
+            Stdin::Terminal => &self.domain_outputs,
             Stdin::Pipe | Stdin::Unread => &[],
         }
     }
 }
 
-/// A voice for each domain, and a way out: that no voice is heard any more is one.
-fn speech(names: &[String], exit: Exit) -> io::Result<(Vec<Voice>, Arc<Exit>)> {
+/// The output of each domain, and a way out: that output is taken no more is one.
+fn speech(names: &[String], exit: Exit) -> io::Result<(Vec<DomainOutput>, Arc<Exit>)> {
     let exit = Arc::new(exit);
     let leaving = Arc::clone(&exit);
-    let (voices, printer) = voices(names, move |error| leaving.output_failed(error))?;
+    let (domain_outputs, printer) = domain_outputs(names, move |error| leaving.output_failed(error))?;
     exit.set_printer(printer);
-    Ok((voices, exit))
+    Ok((domain_outputs, exit))
 }
 
 fn takes(guest: &Guest<'_>) -> Takes {
@@ -129,14 +130,14 @@ fn stdin(guests: &[Guest<'_>]) -> Stdin {
 
 /// Whoever sits at the keyboard.
 struct User {
-    voices: Vec<Voice>,
+    domain_outputs: Vec<DomainOutput>,
     exit: Arc<Exit>,
 }
 
 impl Hearer for User {
     fn turned_to(&self, index: usize) {
-        if let Some(voice) = self.voices.get(index) {
-            voice.attend();
+        if let Some(domain_output) = self.domain_outputs.get(index) {
+            domain_output.attend();
         }
     }
 

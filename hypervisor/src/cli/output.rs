@@ -1,12 +1,12 @@
 //! What the guest says, on its way to the screen.
 
-use super::voice::Voice;
+use super::domain_output::DomainOutput;
 use hypervisor::domain::Console;
 use std::io::{self, Write};
 
 /// A guest's output: by its console's ring, whose thread waits for room, or by the emergency console, whose vCPU does.
 #[derive(Clone, Debug)]
-pub struct Output(pub Voice);
+pub struct Output(pub DomainOutput);
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,7 +1,6 @@
 //! `paravane run`.
 
 use super::args::{RunArgs, RunCommand};
-use super::company::live_together;
 use super::console::Console;
 use super::fit::machine_frames;
 use super::guest::Guest;
@@ -11,6 +10,7 @@ use super::screen::{self, Telling, Validation};
 use super::sockets;
 use super::status::{Failure, Status};
 use super::stderr;
+use super::together::run_together;
 use super::trace::Tracing;
 use backends::xenstore::StoreHandle;
 use hypervisor::assemble::{self, assemble};
@@ -64,7 +64,7 @@ fn run_guests(
         .inspect_err(|failure| say(&format!("xenstore cannot be looked into: {}", failure.message)));
     let sessions = console.sessions(guests, &hypervisor, &store, telling);
     let born = Instant::now();
-    let status = live_together(&sessions, plans, console.typed_to());
+    let status = run_together(&sessions, plans, console.typed_to());
     let finished = console.finish();
     if status.is_ok() && sessions.len() > 1 {
         screen::all_ended(sessions.len(), born.elapsed(), Validation::of(&hypervisor));

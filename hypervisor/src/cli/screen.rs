@@ -2,10 +2,10 @@
 
 use super::check::kind;
 use super::demo_disk::MIB;
+use super::domain_output::DomainOutput;
 use super::say;
 use super::status::Status;
 use super::stderr;
-use super::voice::Voice;
 use hypervisor::control::Hypervisor;
 use hypervisor::domain::StatisticsSnapshot;
 use hypervisor::hypercall::find;
@@ -64,7 +64,7 @@ pub fn title(report: &ProbeReport) {
 }
 
 /// Before several guests start: which they are, and how to get from one to the other. `first` is typed to first.
-pub fn company(names: &[String], first: Option<&str>) {
+pub fn several(names: &[String], first: Option<&str>) {
     let keys = first.map_or_else(String::new, |first| {
         format!(
             "Ctrl-A 1 to {}, Ctrl-A n: type to another than {first}; Ctrl-A a: Ctrl-A itself; Ctrl-] leaves all\n",
@@ -75,12 +75,12 @@ pub fn company(names: &[String], first: Option<&str>) {
 }
 
 /// At the guest's first words: how long it took since its domain was begun to be built, and what can be typed.
-pub fn booted(voice: &Voice, kernel: &str, time: Duration, help: &str) {
+pub fn booted(domain_output: &DomainOutput, kernel: &str, time: Duration, help: &str) {
     if is_quiet() {
         return;
     }
-    let help = if voice.has_company() { "" } else { help };
-    voice.tell(&format!("{kernel} booted in {}\n{help}", duration(time)));
+    let help = if domain_output.is_one_of_several() { "" } else { help };
+    domain_output.tell(&format!("{kernel} booted in {}\n{help}", duration(time)));
 }
 
 /// Of the disk that nobody asked for.
@@ -130,15 +130,15 @@ impl Validation {
 }
 
 /// At the end of a domain.
-pub fn ended(voice: &Voice, how: &str, summary: Summary) {
+pub fn ended(domain_output: &DomainOutput, how: &str, summary: Summary) {
     if is_quiet() {
         return;
     }
     let Summary { time, exits, hypercalls, validation } = summary;
     let what =
         format!("{how} after {}: {} exits, {} hypercalls", duration(time), count(exits), count(hypercalls));
-    match voice.has_company() {
-        true => voice.tell(&what),
+    match domain_output.is_one_of_several() {
+        true => domain_output.tell(&what),
         false => show(&format!("{what}, {}\n", validated(validation))),
     }
 }
@@ -206,8 +206,8 @@ fn named_hypercalls(statistics: &StatisticsSnapshot) -> impl Iterator<Item = (St
 }
 
 /// What a domain did, by name, the most frequent first.
-pub fn statistics(voice: &Voice, statistics: &StatisticsSnapshot) {
-    voice.tell(&format!(
+pub fn statistics(domain_output: &DomainOutput, statistics: &StatisticsSnapshot) {
+    domain_output.tell(&format!(
         "exits: {}\nhypercalls: {}\n",
         ranking(named_exits(statistics)),
         ranking(named_hypercalls(statistics))

@@ -1,4 +1,4 @@
-//! What the host domain serves a guest with, for one of its lives.
+//! What the host domain serves a running domain with.
 
 use super::output::Output;
 use super::session::Session;
@@ -9,26 +9,26 @@ use backends::{Disconnect, console, xenstore};
 use hypervisor::control::FilledDomain;
 use hypervisor::domain::Domain;
 use hypervisor::host_domain::{
-    DeviceEnd, Home, HostDomain, Service, move_in, start_console, start_disk, start_store,
+    DeviceEnd, HostDomain, Service, StoreNodes, create_store_nodes, start_console, start_disk, start_store,
 };
 use pv_abi::DomId;
 use std::sync::Arc;
 
-/// Threads of the host domain, and the guest's home in xenstore.
+/// Threads of the host domain, and the guest's nodes in xenstore.
 pub struct Served {
     console: Service<console::End>,
     store: Service<xenstore::End>,
     disks: Vec<Service<DeviceEnd>>,
-    home: Tenancy,
+    nodes: OwnNodes,
 }
 
 /// A domain's place in xenstore: it is gone when this is dropped.
-struct Tenancy {
+struct OwnNodes {
     store: xenstore::StoreHandle,
     domain: DomId,
 }
 
-impl Drop for Tenancy {
+impl Drop for OwnNodes {
     fn drop(&mut self) {
         self.store.release(self.domain);
         // Somebody may have removed it by hand.
@@ -46,7 +46,7 @@ impl Served {
         output: Output,
     ) -> Result<Self, Failure> {
         let host = Arc::new(HostDomain::new(session.hypervisor.services().mmu.clone(), domain.clone()));
-        let home = Home {
+        let nodes = StoreNodes {
             domain: domain.id(),
             name: &session.guest.spec.name,
             pages: domain.maximum_pages(),
@@ -54,19 +54,19 @@ impl Served {
             console_port: filled.console_port,
             store_port: filled.store_port,
         };
-        move_in(&session.store, &home).map_err(Failure::new)?;
-        let home = Tenancy { store: session.store.clone(), domain: domain.id() };
-        let voice = session.voice.clone();
+        create_store_nodes(&session.store, &nodes).map_err(Failure::new)?;
+        let nodes = OwnNodes { store: session.store.clone(), domain: domain.id() };
+        let domain_output = session.domain_output.clone();
         let ended = move |end: &xenstore::End| {
             if let xenstore::End::Disconnected(reason) = end {
-                voice.warn(&format!("the guest's xenstore is disconnected: {reason}"));
+                domain_output.warn(&format!("the guest's xenstore is disconnected: {reason}"));
             }
         };
         let store = start_store(host.clone(), filled.store_port, &session.store, ended);
         let store = store.map_err(Failure::new)?;
         let disks = serve_disks(session, &host)?;
         let console = serve_console(session, host, filled, output)?;
-        Ok(Self { console, store, disks, home })
+        Ok(Self { console, store, disks, nodes })
     }
 
     /// Stops them, once what the guest has left behind is served.
@@ -76,20 +76,20 @@ impl Served {
             disk.finish();
         }
         self.store.finish();
-        drop(self.home);
+        drop(self.nodes);
     }
 }
 
 fn serve_disks(session: &Session<'_>, host: &Arc<HostDomain>) -> Result<Vec<Service<DeviceEnd>>, Failure> {
     let serve = |(index, disk): (u8, &Arc<Disk>)| {
-        let (disk, voice) = (Arc::clone(disk), session.voice.clone());
+        let (disk, domain_output) = (Arc::clone(disk), session.domain_output.clone());
         let name = disk.name().to_owned();
-        let (failing, device) = (session.voice.clone(), name_of(index, &disk, session));
+        let (failing, device) = (session.domain_output.clone(), name_of(index, &disk, session));
         disk.failures().tell_by(move |what| failing.warn(&format!("{device}: {what}")));
         let limit = RateLimit::default();
         let failed = move |reason: &Disconnect| {
             if let Some(more) = limit.happened() {
-                voice.warn(&format!("disk {name} is disconnected: {reason}{more}"));
+                domain_output.warn(&format!("disk {name} is disconnected: {reason}{more}"));
             }
         };
         start_disk(Arc::clone(host), &session.store, index, disk, failed).map_err(Failure::new)
@@ -110,7 +110,7 @@ fn letters(index: u8) -> String {
 fn name_of(index: u8, disk: &Disk, session: &Session<'_>) -> String {
     let device = format!("disk xvd{} ({})", letters(index), disk.name());
     // Where there are several domains, the line is marked.
-    match session.voice.has_company() {
+    match session.domain_output.is_one_of_several() {
         true => device,
         false => format!("domain {}, {device}", session.guest.spec.name),
     }
@@ -122,13 +122,13 @@ fn serve_console(
     filled: &FilledDomain,
     output: Output,
 ) -> Result<Service<console::End>, Failure> {
-    let voice = session.voice.clone();
+    let domain_output = session.domain_output.clone();
     let ended = move |end: &console::End| {
         if let console::End::Disconnected(reason) = end {
-            voice.warn(&format!("the guest's console is disconnected: {reason}"));
+            domain_output.warn(&format!("the guest's console is disconnected: {reason}"));
         }
     };
-    let input = session.desk.input(session.index);
+    let input = session.focus.input(session.index);
     start_console(host, filled.console_port, input, output, ended).map_err(Failure::new)
 }
 

@@ -2,15 +2,15 @@
 
 use super::command_line::Commands;
 use super::demo_disk;
-use super::desk::Desk;
+use super::domain_output::DomainOutput;
 use super::exit::Exit;
 use super::guest::Guest;
+use super::input_focus::InputFocus;
 use super::output::Output;
 use super::screen::{self, Telling, Validation};
 use super::served::Served;
 use super::status::Failure;
 use super::stderr;
-use super::voice::Voice;
 use backends::xenstore::StoreHandle;
 use hypervisor::builder::{Plan, functions};
 use hypervisor::control::{DomainConfig, Hypervisor, fill};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// How long the guest's first words wait for somebody to read the first screen.
 const FIRST_SCREEN: Duration = Duration::from_millis(500);
 
-/// What all lives of a guest have in common: a reboot begins another.
+/// What all domains of a guest have in common: a reboot begins another.
 pub struct Session<'a> {
     /// Its place among the guests of this run.
     pub index: usize,
@@ -33,17 +33,17 @@ pub struct Session<'a> {
     /// The store of the machine.
     pub store: StoreHandle,
     /// Where its words go.
-    pub voice: Voice,
+    pub domain_output: DomainOutput,
     /// Where it is typed to.
-    pub desk: Arc<Desk>,
+    pub focus: Arc<InputFocus>,
     /// What ends the guests from outside.
     pub exit: Arc<Exit>,
     /// What is told at its end.
     pub telling: Telling,
 }
 
-/// One life of a guest: a domain that runs.
-pub struct Life {
+/// A domain of a guest that runs.
+pub struct RunningDomain {
     /// When it was begun.
     pub born: Instant,
     /// What validation came to before that.
@@ -54,11 +54,11 @@ pub struct Life {
 }
 
 impl Session<'_> {
-    /// Begins a life: builds a domain, and lets it run.
-    pub fn begin(&self, plan: &Plan) -> Result<Life, Failure> {
+    /// Builds a domain, and lets it run.
+    pub fn begin(&self, plan: &Plan) -> Result<RunningDomain, Failure> {
         let born = Instant::now();
         let validation_before = Validation::of(&self.hypervisor);
-        let output = Output(self.voice.clone());
+        let output = Output(self.domain_output.clone());
         let config = DomainConfig {
             name: self.guest.spec.name.clone(),
             vcpus: self.guest.spec.vcpus,
@@ -74,11 +74,11 @@ impl Session<'_> {
             // A user who leaves meanwhile is no failure.
             if self.exit.is_over() { Ok(None) } else { Err(failure) }
         })?;
-        Ok(Life { born, validation_before, domain, served })
+        Ok(RunningDomain { born, validation_before, domain, served })
     }
 
-    /// Stays until nothing is left of a life.
-    pub fn outlast(&self, life: Life) -> DomainEnd {
+    /// Waits until nothing is left of a domain.
+    pub fn wait_for_end(&self, life: RunningDomain) -> DomainEnd {
         let end = self.hypervisor.wait(&life.domain);
         life.served.into_iter().for_each(Served::finish);
         end
@@ -107,15 +107,15 @@ impl Session<'_> {
             false => "Ctrl-] leaves\n",
         };
         let has_demo_disk = self.guest.disks.iter().any(|disk| disk.name() == demo_disk::NAME);
-        let (voice, domain) = (self.voice.clone(), Arc::downgrade(domain));
+        let (domain_output, domain) = (self.domain_output.clone(), Arc::downgrade(domain));
         let first = move || {
-            screen::booted(&voice, &name, born.elapsed(), help);
+            screen::booted(&domain_output, &name, born.elapsed(), help);
             if typed && has_demo_disk {
                 screen::demo_disk();
             }
             stderr::settle(FIRST_SCREEN);
         };
         let room = move || domain.upgrade().into_iter().for_each(|domain| domain.room_again());
-        self.voice.begin(Box::new(first), Box::new(room));
+        self.domain_output.begin(Box::new(first), Box::new(room));
     }
 }

@@ -3,7 +3,7 @@
 use super::{HostDomain, Service};
 use backends::Disconnect;
 use backends::block::{BlockDriver, Disk, address};
-use backends::driver::{Address, Driver, Life, LifeEnd, create};
+use backends::driver::{Address, DeviceLifecycle, Driver, LifecycleEnd, create};
 use backends::host::HostError;
 use backends::xenstore::{StoreError, StoreHandle};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub enum DeviceEnd {
     /// As lives do.
-    Ended(LifeEnd),
+    Ended(LifecycleEnd),
     /// Its back-end could not go on.
     Failed(Disconnect),
 }
@@ -56,7 +56,7 @@ fn start_device(
     failed: impl Fn(&Disconnect) + Send + 'static,
 ) -> Result<Service<DeviceEnd>, Disconnect> {
     let name = format!("{} {} {}", address.domain, address.class, address.number);
-    let life = Life::new(host, store.clone(), address, driver)?;
+    let life = DeviceLifecycle::new(host, store.clone(), address, driver)?;
     let bell = Arc::clone(life.bell());
     let live = move |stop: &_| {
         life.run(stop, &mut |reason| failed(reason)).map_or_else(Into::into, DeviceEnd::Ended)

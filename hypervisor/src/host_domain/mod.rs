@@ -5,15 +5,15 @@
 
 mod console;
 mod device;
-mod home;
 mod service;
 mod store;
+mod store_nodes;
 
 pub use console::start_console;
 pub use device::{DeviceEnd, start_disk};
-pub use home::{Home, move_in};
 pub use service::Service;
 pub use store::start_store;
+pub use store_nodes::{StoreNodes, create_store_nodes};
 
 use crate::domain::Domain;
 use crate::event_channel::{HostChannel, connect};

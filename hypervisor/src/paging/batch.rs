@@ -2,7 +2,7 @@
 //! machine has settled the changes. The order is the whole point; see invariant 1 of [`crate::paging`].
 
 use super::counters::count;
-use super::space::{Life, Space};
+use super::space::{Space, SpaceState};
 use super::{Budget, Mmu};
 use crate::error::Failure;
 use crate::frame::{FrameType, Operation, Reference, ReferenceKind};
@@ -90,7 +90,7 @@ impl Mmu {
             return Ok(batch.budget);
         }
         self.with_space(batch.domain, |space| {
-            if space.life == Life::Failed {
+            if space.state == SpaceState::Failed {
                 batch.forget();
                 return space.check_alive().map(|()| batch.budget);
             }

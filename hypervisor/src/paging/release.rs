@@ -1,6 +1,6 @@
 //! A domain's end: everything that it holds is given back, in bounded steps.
 
-use super::space::{Life, Space};
+use super::space::{Space, SpaceState};
 use super::{Budget, Mmu, Progress};
 use crate::error::Failure;
 use crate::frame::{FrameType, Operation, Phase, Reference, ReferenceKind};
@@ -20,17 +20,17 @@ impl Mmu {
     /// The machine's: then the domain's frames stay as they are for the machine's life, and so does its number.
     pub fn release_domain(&self, domain: DomId, budget: &mut Budget) -> Result<Progress, Failure> {
         self.with_space(domain, |space| {
-            match space.life {
-                Life::Alive => space.life = Life::Dying,
-                Life::Dying | Life::Failed => {}
-                Life::Dead => return self.drain_space(space, budget), // what came back late
+            match space.state {
+                SpaceState::Alive => space.state = SpaceState::Dying,
+                SpaceState::Dying | SpaceState::Failed => {}
+                SpaceState::Dead => return self.drain_space(space, budget), // what came back late
             }
             loop {
                 if self.drain_space(space, budget)? == Progress::Preempted || budget.is_exhausted() {
                     return Ok(Progress::Preempted);
                 }
                 if !self.release_some(space)? {
-                    space.life = Life::Dead;
+                    space.state = SpaceState::Dead;
                     return Ok(Progress::Done);
                 }
                 budget.spend();
@@ -40,7 +40,7 @@ impl Mmu {
 
     /// Looks at some more frames, up to the first that has something to give back. False behind the last.
     fn release_some(&self, space: &mut Space) -> Result<bool, Failure> {
-        if space.life == Life::Failed {
+        if space.state == SpaceState::Failed {
             return space.check_alive().map(|()| false);
         }
         for _ in 0..LOOKS_PER_STEP {

@@ -1,7 +1,7 @@
 //! The state of an [`Mmu`] as a value, so that a test can go back to it and try something else. Going back takes the
 //! `Mmu` by exclusive reference: one that runs guests is shared, and cannot.
 
-use super::space::Life;
+use super::space::SpaceState;
 use super::{Mmu, Roots};
 use crate::frame::{FramesAtRest, Reference};
 use pv_abi::page_table::Pte;
@@ -13,7 +13,7 @@ use pv_abi::{DomId, Mfn};
 pub struct Snapshot {
     frames: FramesAtRest,
     contents: Vec<Pte>,
-    spaces: Vec<(DomId, Life, u64)>,
+    spaces: Vec<(DomId, SpaceState, u64)>,
     roots: Vec<Roots>,
     held: Vec<Reference>,
 }
@@ -28,7 +28,7 @@ impl Mmu {
         let spaces = spaces.iter().map(|space| {
             let space = space.lock();
             assert!(space.deferred.is_empty(), "{} has work left over", space.domain);
-            (space.domain, space.life, space.released)
+            (space.domain, space.state, space.released)
         });
         Snapshot {
             frames: self.frames.at_rest(),
@@ -52,8 +52,8 @@ impl Mmu {
         for space in self.spaces.all() {
             let mut space = space.lock();
             let then = to.spaces.iter().find(|(domain, ..)| *domain == space.domain);
-            (space.life, space.released) =
-                then.map_or((Life::Alive, 0), |&(_, life, released)| (life, released));
+            (space.state, space.released) =
+                then.map_or((SpaceState::Alive, 0), |&(_, state, released)| (state, released));
             space.deferred.clear();
         }
         (to.roots.iter().map(copy_of_roots).collect(), to.held.iter().map(copy_of_reference).collect())

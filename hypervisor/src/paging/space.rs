@@ -26,9 +26,9 @@ pub(super) enum Deferred {
     },
 }
 
-/// How alive a domain is.
+/// How far the taking apart of a domain has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum SpaceState {
     Alive,
     /// Being taken apart: no new references.
     Dying,
@@ -42,7 +42,7 @@ pub(super) enum Life {
 #[derive(Debug)]
 pub(super) struct Space {
     pub domain: DomId,
-    pub life: Life,
+    pub state: SpaceState,
     /// Last in, first out, so that a tree is torn down depth first and the list stays short.
     pub deferred: Vec<Deferred>,
     /// How far [`Mmu::release_domain`] has looked through the frames.
@@ -51,7 +51,7 @@ pub(super) struct Space {
 
 impl Space {
     fn new(domain: DomId) -> Self {
-        Self { domain, life: Life::Alive, deferred: Vec::new(), released: 0 }
+        Self { domain, state: SpaceState::Alive, deferred: Vec::new(), released: 0 }
     }
 
     pub(super) fn defer(&mut self, reference: Reference) {
@@ -59,10 +59,12 @@ impl Space {
     }
 
     pub(super) fn check_alive(&self) -> Result<(), Failure> {
-        match self.life {
-            Life::Alive => Ok(()),
-            Life::Dying | Life::Dead => Err(Refusal::new(Errno::EINVAL, "the domain is dying").into()),
-            Life::Failed => Err(Failure::Host("the machine failed to settle its page tables".into())),
+        match self.state {
+            SpaceState::Alive => Ok(()),
+            SpaceState::Dying | SpaceState::Dead => {
+                Err(Refusal::new(Errno::EINVAL, "the domain is dying").into())
+            }
+            SpaceState::Failed => Err(Failure::Host("the machine failed to settle its page tables".into())),
         }
     }
 }
@@ -97,12 +99,12 @@ impl Mmu {
     ) -> Result<R, Failure> {
         let space = self.spaces.of(domain);
         let mut space = space.lock();
-        if space.life == Life::Dead && self.frames.owned_by(domain) == 0 {
+        if space.state == SpaceState::Dead && self.frames.owned_by(domain) == 0 {
             *space = Space::new(domain); // the number may be used again
         }
         let outcome = action(&mut space);
         match &outcome {
-            Err(Failure::Machine(_)) => space.life = Life::Failed,
+            Err(Failure::Machine(_)) => space.state = SpaceState::Failed,
             Err(_) => count(&self.counters.refusals, 1),
             Ok(_) => {}
         }

@@ -2,7 +2,7 @@
 //! [`Space`]: no recursion, and it stops wherever the budget ends.
 
 use super::counters::count;
-use super::space::{Deferred, Life, Space};
+use super::space::{Deferred, Space, SpaceState};
 use super::{Budget, Mmu, Progress};
 use crate::error::Failure;
 use crate::frame::{Operation, Reference, ReferenceKind};
@@ -23,7 +23,7 @@ impl Mmu {
 
     pub(super) fn drain_space(&self, space: &mut Space, budget: &mut Budget) -> Result<Progress, Failure> {
         while !space.deferred.is_empty() {
-            if space.life == Life::Failed {
+            if space.state == SpaceState::Failed {
                 return Err(Failure::Host("the machine failed to settle its page tables".into()));
             }
             if budget.is_exhausted() {

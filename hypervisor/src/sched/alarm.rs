@@ -60,10 +60,10 @@ impl Scheduler {
         // From here on nobody needs to notify: the alarm is computed anew before the next sleep.
         state.alarm_at = 0;
         let (now, others_wait) = (self.clock.now(), state.others_wait());
-        for (index, seat) in state.seats.iter_mut().enumerate() {
-            if seat.over_at(others_wait).is_some_and(|at| at <= now) {
+        for (index, slot) in state.slots.iter_mut().enumerate() {
+            if slot.over_at(others_wait).is_some_and(|at| at <= now) {
                 // It looks at the time by itself before it enters a guest, so one kick is enough.
-                seat.kick_again_at = now.saturating_add(SLICE);
+                slot.kick_again_at = now.saturating_add(SLICE);
                 self.kick(index);
             }
         }

@@ -191,7 +191,7 @@ impl Scheduler {
     /// Sees to it that the vCPUs of an ended domain leave their pcpus.
     pub fn evict(&self, id: DomId) {
         let mut state = self.state.lock();
-        let nobody_runs = state.seats.iter().all(|seat| seat.failed);
+        let nobody_runs = state.slots.iter().all(|slot| slot.failed);
         for key in state.of(id) {
             let pcpu = state.set_online(key, true, self.clock.now());
             self.wake_pcpu(pcpu);
@@ -213,7 +213,7 @@ impl Scheduler {
     /// What `pcpu` shall do next.
     pub fn next(&self, pcpu: usize) -> Next {
         let mut state = self.state.lock();
-        if state.stopping || state.seats.get(pcpu).is_none_or(|seat| seat.failed) {
+        if state.stopping || state.slots.get(pcpu).is_none_or(|slot| slot.failed) {
             return Next::Stop;
         }
         let now = self.clock.now();
@@ -243,17 +243,17 @@ impl Scheduler {
     pub fn turn_is_over(&self, pcpu: usize) -> bool {
         let state = self.state.lock();
         let now = self.clock.now();
-        let seat = state.seats.get(pcpu);
-        let over_at = seat.and_then(|seat| seat.over_at(state.others_wait()));
-        let stopped = seat.and_then(|seat| seat.turn).is_some_and(|turn| !state.is_online(turn.vcpu));
+        let slot = state.slots.get(pcpu);
+        let over_at = slot.and_then(|slot| slot.over_at(state.others_wait()));
+        let stopped = slot.and_then(|slot| slot.turn).is_some_and(|turn| !state.is_online(turn.vcpu));
         state.stopping || stopped || over_at.is_some_and(|at| at <= now)
     }
 
     /// The vCPU leaves `pcpu`.
     pub fn leave(&self, pcpu: usize, vcpu: VcpuKey, leave: &Leave<'_>) {
         let mut state = self.state.lock();
-        if let Some(seat) = state.seats.get_mut(pcpu) {
-            seat.turn = None;
+        if let Some(slot) = state.slots.get_mut(pcpu) {
+            slot.turn = None;
         }
         match leave {
             Leave::Ended => state.forget(vcpu),
@@ -287,12 +287,12 @@ impl Scheduler {
         let (Some(this), false) = (self.pcpus.get(pcpu), state.stopping || state.has_work_for(pcpu)) else {
             return;
         };
-        if let Some(seat) = state.seats.get_mut(pcpu) {
-            seat.idle = true;
+        if let Some(slot) = state.slots.get_mut(pcpu) {
+            slot.idle = true;
         }
         let mut state = state.wait(&this.wake, None);
-        if let Some(seat) = state.seats.get_mut(pcpu) {
-            seat.idle = false;
+        if let Some(slot) = state.slots.get_mut(pcpu) {
+            slot.idle = false;
         }
     }
 
@@ -300,10 +300,10 @@ impl Scheduler {
     /// domain: those whose state it holds, and all where it was the last.
     pub fn fail(&self, pcpu: usize) -> Vec<(Arc<Domain>, VcpuKey)> {
         let mut state = self.state.lock();
-        if let Some(seat) = state.seats.get_mut(pcpu) {
-            seat.failed = true;
+        if let Some(slot) = state.slots.get_mut(pcpu) {
+            slot.failed = true;
         }
-        let was_last = state.seats.iter().all(|seat| seat.failed);
+        let was_last = state.slots.iter().all(|slot| slot.failed);
         let goes = |entry: &Entry| was_last || entry.loaded == Some(pcpu);
         let lost: Vec<_> = state
             .vcpus

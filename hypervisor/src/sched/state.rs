@@ -62,7 +62,7 @@ impl Entry {
 
 /// What a pcpu does.
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct PcpuState {
     pub turn: Option<Turn>,
     pub idle: bool,
     /// The machine failed it: it runs nothing any more.
@@ -72,7 +72,7 @@ pub(super) struct Seat {
     pub kick_again_at: u64,
 }
 
-impl Seat {
+impl PcpuState {
     /// When the vCPU on it must come back into the hypervisor.
     pub fn over_at(&self, others_wait: bool) -> Option<u64> {
         let turn = self.turn?;
@@ -85,7 +85,7 @@ impl Seat {
 pub(super) struct State {
     pub policy: Box<dyn Policy>,
     pub vcpus: BTreeMap<VcpuKey, Entry>,
-    pub seats: Vec<Seat>,
+    pub slots: Vec<PcpuState>,
     pub timers: Timers,
     pub stopping: bool,
     /// What the alarm thread sleeps until; 0 while it does not sleep.
@@ -99,7 +99,7 @@ impl State {
         Self {
             policy,
             vcpus: BTreeMap::new(),
-            seats: (0..pcpus).map(|_| Seat::default()).collect(),
+            slots: (0..pcpus).map(|_| PcpuState::default()).collect(),
             timers: Timers::default(),
             stopping: false,
             alarm_at: u64::MAX,
@@ -124,8 +124,8 @@ impl State {
 
     /// When somebody has to look: the next timer, the end of a slice, the refresh of a clock.
     pub fn alarm(&self) -> u64 {
-        let over = |seat: &Seat| Some(seat.over_at(self.others_wait())?.max(seat.kick_again_at));
-        self.seats.iter().filter_map(over).chain(self.timers.next()).min().unwrap_or(u64::MAX)
+        let over = |slot: &PcpuState| Some(slot.over_at(self.others_wait())?.max(slot.kick_again_at));
+        self.slots.iter().filter_map(over).chain(self.timers.next()).min().unwrap_or(u64::MAX)
     }
 
     /// Makes a vCPU ready. The idle pcpu that should look, where there is one.
@@ -146,9 +146,9 @@ impl State {
     /// gets another.
     pub fn claim_idle(&mut self, only: Option<usize>) -> Option<usize> {
         let fits = |pcpu: usize| only.is_none_or(|only| only == pcpu);
-        let mut seats = self.seats.iter_mut().enumerate();
-        let (pcpu, seat) = seats.find(|(pcpu, seat)| seat.idle && fits(*pcpu))?;
-        seat.idle = false;
+        let mut slots = self.slots.iter_mut().enumerate();
+        let (pcpu, slot) = slots.find(|(pcpu, slot)| slot.idle && fits(*pcpu))?;
+        slot.idle = false;
         Some(pcpu)
     }
 
@@ -172,10 +172,10 @@ impl State {
         let vcpus = &self.vcpus;
         let fits = |key| vcpus.get(&key).is_some_and(|entry: &Entry| entry.fits(pcpu));
         let turn = self.policy.next(now, &fits)?;
-        let (entry, seat) = (self.vcpus.get_mut(&turn.vcpu)?, self.seats.get_mut(pcpu)?);
+        let (entry, slot) = (self.vcpus.get_mut(&turn.vcpu)?, self.slots.get_mut(pcpu)?);
         (entry.activity, entry.loaded) = (Activity::Running(pcpu), Some(pcpu));
         entry.note(now);
-        *seat = Seat { turn: Some(turn), refresh_at, ..Seat::default() };
+        *slot = PcpuState { turn: Some(turn), refresh_at, ..PcpuState::default() };
         self.ready = self.ready.saturating_sub(1);
         Some((turn, entry.domain.clone()))
     }

@@ -182,7 +182,7 @@ fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     let world = World::new();
     let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
     let mut state = State::new(Box::new(FairShare::default()), 2);
-    state.seats.iter_mut().for_each(|seat| seat.idle = true);
+    state.slots.iter_mut().for_each(|slot| slot.idle = true);
     let woken = guests.iter().map(|guest| {
         state.vcpus.insert(key_of(guest), Entry::new(guest.domain.clone()));
         state.make_ready(key_of(guest), 0)

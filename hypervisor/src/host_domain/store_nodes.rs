@@ -5,7 +5,7 @@ use pv_abi::{DomId, Errno, EventPort, GrantRef, PAGE_SIZE};
 
 /// What there is to say of a domain.
 #[derive(Clone, Debug)]
-pub struct Home<'a> {
+pub struct StoreNodes<'a> {
     /// Its number.
     pub domain: DomId,
     /// Its name.
@@ -34,47 +34,47 @@ const WRITABLE: [&str; 10] = [
     "/error",
 ];
 
-/// Introduces a domain to the store, and makes its home. It may read all of that, and write below
+/// Introduces a domain to the store, and makes its nodes. It may read all of that, and write below
 /// [`WRITABLE`].
 ///
 /// # Errors
 /// Where the domain is there already, or its name is longer than a node.
-pub fn move_in(store: &StoreHandle, home: &Home<'_>) -> Result<(), StoreError> {
-    store.introduce(home.domain)?;
-    let made: Result<(), Errno> = store.transaction(|operation| furnish(operation, home));
-    made.map_err(|errno| StoreError { operation: "make", path: path(home, ""), errno })
+pub fn create_store_nodes(store: &StoreHandle, nodes: &StoreNodes<'_>) -> Result<(), StoreError> {
+    store.introduce(nodes.domain)?;
+    let made: Result<(), Errno> = store.transaction(|operation| write_nodes(operation, nodes));
+    made.map_err(|errno| StoreError { operation: "make", path: path(nodes, ""), errno })
 }
 
-fn path(home: &Home<'_>, name: &str) -> String {
-    format!("/local/domain/{}{name}", home.domain.0)
+fn path(nodes: &StoreNodes<'_>, name: &str) -> String {
+    format!("/local/domain/{}{name}", nodes.domain.0)
 }
 
-fn furnish(operation: &mut Operation<'_>, home: &Home<'_>) -> Result<(), Errno> {
-    let kib = home.pages.saturating_mul(PAGE_SIZE as u64 / 1024).to_string();
-    operation.mkdir(path(home, ""))?;
-    let readable = Permissions::private(DomId::HOST).and(home.domain, Access::READ);
-    operation.set_permissions(path(home, ""), readable)?;
+fn write_nodes(operation: &mut Operation<'_>, nodes: &StoreNodes<'_>) -> Result<(), Errno> {
+    let kib = nodes.pages.saturating_mul(PAGE_SIZE as u64 / 1024).to_string();
+    operation.mkdir(path(nodes, ""))?;
+    let readable = Permissions::private(DomId::HOST).and(nodes.domain, Access::READ);
+    operation.set_permissions(path(nodes, ""), readable)?;
     for (name, value) in [
-        ("/name", home.name),
-        ("/domid", &home.domain.0.to_string()),
+        ("/name", nodes.name),
+        ("/domid", &nodes.domain.0.to_string()),
         ("/memory/target", &kib),
         ("/memory/static-max", &kib),
         ("/console/ring-ref", &GrantRef::CONSOLE.0.to_string()),
-        ("/console/port", &home.console_port.0.to_string()),
+        ("/console/port", &nodes.console_port.0.to_string()),
         ("/console/type", "paravane"),
         ("/store/ring-ref", &GrantRef::XENSTORE.0.to_string()),
-        ("/store/port", &home.store_port.0.to_string()),
+        ("/store/port", &nodes.store_port.0.to_string()),
         ("/device", ""),
         ("/control", ""),
     ] {
-        operation.write(path(home, name), value)?;
+        operation.write(path(nodes, name), value)?;
     }
-    for vcpu in 0..home.vcpus {
-        operation.write(path(home, &format!("/cpu/{vcpu}/availability")), "online")?;
+    for vcpu in 0..nodes.vcpus {
+        operation.write(path(nodes, &format!("/cpu/{vcpu}/availability")), "online")?;
     }
     for name in WRITABLE {
-        operation.mkdir(path(home, name))?;
-        operation.set_permissions(path(home, name), Permissions::private(home.domain))?;
+        operation.mkdir(path(nodes, name))?;
+        operation.set_permissions(path(nodes, name), Permissions::private(nodes.domain))?;
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use backends::xenstore::{Caller, Store};
 
-    const HOME: Home<'static> = Home {
+    const NODES: StoreNodes<'static> = StoreNodes {
         domain: DomId(7),
         name: "seven",
         pages: 1024,
@@ -96,8 +96,8 @@ mod tests {
     #[test]
     fn a_domain_reads_its_home_and_writes_what_is_its_own() {
         let store = StoreHandle::new(Store::default());
-        move_in(&store, &HOME).unwrap();
-        assert!(move_in(&store, &HOME).is_err(), "it lives there already");
+        create_store_nodes(&store, &NODES).unwrap();
+        assert!(create_store_nodes(&store, &NODES).is_err(), "it lives there already");
         assert_eq!(store.read("/local/domain/7/memory/target").unwrap(), b"4096");
         store.with(|store| {
             let mut ask = |domain, path: &'static str, value: Option<&'static str>| {
@@ -116,7 +116,7 @@ mod tests {
         });
         store.release(DomId(7));
         store.remove("/local/domain/7").unwrap();
-        move_in(&store, &HOME).unwrap();
+        create_store_nodes(&store, &NODES).unwrap();
         assert!(store.read("/local/domain/7/data/mine").is_err(), "nothing is inherited");
     }
 }

@@ -1,25 +1,25 @@
 //! Guests that are run together.
 
-use super::life::stay;
-use super::session::{Life, Session};
+use super::domain_output::DomainOutput;
+use super::reboots::run_to_end;
+use super::session::{RunningDomain, Session};
 use super::status::{Failure, Status};
-use super::voice::Voice;
 use hypervisor::builder::Plan;
 use std::io;
 use std::thread;
 
-/// Lives all guests' lives, each on a thread of its own; the status is the worst of theirs. They are begun one after
+/// Runs all guests to their end, each on a thread of its own; the status is the worst of theirs. They are begun one after
 /// the other, so that domains have the numbers that their user expects.
 ///
-/// `typed_to` are the voices of domains that somebody at a terminal can turn to.
-pub fn live_together(
+/// `typed_to` are the outputs of domains that somebody at a terminal can turn to.
+pub fn run_together(
     sessions: &[Session<'_>],
     plans: &[Plan],
-    typed_to: &[Voice],
+    typed_to: &[DomainOutput],
 ) -> Result<Status, Failure> {
     if let [session] = sessions {
         let first = plans.first().map(|plan| session.begin(plan)).transpose()?;
-        return first.map_or(Ok(Status::Fine), |first| stay(session, first));
+        return first.map_or(Ok(Status::Fine), |first| run_to_end(session, first));
     }
     thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -27,7 +27,7 @@ pub fn live_together(
             let first = session.begin(plan);
             let name = format!("{} session", session.guest.spec.name);
             let thread = thread::Builder::new().name(name);
-            let thread = thread.spawn_scoped(scope, move || live_in_company(session, first, typed_to));
+            let thread = thread.spawn_scoped(scope, move || run_beside_others(session, first, typed_to));
             // Those that have started need not wait for ever for one that cannot.
             threads.push(thread.inspect_err(|_| session.exit.leave()));
         }
@@ -39,15 +39,19 @@ pub fn live_together(
     })
 }
 
-/// Lives a guest's lives, and leaves the keyboard to another at their end.
-fn live_in_company(session: &Session<'_>, first: Result<Life, Failure>, typed_to: &[Voice]) -> Status {
-    let status = first.and_then(|first| stay(session, first)).unwrap_or_else(|failure| {
-        session.voice.warn(&failure.message);
+/// Runs a guest to its end, and leaves the keyboard to another then.
+fn run_beside_others(
+    session: &Session<'_>,
+    first: Result<RunningDomain, Failure>,
+    typed_to: &[DomainOutput],
+) -> Status {
+    let status = first.and_then(|first| run_to_end(session, first)).unwrap_or_else(|failure| {
+        session.domain_output.warn(&failure.message);
         failure.status
     });
-    let next = session.desk.gone(session.index);
-    if let Some(voice) = next.and_then(|next| typed_to.get(next)) {
-        voice.attend();
+    let next = session.focus.gone(session.index);
+    if let Some(domain_output) = next.and_then(|next| typed_to.get(next)) {
+        domain_output.attend();
     }
     status
 }

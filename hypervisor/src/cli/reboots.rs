@@ -1,21 +1,21 @@
-//! A guest's lives, from the first to the last, and how that one ended.
+//! A guest from its start to its end, reboots in between, and how it ended.
 
 use super::screen::{self, Summary, Telling, Validation};
-use super::session::{Life, Session};
+use super::session::{RunningDomain, Session};
 use super::status::{Failure, Status};
 use hypervisor::domain::{DomainEnd, End};
 use pv_abi::sched::ShutdownReason;
 use std::fmt;
 use std::time::Duration;
 
-/// Lives a guest's lives: one that reboots is built anew, without the commands that it was given.
-pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
+/// Runs a guest to its end: one that reboots is built anew, without the commands that it was given.
+pub fn run_to_end(session: &Session<'_>, first: RunningDomain) -> Result<Status, Failure> {
     let mut life = first;
     let mut reboots = Reboots::default();
     loop {
         let (born, validation_before) = (life.born, life.validation_before);
-        let end = session.outlast(life);
-        session.voice.end();
+        let end = session.wait_for_end(life);
+        session.domain_output.end();
         if let Some(failure) = session.exit.take_failure() {
             return Err(failure);
         }
@@ -29,7 +29,7 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
             Some(wait) => {
                 if !wait.is_zero() {
                     session
-                        .voice
+                        .domain_output
                         .warn(&format!("{reboots}: it is started again in {:.1} s", wait.as_secs_f64()));
                 }
                 if session.exit.is_over_within(wait) {
@@ -37,11 +37,11 @@ pub fn stay(session: &Session<'_>, first: Life) -> Result<Status, Failure> {
                 }
             }
             None => {
-                session.voice.warn(&format!("{reboots}: it is not started again"));
+                session.domain_output.warn(&format!("{reboots}: it is not started again"));
                 return Ok(told());
             }
         }
-        session.desk.guest_restarts(session.index);
+        session.focus.guest_restarts(session.index);
         let plan = session.guest.plan(session.guest.commands.after_a_reboot())?;
         life = session.begin(&plan)?;
     }
@@ -85,11 +85,11 @@ impl fmt::Display for Reboots {
 /// Tells how it ended, and what that means to whoever started it.
 fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Validation) -> Status {
     if let Some(report) = end.report() {
-        session.voice.tell(&report.to_string());
+        session.domain_output.tell(&report.to_string());
     }
     let (status, how) = judge(end, session.exit.signal().is_some(), session.exit.has_left());
     if status == Status::Crashed {
-        session.voice.tell_last_lines();
+        session.domain_output.tell_last_lines();
     }
     session.exit.note_end(&session.guest.spec.name, &how);
     let statistics = &end.statistics;
@@ -105,9 +105,9 @@ fn tell(session: &Session<'_>, end: &DomainEnd, time: Duration, validation: Vali
         screen::ended_as_json(name, &how, status, summary, in_detail.then_some(statistics));
         return status;
     }
-    screen::ended(&session.voice, &how, summary);
+    screen::ended(&session.domain_output, &how, summary);
     if in_detail {
-        screen::statistics(&session.voice, statistics);
+        screen::statistics(&session.domain_output, statistics);
     }
     status
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A device, as long as it is to be there.
-pub struct Life<H: Host> {
+pub struct DeviceLifecycle<H: Host> {
     host: Arc<H>,
     store: StoreHandle,
     address: Address,
@@ -27,14 +27,14 @@ pub struct Life<H: Host> {
 
 /// Why a life has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LifeEnd {
+pub enum LifecycleEnd {
     /// It was asked to.
     Stopped,
     /// Nobody wants the device any more, and its front-end has let go.
     Removed,
 }
 
-impl<H: Host> Life<H> {
+impl<H: Host> DeviceLifecycle<H> {
     /// The life of the device at an address, whose nodes are there.
     ///
     /// # Errors
@@ -76,18 +76,18 @@ impl<H: Host> Life<H> {
         mut self,
         stop: &AtomicBool,
         failed: &mut dyn FnMut(&Disconnect),
-    ) -> Result<LifeEnd, StoreError> {
+    ) -> Result<LifecycleEnd, StoreError> {
         while !stop.load(Ordering::SeqCst) {
             self.look_up.store(false, Ordering::SeqCst);
             while self.next_event().is_some() {}
             if self.settle(failed)? {
                 self.clean_up();
-                return Ok(LifeEnd::Removed);
+                return Ok(LifecycleEnd::Removed);
             }
             self.serve(stop, failed)?;
         }
         self.act(Event::Gone, failed)?;
-        Ok(LifeEnd::Stopped)
+        Ok(LifecycleEnd::Stopped)
     }
 
     fn next_event(&self) -> Option<crate::xenstore::Event> {

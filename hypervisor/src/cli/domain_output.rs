@@ -19,12 +19,12 @@ const LAST_LINES: usize = 48;
 /// How long an open line waits for a message on the same terminal.
 const MESSAGE: Duration = Duration::from_secs(1);
 
-/// A domain's voice. Clones are the same.
+/// What a domain says, and what is said of it. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Voice {
+pub struct DomainOutput {
     name: String,
     index: usize,
-    has_company: bool,
+    is_one_of_several: bool,
     /// Messages share the screen with open lines.
     is_terminal: bool,
     printer: Arc<Printer>,
@@ -33,25 +33,25 @@ pub struct Voice {
 /// The colours of names, in turns: all that there are but black and white.
 const COLOURS: [u8; 6] = [36, 35, 34, 33, 32, 31];
 
-/// A voice for each of these domains, and what writes all that they say. `failed` is called where that cannot be
+/// The output of each of these domains, and what writes all that they say. `failed` is called where that cannot be
 /// written any more.
-pub fn voices(
+pub fn domain_outputs(
     names: &[String],
     failed: impl FnOnce(&io::Error) + Send + 'static,
-) -> io::Result<(Vec<Voice>, Arc<Printer>)> {
+) -> io::Result<(Vec<DomainOutput>, Arc<Printer>)> {
     let printer = Arc::new(Printer::new(names.len()));
     let is_terminal = io::stdout().is_terminal();
     let (printing, paper) = (Arc::clone(&printer), paper(names, is_terminal)?);
     std::thread::Builder::new().name("stdout".into()).spawn(move || printing.print(paper, failed))?;
-    let has_company = names.len() > 1;
-    let voice = |(index, name): (usize, &String)| Voice {
+    let is_one_of_several = names.len() > 1;
+    let domain_output = |(index, name): (usize, &String)| DomainOutput {
         name: name.clone(),
         index,
-        has_company,
+        is_one_of_several,
         is_terminal,
         printer: Arc::clone(&printer),
     };
-    Ok((names.iter().enumerate().map(voice).collect(), printer))
+    Ok((names.iter().enumerate().map(domain_output).collect(), printer))
 }
 
 fn paper(names: &[String], is_terminal: bool) -> io::Result<Paper<BufWriter<Stdout>>> {
@@ -69,10 +69,10 @@ fn paper(names: &[String], is_terminal: bool) -> io::Result<Paper<BufWriter<Stdo
     Ok(Paper::Marked(MarkedLines::new(stdout, is_terminal, marks)))
 }
 
-impl Voice {
+impl DomainOutput {
     /// Whether it is marked.
-    pub fn has_company(&self) -> bool {
-        self.has_company
+    pub fn is_one_of_several(&self) -> bool {
+        self.is_one_of_several
     }
 
     /// The domain begins a life. `first` is called before its first words, `room` when it has room for more words where
@@ -109,7 +109,7 @@ impl Voice {
 
     /// Writes to stderr, such that both can be read.
     fn show(&self, text: String) {
-        match self.is_terminal && self.has_company {
+        match self.is_terminal && self.is_one_of_several {
             true => self.printer.interrupt(move || {
                 show(&text);
                 stderr::settle(MESSAGE);
@@ -121,7 +121,7 @@ impl Voice {
     /// Tells lines about the domain. What the domain itself has written into them does nothing to a terminal.
     pub fn tell(&self, text: &str) {
         let text = escape_lines(text);
-        match self.has_company {
+        match self.is_one_of_several {
             false => show(&text),
             true => self.show(text.lines().map(|line| format!("{}: {line}\n", self.name)).collect()),
         }
@@ -138,7 +138,7 @@ impl Voice {
 
     /// Tells that something is wrong with the domain.
     pub fn warn(&self, message: &str) {
-        match self.has_company {
+        match self.is_one_of_several {
             false => say(&escape_lines(message)),
             true => self.tell(message),
         }
@@ -146,7 +146,7 @@ impl Voice {
 
     /// Tells that keys go to this domain, and shows what it waits with.
     pub fn attend(&self) {
-        if self.has_company {
+        if self.is_one_of_several {
             self.show(format!("keys go to {}\n", self.name));
             self.printer.pause(self.index);
         }

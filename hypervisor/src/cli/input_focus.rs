@@ -1,4 +1,4 @@
-//! The desk at which somebody types to domains, one at a time.
+//! Which of the domains gets what is typed.
 
 use backends::console::Input;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ pub enum Takes {
 
 /// A domain, as it is typed to.
 #[derive(Debug)]
-struct Seat {
+struct Target {
     input: Arc<Input>,
     takes: Takes,
     /// The domain has ended.
@@ -29,28 +29,28 @@ struct Seat {
 
 /// The domains, and which of them is typed to.
 #[derive(Debug)]
-pub struct Desk {
-    seats: Vec<Seat>,
+pub struct InputFocus {
+    targets: Vec<Target>,
     current: Mutex<usize>,
 }
 
-impl Desk {
-    /// A desk for domains that take this. The first that takes keys is typed to first.
+impl InputFocus {
+    /// For domains that take this. The first that takes keys is typed to first.
     pub fn new(takes: impl IntoIterator<Item = Takes>) -> Self {
-        let seat = |takes| Seat { input: Arc::default(), takes, gone: AtomicBool::new(false) };
-        let seats: Vec<_> = takes.into_iter().map(seat).collect();
-        let first = seats.iter().position(|seat| seat.takes != Takes::Nothing).unwrap_or(0);
-        Self { seats, current: Mutex::new(first) }
+        let target = |takes| Target { input: Arc::default(), takes, gone: AtomicBool::new(false) };
+        let targets: Vec<_> = takes.into_iter().map(target).collect();
+        let first = targets.iter().position(|target| target.takes != Takes::Nothing).unwrap_or(0);
+        Self { targets, current: Mutex::new(first) }
     }
 
     /// The input of a domain.
     pub fn input(&self, index: usize) -> Arc<Input> {
-        self.seats.get(index).map(|seat| Arc::clone(&seat.input)).unwrap_or_default()
+        self.targets.get(index).map(|target| Arc::clone(&target.input)).unwrap_or_default()
     }
 
     /// How many domains there are.
     pub fn len(&self) -> usize {
-        self.seats.len()
+        self.targets.len()
     }
 
     /// Which domain is typed to.
@@ -61,14 +61,14 @@ impl Desk {
     /// Types to the current domain. Where it is so slow that it has a whole [`CAPACITY`](backends::console::CAPACITY) to
     /// take, this waits, and with it whoever types: nothing is lost.
     pub fn type_keys(&self, keys: &[u8]) {
-        if let Some(seat) = self.seats.get(self.current()) {
-            seat.input.push(keys);
+        if let Some(target) = self.targets.get(self.current()) {
+            target.input.push(keys);
         }
     }
 
     /// From now on, `index` is typed to. False where it is none, or has ended.
     pub fn turn_to(&self, index: usize) -> bool {
-        let there = self.seats.get(index).is_some_and(|seat| !seat.gone.load(Ordering::SeqCst));
+        let there = self.targets.get(index).is_some_and(|target| !target.gone.load(Ordering::SeqCst));
         if there {
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = index;
         }
@@ -77,16 +77,16 @@ impl Desk {
 
     /// From now on, the next domain that has not ended is typed to; which one that is, if it is another.
     pub fn turn_to_next(&self) -> Option<usize> {
-        let others = self.seats.len().saturating_sub(1);
-        let behind = (0..self.seats.len()).cycle().skip(self.current()).skip(1);
+        let others = self.targets.len().saturating_sub(1);
+        let behind = (0..self.targets.len()).cycle().skip(self.current()).skip(1);
         behind.take(others).find(|&next| self.turn_to(next))
     }
 
     /// A domain has ended; to which one is turned, if it was the current one.
     pub fn gone(&self, index: usize) -> Option<usize> {
-        if let Some(seat) = self.seats.get(index) {
-            seat.gone.store(true, Ordering::SeqCst);
-            seat.input.close();
+        if let Some(target) = self.targets.get(index) {
+            target.gone.store(true, Ordering::SeqCst);
+            target.input.close();
         }
         if self.current() == index { self.turn_to_next() } else { None }
     }
@@ -94,27 +94,27 @@ impl Desk {
     /// The input of a pipe goes to the current domain, and the others find theirs at its end.
     pub fn end_others(&self) {
         let current = self.current();
-        for (_, seat) in self.seats.iter().enumerate().filter(|&(index, _)| index != current) {
-            seat.end();
+        for (_, target) in self.targets.iter().enumerate().filter(|&(index, _)| index != current) {
+            target.end();
         }
     }
 
     /// The input of `index` is at its end.
     pub fn end(&self, index: usize) {
-        if let Some(seat) = self.seats.get(index) {
-            seat.end();
+        if let Some(target) = self.targets.get(index) {
+            target.end();
         }
     }
 
     /// A new guest has not heard that its input is at its end.
     pub fn guest_restarts(&self, index: usize) {
-        if let Some(seat) = self.seats.get(index) {
-            seat.input.restart();
+        if let Some(target) = self.targets.get(index) {
+            target.input.restart();
         }
     }
 }
 
-impl Seat {
+impl Target {
     fn end(&self) {
         if self.takes == Takes::KeysAndEnd {
             self.input.end(END);
@@ -127,74 +127,74 @@ mod tests {
     use super::*;
     use backends::console::CAPACITY;
 
-    fn taken(desk: &Desk, index: usize) -> Vec<u8> {
+    fn taken(focus: &InputFocus, index: usize) -> Vec<u8> {
         let mut bytes = [0; 64];
-        let length = desk.input(index).take(&mut bytes);
+        let length = focus.input(index).take(&mut bytes);
         bytes[..length].to_vec()
     }
 
     #[test]
     fn the_first_that_listens_is_typed_to_until_another_is_chosen() {
-        let desk = Desk::new([Takes::Nothing, Takes::Keys, Takes::KeysAndEnd]);
-        desk.type_keys(b"a");
-        assert!(desk.turn_to(2) && !desk.turn_to(3));
-        desk.type_keys(b"b");
-        assert_eq!(desk.turn_to_next(), Some(0));
-        desk.type_keys(b"c");
-        assert_eq!([taken(&desk, 0), taken(&desk, 1), taken(&desk, 2)], [b"c", b"a", b"b"]);
+        let focus = InputFocus::new([Takes::Nothing, Takes::Keys, Takes::KeysAndEnd]);
+        focus.type_keys(b"a");
+        assert!(focus.turn_to(2) && !focus.turn_to(3));
+        focus.type_keys(b"b");
+        assert_eq!(focus.turn_to_next(), Some(0));
+        focus.type_keys(b"c");
+        assert_eq!([taken(&focus, 0), taken(&focus, 1), taken(&focus, 2)], [b"c", b"a", b"b"]);
     }
 
     #[test]
     fn who_has_ended_is_typed_to_no_more() {
-        let desk = Desk::new([Takes::KeysAndEnd; 3]);
-        assert_eq!(desk.gone(1), None);
-        assert!(!desk.turn_to(1));
-        assert_eq!(desk.gone(0), Some(2));
-        assert_eq!((desk.gone(2), desk.turn_to_next()), (None, None));
+        let focus = InputFocus::new([Takes::KeysAndEnd; 3]);
+        assert_eq!(focus.gone(1), None);
+        assert!(!focus.turn_to(1));
+        assert_eq!(focus.gone(0), Some(2));
+        assert_eq!((focus.gone(2), focus.turn_to_next()), (None, None));
     }
 
     #[test]
     fn an_end_of_input_is_told_to_each_life() {
-        let desk = Desk::new([Takes::KeysAndEnd, Takes::Nothing, Takes::KeysAndEnd, Takes::Keys]);
-        desk.end_others();
+        let focus = InputFocus::new([Takes::KeysAndEnd, Takes::Nothing, Takes::KeysAndEnd, Takes::Keys]);
+        focus.end_others();
         for _ in 0..2 {
-            let ends = [0, 1, 2, 3].map(|index| taken(&desk, index));
+            let ends = [0, 1, 2, 3].map(|index| taken(&focus, index));
             assert_eq!(ends, [&b""[..], b"", b"\x04", b""]);
-            assert_eq!(taken(&desk, 2), b"", "once");
-            desk.guest_restarts(2);
-            desk.guest_restarts(0);
+            assert_eq!(taken(&focus, 2), b"", "once");
+            focus.guest_restarts(2);
+            focus.guest_restarts(0);
         }
-        desk.end(0);
-        assert_eq!(taken(&desk, 0), b"\x04");
+        focus.end(0);
+        assert_eq!(taken(&focus, 0), b"\x04");
     }
 
     /// A guest restarts while its input is full to the last byte: whoever starts it again does not wait for it.
     #[test]
     fn a_guest_restarts_with_whatever_waits_for_it() {
-        let desk = Desk::new([Takes::KeysAndEnd]);
-        desk.type_keys(&vec![b'x'; CAPACITY]);
-        desk.end(0);
-        desk.guest_restarts(0);
+        let focus = InputFocus::new([Takes::KeysAndEnd]);
+        focus.type_keys(&vec![b'x'; CAPACITY]);
+        focus.end(0);
+        focus.guest_restarts(0);
         let mut all = vec![0; CAPACITY];
-        assert_eq!(desk.input(0).take(&mut all), CAPACITY);
-        assert_eq!(taken(&desk, 0), b"\x04");
+        assert_eq!(focus.input(0).take(&mut all), CAPACITY);
+        assert_eq!(taken(&focus, 0), b"\x04");
     }
 
     /// Whoever types to a guest that sleeps waits once it has too much to take, and loses nothing.
     #[test]
     fn a_guest_that_sleeps_loses_no_key() {
-        let desk = Desk::new([Takes::KeysAndEnd]);
+        let focus = InputFocus::new([Takes::KeysAndEnd]);
         let keys: Vec<u8> = (0..CAPACITY + 5000).map(|at| (at % 251) as u8).collect();
         let mut got: Vec<u8> = Vec::new();
         std::thread::scope(|scope| {
             // More at once than it ever has room for, and then in pieces.
             let (at_once, pieces) = keys.split_at(CAPACITY + 1000);
             let typing = scope.spawn(|| {
-                desk.type_keys(at_once);
-                pieces.chunks(256).for_each(|keys| desk.type_keys(keys));
+                focus.type_keys(at_once);
+                pieces.chunks(256).for_each(|keys| focus.type_keys(keys));
             });
             loop {
-                let (is_over, more) = (typing.is_finished(), taken(&desk, 0));
+                let (is_over, more) = (typing.is_finished(), taken(&focus, 0));
                 got.extend(&more);
                 if is_over && more.is_empty() {
                     break;
@@ -202,8 +202,8 @@ mod tests {
             }
         });
         assert!(got == keys, "in the order in which they were typed");
-        desk.type_keys(&vec![b'x'; CAPACITY]);
-        desk.gone(0);
-        desk.type_keys(b"nobody waits for one that is gone");
+        focus.type_keys(&vec![b'x'; CAPACITY]);
+        focus.gone(0);
+        focus.type_keys(b"nobody waits for one that is gone");
     }
 }
