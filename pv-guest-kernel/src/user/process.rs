@@ -150,7 +150,7 @@ pub fn start_changed(
 /// Builds the address space: code, and a stack.
 fn load(program: &Program) -> Result<AddressSpace, Errno> {
     let mut space = AddressSpace::new()?;
-    for (page, bytes) in program.code().chunks(PAGE_SIZE).enumerate() {
+    for (page, bytes) in program.code.chunks(PAGE_SIZE).enumerate() {
         let frame = space.map(CODE_START + (page * PAGE_SIZE) as u64, CODE)?;
         crate::memory::linear::store(frame, bytes);
     }

@@ -15,20 +15,12 @@ pub struct Program {
     pub about: &'static str,
     /// What N can be.
     pub numbers: RangeInclusive<u64>,
-    start: *const u8,
-    end: *const u8,
+    /// Its machine code, and `int3` behind it.
+    pub code: &'static [u8; SIZE],
 }
 
-// SAFETY: the pointers lead to read-only data of the image.
-unsafe impl Sync for Program {}
-
-impl Program {
-    /// Its machine code.
-    pub fn code(&self) -> &'static [u8] {
-        // SAFETY: both labels stand in one section, in this order.
-        unsafe { core::slice::from_raw_parts(self.start, self.end.offset_from_unsigned(self.start)) }
-    }
-}
+/// Bytes that each program has in the image.
+const SIZE: usize = 1024;
 
 /// For programs that take no number.
 const NONE: RangeInclusive<u64> = 0..=0;
@@ -48,24 +40,19 @@ macro_rules! programs {
             ".pushsection .user_programs, \"a\"",
             concat!("program_", stringify!($label), ":"),
             $($line,)*
-            concat!("program_", stringify!($label), "_end:"),
+            concat!(".org program_", stringify!($label), " + {size}, 0xcc"),
             ".popsection",
+            size = const SIZE,
         );)*
 
         mod label {
+            use super::SIZE;
+
             unsafe extern "C" {
                 $(
                     #[link_name = concat!("program_", stringify!($label))]
-                    pub static $label: u8;
+                    pub static $label: [u8; SIZE];
                 )*
-            }
-            pub mod end {
-                unsafe extern "C" {
-                    $(
-                        #[link_name = concat!("program_", stringify!($label), "_end")]
-                        pub static $label: u8;
-                    )*
-                }
             }
         }
 
@@ -75,8 +62,8 @@ macro_rules! programs {
                 name: $name,
                 about: $about,
                 numbers: $numbers,
-                start: &raw const label::$label,
-                end: &raw const label::end::$label,
+                // SAFETY: so many bytes stand there, above, and nothing writes them.
+                code: unsafe { &label::$label },
             },)*
         ];
     };

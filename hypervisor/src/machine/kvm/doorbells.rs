@@ -22,24 +22,25 @@ impl KvmDoorbells {
     }
 }
 
-/// The form in which kvm-ioctls wants an eventfd.
-fn borrowed(bell: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
+/// Uses `bell` in the form in which kvm-ioctls wants an eventfd.
+fn with_eventfd<R>(bell: BorrowedFd<'_>, work: impl FnOnce(&EventFd) -> R) -> R {
     #[allow(unsafe_code)]
-    // SAFETY: the descriptor is open for as long as it is borrowed, and is not closed by this.
-    let bell = unsafe { EventFd::from_raw_fd(bell.as_raw_fd()) };
-    ManuallyDrop::new(bell)
+    // SAFETY: the descriptor is open for as long as it is borrowed, which is longer than `work` takes, and is not closed by
+    // this.
+    let bell = ManuallyDrop::new(unsafe { EventFd::from_raw_fd(bell.as_raw_fd()) });
+    work(&bell)
 }
 
 impl Doorbells for KvmDoorbells {
     fn hang(&self, page: usize, value: u32, bell: BorrowedFd<'_>) -> Result<(), MachineError> {
         let at = IoEventAddress::Mmio(self.addresses.page(page));
-        let hung = self.vm.register_ioevent(&borrowed(bell), &at, value);
+        let hung = with_eventfd(bell, |bell| self.vm.register_ioevent(bell, &at, value));
         hung.map_err(|error| MachineError::new("a doorbell cannot be hung up (KVM_IOEVENTFD)", error))
     }
 
     fn take_down(&self, page: usize, value: u32, bell: BorrowedFd<'_>) -> Result<(), MachineError> {
         let at = IoEventAddress::Mmio(self.addresses.page(page));
-        let down = self.vm.unregister_ioevent(&borrowed(bell), &at, value);
+        let down = with_eventfd(bell, |bell| self.vm.unregister_ioevent(bell, &at, value));
         down.map_err(|error| MachineError::new("a doorbell cannot be taken down (KVM_IOEVENTFD)", error))
     }
 }

@@ -34,9 +34,9 @@ pub const VECTOR_STRIDE: u64 = 4;
 
 global_asm!(
     ".pushsection .rodata.paravane_stub, \"a\"",
-    ".global paravane_stub_vectors, paravane_stub_resume, paravane_stub_load_root, paravane_stub_write_list",
-    ".global paravane_stub_end, paravane_stub_gate, paravane_stub_gate_end",
-    "paravane_stub_vectors:",
+    ".global paravane_stub, paravane_stub_resume, paravane_stub_load_root, paravane_stub_write_list",
+    ".global paravane_stub_end, paravane_gate, paravane_gate_end",
+    "paravane_stub:",
     ".set .Lparavane_vector, 0",
     ".rept {vectors}",
     "    out {port_vector} + .Lparavane_vector, al",
@@ -59,11 +59,14 @@ global_asm!(
     "    out {port_done}, al",
     "    ud2",
     "paravane_stub_end:",
-    "paravane_stub_gate:",
+    ".org paravane_stub + {page}",
+    "paravane_gate:",
     "    out {port_gate}, al",
     "    ud2",
-    "paravane_stub_gate_end:",
+    "paravane_gate_end:",
+    ".org paravane_gate + {page}",
     ".popsection",
+    page = const PAGE_SIZE,
     vectors = const VECTORS,
     port_vector = const PORT_VECTOR,
     port_gate = const PORT_GATE,
@@ -71,13 +74,13 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    static paravane_stub_vectors: u8;
+    static paravane_stub: [u8; PAGE_SIZE];
     static paravane_stub_resume: u8;
     static paravane_stub_load_root: u8;
     static paravane_stub_write_list: u8;
     static paravane_stub_end: u8;
-    static paravane_stub_gate: u8;
-    static paravane_stub_gate_end: u8;
+    static paravane_gate: [u8; PAGE_SIZE];
+    static paravane_gate_end: u8;
 }
 
 /// Offsets into the stub's page.
@@ -94,7 +97,7 @@ pub struct Offsets {
 /// Where the entries are; the vectors start at 0.
 pub fn offsets() -> Offsets {
     // SAFETY: only the addresses of the symbols are taken.
-    let at = |symbol: *const u8| symbol as u64 - &raw const paravane_stub_vectors as u64;
+    let at = |symbol: *const u8| symbol as u64 - &raw const paravane_stub as u64;
     Offsets {
         resume: at(&raw const paravane_stub_resume),
         load_root: at(&raw const paravane_stub_load_root),
@@ -104,19 +107,19 @@ pub fn offsets() -> Offsets {
 
 /// The stub's code, for its page.
 pub fn code() -> &'static [u8] {
-    bytes(&raw const paravane_stub_vectors, &raw const paravane_stub_end)
+    // SAFETY: a page of read-only bytes stands there, above.
+    bytes(unsafe { &paravane_stub }, &raw const paravane_stub_end)
 }
 
 /// The code of the page that `syscall` lands on.
 pub fn gate_code() -> &'static [u8] {
-    bytes(&raw const paravane_stub_gate, &raw const paravane_stub_gate_end)
+    // SAFETY: as above.
+    bytes(unsafe { &paravane_gate }, &raw const paravane_gate_end)
 }
 
-fn bytes(start: *const u8, end: *const u8) -> &'static [u8] {
-    let length = end as usize - start as usize;
-    debug_assert!(length <= PAGE_SIZE);
-    // SAFETY: both symbols bound one run of read-only bytes of the block above.
-    unsafe { std::slice::from_raw_parts(start, length) }
+/// The bytes of a page before `end`.
+fn bytes(page: &'static [u8; PAGE_SIZE], end: *const u8) -> &'static [u8] {
+    page.get(..end as usize - page.as_ptr() as usize).unwrap_or(page)
 }
 
 #[cfg(test)]
