@@ -2,8 +2,7 @@
 
 use crate::host::{Access, Host, HostError};
 use pv_abi::{DomId, GrantRef};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// Maps what requests name. A front-end that always uses the same pages may say so (`feature-persistent`): then they
@@ -46,29 +45,12 @@ struct Kept<P> {
     half: usize,
 }
 
-type References<P> = HashMap<GrantRef, Arc<P>, BuildHasherDefault<Spread>>;
-
-/// Spreads references, which are small numbers. A front-end that chooses them to collide makes its own requests slow.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+/// A front-end that chooses references to collide makes its own requests slow.
+type References<P> = FxHashMap<GrantRef, Arc<P>>;
 
 impl<P> Kept<P> {
     fn new(limit: usize) -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), half: (limit / 2).max(1) }
+        Self { young: FxHashMap::default(), old: FxHashMap::default(), half: (limit / 2).max(1) }
     }
 
     fn get(&mut self, reference: GrantRef) -> Option<Arc<P>> {

@@ -76,7 +76,7 @@ impl Default for DebugRegisters {
 }
 
 /// CR0 of all guests, but for TS, which is a vCPU's own: PE MP ET NE WP AM PG, as on Xen.
-pub const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 18 | 1 << 31;
+pub const CR0: u64 = 0x8005_0033;
 /// CR0: the next use of the FPU raises #NM.
 pub const CR0_TS: u64 = 1 << 3;
 /// CR4: programs set FS and GS bases by instructions of their own.

@@ -234,3 +234,24 @@ fn set_registers(vcpu: &mut Vcpu, handler: &Handler, pointer: u64) {
         context.registers.rflags &= !rflags::DF;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_fault_that_nobody_handles_is_told_with_its_access() {
+        let (present, write, fetch) = (PageFaultError::PRESENT, PageFaultError::WRITE, PageFaultError::FETCH);
+        for (error, told) in [
+            (PageFaultError::empty(), "PAGE_FAULT at 0x1000 (read, not mapped; error code 0x0)"),
+            (present, "PAGE_FAULT at 0x1000 (read, not permitted; error code 0x1)"),
+            (write, "PAGE_FAULT at 0x1000 (write, not mapped; error code 0x2)"),
+            (present | write, "PAGE_FAULT at 0x1000 (write, not permitted; error code 0x3)"),
+            (fetch, "PAGE_FAULT at 0x1000 (execute, not mapped; error code 0x10)"),
+            (present | fetch, "PAGE_FAULT at 0x1000 (execute, not permitted; error code 0x11)"),
+        ] {
+            assert_eq!(What::PageFault { address: 0x1000, error }.to_string(), told);
+        }
+        assert_eq!(What::Named("event").to_string(), "event");
+    }
+}

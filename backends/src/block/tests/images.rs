@@ -130,6 +130,10 @@ fn a_direct_image_reads_and_writes_single_sectors() {
         Err(error) => return eprintln!("not tested here: {error}"),
     };
     assert!(image.as_raw().unwrap().is_direct());
+    for bytes in [512, 1024] {
+        let small = directory.raw("small.img", &vec![5; bytes]);
+        assert!(open_direct(&small, None, true, "a test").is_ok(), "{bytes} bytes");
+    }
     let disk = Arc::new(Disk::new("direct", image, true));
     for (by, byte) in ENGINES.into_iter().zip(7..) {
         let mut front = Front::new();

@@ -247,6 +247,32 @@ fn an_image_that_refers_to_what_is_not_counted_is_not_written() {
     }
 }
 
+/// A compressed cluster lies in sectors, the first and so many more, and is counted in each cluster that these are of.
+#[test]
+fn a_compressed_cluster_is_counted_where_its_sectors_are() {
+    let entry = |sectors: u64, start: u64| (1_u64 << 62 | sectors << 54 | start).to_be_bytes();
+    let cluster = 5 << 16;
+    for (sectors, start, cut_off) in [
+        (0, cluster, false),
+        (127, cluster, false),
+        (126, cluster + 700, false),
+        (0, cluster + 0xffff, false),
+        (128, cluster, true),
+        (127, cluster + 700, true),
+        (1, cluster + 0xffff, true),
+    ] {
+        let directory = Directory::new();
+        let path = small_image(&directory);
+        with_header(&path, &[(L2, &entry(sectors, start))]);
+        if cut_off {
+            let reason = refusal(&path, None, true);
+            assert!(reason.contains("a cluster of data, at 393216, is behind its end"), "{sectors} {reason}");
+        } else {
+            drop(writable(&path));
+        }
+    }
+}
+
 /// Counted and not in use: only lost.
 #[test]
 fn clusters_that_are_lost_are_no_reason_to_refuse_an_image() {

@@ -94,6 +94,25 @@ fn a_bad_client_is_alone_with_that() {
     assert_eq!(client.read("/a").unwrap(), b"x");
 }
 
+/// More answers than the host keeps for it: the rest waits until it reads.
+#[test]
+fn a_client_that_reads_late_gets_every_answer() {
+    const REQUESTS: usize = 300;
+    let served = Served::new();
+    let value = "v".repeat(4000);
+    served.store.write("/big", &value).unwrap();
+    let header = Header { message_type: MessageType::READ, req_id: 1, tx_id: 0, len: 0 };
+    let mut late = UnixStream::connect(&served.path).unwrap();
+    late.write_all(&message(header, b"/big\0").repeat(REQUESTS)).unwrap();
+    // By then the server waits for it.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let mut answer = [0; 4016];
+    for number in 0..REQUESTS {
+        late.read_exact(&mut answer).unwrap_or_else(|error| panic!("answer {number}: {error}"));
+        assert_eq!(&answer[16..], value.as_bytes());
+    }
+}
+
 #[test]
 fn the_file_is_its_owners_alone_and_goes_with_the_server() {
     let mut served = Served::new();

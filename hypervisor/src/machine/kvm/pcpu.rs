@@ -383,19 +383,11 @@ impl KvmPcpu {
             }
         });
         self.shared.is_out(true);
-        match stop? {
-            Stop::Exception { vector, frame, .. }
-                if vector == Vector::PAGE_FAULT.0 && frame.rip == LSTAR && frame.at_cpl3() =>
-            {
-                Ok(true)
-            }
-            Stop::Exception { vector, frame, .. }
-                if vector == Vector::INVALID_OPCODE.0 && frame.rip == context.registers.rip =>
-            {
-                Ok(false)
-            }
-            _ => Err(self.broken("`syscall` was neither refused nor led to its gate at CPL3")),
-        }
+        let led = match stop? {
+            Stop::Exception { vector, frame, .. } => led_to_the_gate(vector, frame, context.registers.rip),
+            _ => None,
+        };
+        led.ok_or_else(|| self.broken("`syscall` was neither refused nor led to its gate at CPL3"))
     }
 }
 
@@ -460,6 +452,16 @@ impl KvmPcpu {
     }
 }
 
+/// Whether a `syscall` at `rip`, after which there was this exception, led to the gate, whose page is not mapped, at CPL3;
+/// otherwise it was refused. None where it did something else.
+fn led_to_the_gate(vector: u8, frame: Frame, rip: u64) -> Option<bool> {
+    match Vector(vector) {
+        Vector::PAGE_FAULT if frame.rip == LSTAR && frame.at_cpl3() => Some(true),
+        Vector::INVALID_OPCODE if frame.rip == rip => Some(false),
+        _ => None,
+    }
+}
+
 /// Whether KVM takes CR4.FSGSBASE. Leaves `live`.
 fn takes_fsgsbase(run: &Run, live: &kvm_sregs) -> Result<bool, MachineError> {
     let with = kvm_sregs { cr4: live.cr4 | CR4_FSGSBASE, ..*live };
@@ -503,6 +505,22 @@ fn take_syscall(context: &mut Context, regs: &kvm_regs, rsp: u64) -> Exit {
 mod tests {
     use super::*;
     use pv_abi::Mfn;
+
+    /// One that lands anywhere else would run what a guest has there with CPL0.
+    #[test]
+    fn a_syscall_is_refused_or_leads_to_the_gate_at_cpl3() {
+        let frame = |rip, cs| Frame { rip, cs, rflags: 2, rsp: 0, ss: 0 };
+        for vector in 0..32 {
+            for (rip, cs) in [(LSTAR, 0xe033), (LSTAR, 0xe008), (0x1000, 0xe033), (0, 0xe033)] {
+                let expected = match (vector, rip, cs) {
+                    (14, LSTAR, 0xe033) => Some(true),
+                    (6, 0x1000, _) => Some(false),
+                    _ => None,
+                };
+                assert_eq!(led_to_the_gate(vector, frame(rip, cs), 0x1000), expected, "{vector} {rip:#x}");
+            }
+        }
+    }
 
     #[test]
     fn behind_the_gate_is_what_the_guest_had_before() {

@@ -75,6 +75,11 @@ fn preserving_keeps_accessed_and_dirty_and_a_plain_update_does_not() {
     let kind = MmuUpdateKind::PT_UPDATE_PRESERVE_AD;
     world.update_kind(A, (tree.l1, 0), kind, ro(tree.pages[0])).unwrap();
     assert_eq!(bits(), PteFlags::ACCESSED);
+    let settled = || world.machine.translations.work().0;
+    let before = settled();
+    let with_software_bit = Pte(ro(tree.pages[0]).0 | PteFlags::AVAIL1.bits());
+    world.update_kind(A, (tree.l1, 0), kind, with_software_bit).unwrap();
+    assert_eq!((bits(), settled()), (PteFlags::ACCESSED, before), "it allows what it allowed");
     world.check(&[&roots]);
     world.set(A, tree.l1, 0, ro(tree.pages[0])).unwrap();
     assert_eq!(bits(), PteFlags::empty());
