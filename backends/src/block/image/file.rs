@@ -78,3 +78,22 @@ fn reason(error: &io::Error, writable: bool) -> String {
         _ => format!("it cannot be opened: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_file_cannot_be_opened_is_told_in_words() {
+        let told = |kind: ErrorKind, writable| reason(&kind.into(), writable);
+        assert_eq!(told(ErrorKind::NotFound, true), "there is no such file");
+        assert_eq!(told(ErrorKind::ResourceBusy, true), "the device is in use on this host, perhaps mounted");
+        let denied =
+            [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem, ErrorKind::ExecutableFileBusy];
+        for kind in denied {
+            assert!(told(kind, true).ends_with("; it may be usable as a read-only disk"), "{kind:?}");
+            assert!(told(kind, false).starts_with("it cannot be opened: "), "{kind:?}");
+        }
+        assert!(told(ErrorKind::TooManyLinks, true).starts_with("it cannot be opened: "));
+    }
+}

@@ -268,6 +268,11 @@ fn what_cannot_be_connected_says_why_and_leaves_nothing_behind() {
         let reason = connect(&front, &RingParameters { ring_refs, ..parameters.clone() });
         assert!(reason.contains(&format!("a ring of {count} pages")), "{reason}");
     }
+    for pages in [1, 2, 4, 8, 16] {
+        let mut front = Front::with_ring_pages(pages);
+        let mut backend = front.connect(&memory_disk(8));
+        assert_eq!(front.call(&mut backend, &read(1, 0, &[whole(0)])), Status::OKAY, "{pages} pages");
+    }
     let ring_refs = vec![GrantRef(77)];
     let reason = connect(&front, &RingParameters { ring_refs, ..parameters.clone() });
     assert!(reason.contains("grants nothing by GrantRef(77)"), "{reason}");

@@ -62,11 +62,13 @@ impl Qcow2Image {
     fn prepare(&self, access: &FormatAccess<StrictFile>, offset: u64) -> io::Result<()> {
         let entry = (offset >> self.header.table_bits()).saturating_mul(8);
         let entry = read_u64(&self.file, self.header.l1.saturating_add(entry))?;
-        match entry & OFFSET != 0 && entry & OWN != 0 {
-            true => Ok(()),
-            false => access.flush(),
-        }
+        if has_own_table(entry) { Ok(()) } else { access.flush() }
     }
+}
+
+/// Whether an entry of the L1 table refers to an L2 table that nothing else does.
+const fn has_own_table(entry: u64) -> bool {
+    entry & OFFSET != 0 && entry & OWN != 0
 }
 
 /// A buffer for as much of `slices` as there is.
@@ -127,5 +129,20 @@ impl Image for Qcow2Image {
             offset = offset.saturating_add(length);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_shared_or_absent_is_no_own_one() {
+        const OTHERS: u64 = !(OFFSET | OWN);
+        for others in [0, OTHERS] {
+            assert!(has_own_table(OWN | 1 << 16 | others));
+            assert!(!has_own_table(1 << 16 | others), "a snapshot has it, too");
+            assert!(!has_own_table(OWN | others) && !has_own_table(others), "there is none");
+        }
     }
 }
