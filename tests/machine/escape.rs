@@ -18,6 +18,10 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("escape/jumping to the landing page", jumping_to_the_landing_page),
         kvm_test("escape/odd accesses to the doorbell", odd_accesses_to_the_doorbell),
         kvm_test("escape/the doorbell of a host with 39 address bits", doorbell_of_39_bits),
+        kvm_test(
+            "escape/a doorbell that is read into a vector register",
+            doorbell_read_into_a_vector_register,
+        ),
         kvm_test("escape/doorbell left pending, then another vCPU", doorbell_then_another_vcpu),
         kvm_test("escape/single steps over the gates", single_steps_over_the_gates),
         skippable_kvm_test("escape/breakpoints stay with their vCPU", breakpoints_stay_with_their_vcpu),
@@ -239,6 +243,27 @@ fn doorbell_of_39_bits() -> Result<(), Failed> {
     let too_large =
         KvmMachine::new(config(1 << 27)).map(drop).expect_err("a machine of 2^39 bytes").to_string();
     check(too_large.contains("524288 MiB") && too_large.contains("at most 524287 MiB"), || too_large)
+}
+
+/// A read of a doorbell finds nothing of what was written there last.
+fn doorbell_read_into_a_vector_register() -> Result<(), Failed> {
+    const MARK: u32 = 0x1234_5678;
+    let mut setup = Setup::new(&[])?;
+    let ring = [&[0xb8][..], &MARK.to_le_bytes(), &[0xa3], &DOORBELL.to_le_bytes(), &[0x90]].concat();
+    let (exit, _) = setup.run(&ring, 0)?;
+    check(exit == Exit::Doorbell, || format!("{exit:?}"))?;
+    // movdqu xmm0, [rdi]; movq rax, xmm0; syscall
+    let read = [0xf3, 0x0f, 0x6f, 0x07, 0x66, 0x48, 0x0f, 0x7e, 0xc0, 0x0f, 0x05];
+    setup.machine.memory.write(setup.guest.code(), 0, &read)?;
+    let mut context = setup.guest.context(1);
+    context.registers.rdi = DOORBELL;
+    let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
+    check(matches!(exit, Exit::Unhandled { .. }), || format!("{exit:?}"))?;
+    context.registers.rip = CODE + 4;
+    let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
+    check(exit == Exit::Syscall, || format!("{exit:?}"))?;
+    setup.pcpu.save(&mut context)?;
+    check(context.registers.rax == 0, || format!("it read {:#x}", context.registers.rax))
 }
 
 /// A vCPU leaves an access half-done; the next one must not find itself in the middle of it.

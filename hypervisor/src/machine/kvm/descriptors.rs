@@ -206,11 +206,14 @@ mod tests {
     #[test]
     fn a_data_segment_is_what_its_descriptor_says_or_null() {
         let mut context = Context::new(1, Mfn(9), 0x1000);
-        let data = DATA_RING3 | 0x12 << 56 | 0x34_5678 << 16;
+        let data = 0x0040_f300_0000_0000 | 0x12 << 56 | 0x34_5678 << 16 | 0xa << 48 | 0xbcde;
         (context.descriptors, context.ds, context.es) = (vec![0, data], 1 << 3, 0);
         let context = sanitise(&mut context).expect("it can be entered");
         let [named, null] = [context.ds, context.es].map(|selector| data_segment(&context, selector));
         assert_eq!((named.base, named.selector, named.dpl, named.unusable), (0x1234_5678, 1 << 3 | 3, 3, 0));
+        assert_eq!((named.limit, named.g, named.db, named.l), (0xa_bcde, 0, 1, 0));
+        let whole = segment(FLAT_RING3_SS64, DATA_RING3);
+        assert_eq!((whole.limit, whole.g, whole.type_, whole.present), (u32::MAX, 1, 3, 1));
         assert_eq!((null.selector, null.unusable), (0, 1));
     }
 
