@@ -1,7 +1,8 @@
 //! Paravane's hypervisor: everything of the process that `paravane` is, but for its command line's entry point.
 //!
-//! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `services` → `sched` → `event_channel`, `grant` →
-//! `domain` → `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`, which a test holds the imports against.
+//! Layers point down only: `control` → `run_loop` → `hypercall`, `emulate` → `services` → `sched` → `event_channel`,
+//! `grant` → `domain` → `vcpu` → `paging` → `frame` → [`machine`]. See `ARCHITECTURE.md`, which a test holds the imports
+//! against.
 
 #![allow(rustdoc::private_intra_doc_links)] // the documentation is for those who read the code
 // What a peer can reach must not panic.

@@ -17,10 +17,9 @@
 //! | [`Rank::FreeFrames`] | which frames nobody has |
 //! | [`Rank::DoorbellPages`] | which domain has which doorbell page |
 //!
-//! Inside all of these lie the machine's locks, those of bells, and which domains have page tables (`paging::space`, a lock
-//! for readers and a writer): no other is taken under them. Locks that keep the handles of threads (`trace`, `control`),
-//! those of back-ends and of the store, and those of the command line are taken while none of these is held, and outside of
-//! all.
+//! Inside all of these lie the machine's locks, those of bells, those of consoles and of messages (a vCPU writes there), and
+//! which domains have page tables (`paging::space`, a lock for readers and a writer). Locks that keep the handles of threads
+//! (`trace`, `control`), those of back-ends and that of the store lie outside: none of them is taken under one of these.
 //!
 //! A guest cannot make a lock's holder panic, so a poisoned lock is somebody else's bug, and its data is used as it is.
 

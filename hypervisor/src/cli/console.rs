@@ -46,7 +46,7 @@ impl Console {
         }
         let of_terminal = |error: io::Error| Failure::about("the terminal", error);
         let (domain_outputs, exit) =
-            speech(&names, Exit::new(hypervisor, store.clone())).map_err(of_terminal)?;
+            outputs(&names, Exit::new(hypervisor, store.clone())).map_err(of_terminal)?;
         let of_signals = |error: io::Error| Failure::about("signals", error);
         signals::start(Arc::clone(&exit), grace, finish).map_err(of_signals)?;
         let raw = (stdin == Stdin::Terminal).then(Raw::enter).transpose().map_err(of_terminal)?;
@@ -103,7 +103,7 @@ impl Console {
 }
 
 /// The output of each domain, and a way out: that output is taken no more is one.
-fn speech(names: &[String], exit: Exit) -> io::Result<(Vec<DomainOutput>, Arc<Exit>)> {
+fn outputs(names: &[String], exit: Exit) -> io::Result<(Vec<DomainOutput>, Arc<Exit>)> {
     let exit = Arc::new(exit);
     let leaving = Arc::clone(&exit);
     let (domain_outputs, printer) = domain_outputs(names, move |error| leaving.output_failed(error))?;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 /// Runs a guest to its end: one that reboots is built anew, without the commands that it was given.
 pub fn run_to_end(session: &Session<'_>, first: RunningDomain) -> Result<Status, Failure> {
-    let mut life = first;
+    let mut running = first;
     let mut reboots = Reboots::default();
     loop {
-        let (born, validation_before) = (life.born, life.validation_before);
-        let end = session.wait_for_end(life);
+        let (born, validation_before) = (running.born, running.validation_before);
+        let end = session.wait_for_end(running);
         session.domain_output.end();
         if let Some(failure) = session.exit.take_failure() {
             return Err(failure);
@@ -43,7 +43,7 @@ pub fn run_to_end(session: &Session<'_>, first: RunningDomain) -> Result<Status,
         }
         session.focus.guest_restarts(session.index);
         let plan = session.guest.plan(session.guest.commands.after_a_reboot())?;
-        life = session.begin(&plan)?;
+        running = session.begin(&plan)?;
     }
 }
 

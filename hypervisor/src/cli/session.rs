@@ -78,9 +78,9 @@ impl Session<'_> {
     }
 
     /// Waits until nothing is left of a domain.
-    pub fn wait_for_end(&self, life: RunningDomain) -> DomainEnd {
-        let end = self.hypervisor.wait(&life.domain);
-        life.served.into_iter().for_each(Served::finish);
+    pub fn wait_for_end(&self, running: RunningDomain) -> DomainEnd {
+        let end = self.hypervisor.wait(&running.domain);
+        running.served.into_iter().for_each(Served::finish);
         end
     }
 

@@ -1,8 +1,8 @@
 //! The hypervisor as those who start domains see it: threads, and a domain's life from creation to the return of
 //! its last frame.
 //!
-//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`crate::sched::Scheduler::alarm`]), one that takes apart
-//! what has ended. All of them end when [`Hypervisor::shutdown`] is called, or on drop.
+//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`crate::sched::Scheduler::alarm`]), one that
+//! takes apart what has ended. All of them end when [`Hypervisor::shutdown`] is called, or on drop.
 
 mod create;
 mod fill;

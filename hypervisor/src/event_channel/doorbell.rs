@@ -1,8 +1,8 @@
 //! Doorbells of ports that are connected to the host domain.
 //!
-//! - A doorbell belongs to the [`HostEnd`](crate::domain::ports::HostEnd) in the guest's table, and comes and goes under the table's lock:
-//!   once a port is closed, or the host has let go of it, no ring of it arrives, and the number may mean another
-//!   (`doorbell_tests::a_doorbell_goes_with_the_connection`).
+//! - A doorbell belongs to the [`HostEnd`](crate::domain::ports::HostEnd) in the guest's table, and comes and goes under the
+//!   table's lock: once a port is closed, or the host has let go of it, no ring of it arrives, and the number may mean
+//!   another (`doorbell_tests::a_doorbell_goes_with_the_connection`).
 //! - It rings the bell of that very end: the value is the port's number, the page the domain's own
 //!   (`doorbell_tests::each_doorbell_rings_one_back_end`).
 //! - A domain has no more than its page has room for, so all domains together have no more than the host

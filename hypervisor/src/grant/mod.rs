@@ -1,8 +1,8 @@
 //! Grants: a domain lends pages of its own to another.
 //!
-//! A domain's table ([`GrantTable`](crate::domain::grants::GrantTable)) stands in frames that it writes itself: it is what the domain allows, and says with
+//! A domain's table ([`GrantTable`]) stands in frames that it writes itself: it is what the domain allows, and says with
 //! two bits of each entry what is in use. What *is* in use is known here: of the granter, how often each entry is
-//! pinned; of the grantee, each mapping ([`Maptrack`](crate::domain::grants::Maptrack)).
+//! pinned; of the grantee, each mapping ([`Maptrack`]).
 //!
 //! Invariants, with the tests that guard them (`tests`):
 //! - An entry is read once, and its bits are set by compare-exchange with what was read: what a granter writes
@@ -16,7 +16,7 @@
 //!   with its table, leaves a record without a mapping, and never a mapping without a record.
 //! - Death of either side: a granter's table is closed and never written again, its frames stay until the last mapping
 //!   is gone; a grantee's records are given back when its page tables are (`either_side_may_die`).
-//! - Both sides are bounded: a table by its frames, a grantee by [`MAX_MAPPINGS`](crate::domain::grants::MAX_MAPPINGS).
+//! - Both sides are bounded: a table by its frames, a grantee by [`MAX_MAPPINGS`].
 //!
 //! What all of this accepts, refuses and leaves is what the reference model in `tests/model` does, which has no mappings for
 //! devices.
@@ -24,6 +24,10 @@
 //! There are no transfers, no transitive grants, and version 1 of the format only.
 //!
 //! Locks: the grantee's records, and the granter's table; never both. The table's is held over [`crate::paging`]'s.
+//!
+//! [`GrantTable`]: crate::domain::grants::GrantTable
+//! [`Maptrack`]: crate::domain::grants::Maptrack
+//! [`MAX_MAPPINGS`]: crate::domain::grants::MAX_MAPPINGS
 
 mod copy;
 mod host;

@@ -55,8 +55,8 @@ impl Unmapping {
         Ok(())
     }
 
-    /// Takes out what is left of a mapping, as [`Maptrack::take`](crate::domain::grants::Maptrack::take) does: a part of it may have ended
-    /// in this batch.
+    /// Takes out what is left of a mapping, as [`Maptrack::take`](crate::domain::grants::Maptrack::take) does: a part of it
+    /// may have ended in this batch.
     fn take(
         &mut self,
         grantee: &Domain,

@@ -39,10 +39,10 @@ pub fn sanitise(context: &mut Context) -> Option<Sanitised<'_>> {
     if !is_ring3_stack(context, context.ss) {
         context.ss = FLAT_RING3_SS64;
     }
-    let [ds, es, fs, gs] = [context.ds, context.es, context.fs, context.gs]
-        .map(|selector| if is_ring3_data(context, selector) { selector } else { 0 });
-    if [context.ds, context.es, context.fs, context.gs] != [ds, es, fs, gs] {
-        (context.ds, context.es, context.fs, context.gs) = (ds, es, fs, gs);
+    let asked = [context.ds, context.es, context.fs, context.gs];
+    let kept = asked.map(|selector| if is_ring3_data(context, selector) { selector } else { 0 });
+    if kept != asked {
+        [context.ds, context.es, context.fs, context.gs] = kept;
         context.segments_changed = true;
     }
     for base in [&mut context.fs_base, &mut context.gs_base] {

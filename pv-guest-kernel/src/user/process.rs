@@ -150,10 +150,7 @@ pub fn start_changed(
 /// Builds the address space: code, and a stack.
 fn load(program: &Program) -> Result<AddressSpace, Errno> {
     let mut space = AddressSpace::new()?;
-    for (page, bytes) in program.code.chunks(PAGE_SIZE).enumerate() {
-        let frame = space.map(CODE_START + (page * PAGE_SIZE) as u64, CODE)?;
-        crate::memory::linear::store(frame, bytes);
-    }
+    crate::memory::linear::store(space.map(CODE_START, CODE)?, program.code);
     space.map_pages(STACK_TOP - STACK_PAGES * PAGE_SIZE as u64, STACK_PAGES, DATA)?;
     space.activate()?;
     Ok(space)

@@ -19,7 +19,7 @@ pub struct Program {
     pub code: &'static [u8; SIZE],
 }
 
-/// Bytes that each program has in the image.
+/// Bytes that each program has in the image: not more than a page.
 const SIZE: usize = 1024;
 
 /// For programs that take no number.

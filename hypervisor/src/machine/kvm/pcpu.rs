@@ -369,7 +369,7 @@ impl KvmPcpu {
     /// The host's, or where something else happened.
     pub(super) fn syscall_leads_to_the_gate(&mut self, context: &mut Context) -> Result<bool, MachineError> {
         let Some(mut context) = sanitise(context) else {
-            return Err(self.broken("the probe's own context is none"));
+            return Err(self.broken("the probe's own context cannot be entered"));
         };
         let context = &mut context;
         self.load(context)?;

@@ -445,8 +445,7 @@ impl<'a> Probe<'a> {
         self.context.task_switched = true;
         let exit = self.enter(pcpu)?;
         self.context.task_switched = false;
-        let nm = |vector| vector == Vector::DEVICE_NOT_AVAILABLE.0;
-        Ok(matches!(exit, Exit::Exception { vector, .. } if nm(vector)))
+        Ok(matches!(exit, Exit::Exception { vector, .. } if Vector(vector) == Vector::DEVICE_NOT_AVAILABLE))
     }
 
     /// Guest TSC minus host TSC on this pcpu; 0 where the difference is within the precision of looking.

@@ -60,11 +60,11 @@ impl Difference {
         } else {
             LiveRoot::Other
         };
-        let (wanted, held) = ((context.fs_base, context.gs_base), (live.fs.base, live.gs.base));
+        let wanted = (context.fs_base, context.gs_base, cr0(live, context), cr4);
         Self {
             in_guest: live.ss.dpl == 3,
             segments: context.segments_changed,
-            bases: (wanted, cr0(live, context), cr4) != (held, live.cr0, live.cr4),
+            bases: wanted != (live.fs.base, live.gs.base, live.cr0, live.cr4),
             root,
             flush,
         }
