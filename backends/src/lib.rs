@@ -55,6 +55,12 @@ pub enum Disconnect {
     /// The host took a page or a port away, or never gave it.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// Its domain was released from the store.
+    #[error("its domain was released from the store")]
+    Released,
+    /// Nobody takes its output any more.
+    #[error("nobody takes its output: {0}")]
+    Output(std::io::Error),
 }
 
 impl From<RingError<HostError>> for Disconnect {

@@ -8,10 +8,8 @@ use crate::tiny_guest::{
 use crate::tiny_guest::{STORE_PORT, request, segment, store_ring};
 use backends::block::Disk;
 use backends::block::image::MemoryImage;
-use backends::xenstore::{End, StoreHandle};
-use hypervisor::host_domain::{
-    DeviceEnd, HostDomain, Service, StoreNodes, create_store_nodes, start_disk, start_store,
-};
+use backends::xenstore::StoreHandle;
+use hypervisor::host_domain::{HostDomain, Service, StoreNodes, create_store_nodes, start_disk, start_store};
 use libtest_mimic::Failed;
 use pv_abi::PAGE_SIZE;
 use pv_abi::io::block::Operation;
@@ -33,15 +31,15 @@ pub struct Served {
     pub store: StoreHandle,
     /// The neighbour.
     pub neighbour: Guest,
-    services: (Service<End>, Service<DeviceEnd>),
+    services: (Service, Service),
 }
 
 /// A guest, and what it is served with.
 pub struct ServedGuest {
     /// The guest.
     pub guest: Guest,
-    store: Service<End>,
-    disk: Option<Service<DeviceEnd>>,
+    store: Service,
+    disk: Option<Service>,
     failures: Arc<Mutex<Vec<String>>>,
 }
 
@@ -82,7 +80,7 @@ impl Served {
     pub fn end(&self, served: ServedGuest) -> Result<(bool, RingError), Failed> {
         let ServedGuest { guest, store, disk, .. } = served;
         disk.map(Service::finish);
-        let let_go = matches!(store.finish(), Some(End::Disconnected(_)));
+        let let_go = matches!(store.finish(), Some(Err(_)));
         let page = guest.mfn(guest.built.start_info + PAGE_SIZE as u64);
         let why = guest.memory().load_u32(page, store_ring::ERROR as usize)?;
         guest.destroy()?;
@@ -125,14 +123,14 @@ fn host_domain(host: &Host, guest: &Guest) -> Arc<HostDomain> {
     Arc::new(HostDomain::new(host.hypervisor.services().mmu.clone(), guest.domain.clone()))
 }
 
-fn serve_store(host: &Host, store: &StoreHandle, guest: &Guest) -> Result<Service<End>, Failed> {
+fn serve_store(host: &Host, store: &StoreHandle, guest: &Guest) -> Result<Service, Failed> {
     let (name, console_port) = ("tiny", crate::tiny_guest::CONSOLE_PORT);
     let (pages, vcpus, domain) = (guest.frames().len() as u64, 1, guest.domain.id());
     create_store_nodes(
         store,
         &StoreNodes { domain, name, pages, vcpus, console_port, store_port: STORE_PORT },
     )?;
-    Ok(start_store(host_domain(host, guest), STORE_PORT, store, |_| {})?)
+    Ok(start_store(&host_domain(host, guest), STORE_PORT, store, |_| {})?)
 }
 
 fn serve_disk(
@@ -141,7 +139,7 @@ fn serve_disk(
     guest: &Guest,
     disk: Arc<Disk>,
     failed: impl Fn(String) + Send + 'static,
-) -> Result<Service<DeviceEnd>, Failed> {
+) -> Result<Service, Failed> {
     let failed = move |reason: &backends::Disconnect| failed(reason.to_string());
     Ok(start_disk(host_domain(host, guest), store, 0, disk, failed)?)
 }

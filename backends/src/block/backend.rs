@@ -268,7 +268,7 @@ impl<H: Host> Device for Backend<H> {
         Ok(if self.ring.ask_for_notification()? { Sleep::No } else { Sleep::UntilRung })
     }
 
-    fn finish(&mut self) -> Result<(), Disconnect> {
+    fn quiesce(&mut self) -> Result<(), Disconnect> {
         while !self.queue.is_empty() {
             self.start_held();
             self.engine.submit();

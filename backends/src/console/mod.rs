@@ -4,7 +4,7 @@ mod backend;
 mod input;
 mod ring;
 
-pub use backend::{Console, End};
+pub use backend::Console;
 pub use input::{CAPACITY, Input};
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::Disconnect;
+use crate::driver::{Device, ServiceControl, Sleep, serve_as_told};
 use crate::fake_host::{FakeHost, FakePage};
 use crate::host::Page;
 use pv_abi::io::console::{ConsoleInterface, IN_SIZE, OUT_SIZE};
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::io::{self, Write};
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 const GUEST: DomId = DomId(1);
@@ -17,6 +17,32 @@ const OUT_PROD: usize = offset_of!(ConsoleInterface, out_prod);
 const OUT_CONS: usize = offset_of!(ConsoleInterface, out_cons);
 const IN_PROD: usize = offset_of!(ConsoleInterface, in_prod);
 const IN_CONS: usize = offset_of!(ConsoleInterface, in_cons);
+
+/// Where a test finds what was written.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<(Vec<u8>, u32)>>);
+
+impl Sink {
+    fn written(&self) -> Vec<u8> {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    fn flushes(&self) -> u32 {
+        self.0.lock().unwrap().1
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap().1 += 1;
+        Ok(())
+    }
+}
 
 struct Setup {
     host: Arc<FakeHost>,
@@ -32,9 +58,8 @@ impl Setup {
         Self { host, page, input: Arc::default() }
     }
 
-    fn console(&self) -> Console<FakeHost> {
-        let (host, input) = (Arc::clone(&self.host), Arc::clone(&self.input));
-        Console::connect(host, GUEST, GrantRef::CONSOLE, PORT, input).unwrap()
+    fn console<W: Write>(&self, sink: W) -> Console<FakeHost, W> {
+        Console::connect(&self.host, GUEST, GrantRef::CONSOLE, PORT, Arc::clone(&self.input), sink).unwrap()
     }
 
     /// The front-end writes `text`, which must fit.
@@ -58,9 +83,9 @@ impl Setup {
     }
 }
 
-fn protocol_error(end: End) -> String {
+fn protocol_error(end: Disconnect) -> String {
     match end {
-        End::Disconnected(Disconnect::Protocol(why)) => why,
+        Disconnect::Protocol(why) => why,
         other => panic!("not a protocol error: {other:?}"),
     }
 }
@@ -68,13 +93,14 @@ fn protocol_error(end: End) -> String {
 #[test]
 fn output_goes_to_the_sink_and_input_to_the_guest() {
     let setup = Setup::new();
-    let (mut console, mut sink) = (setup.console(), Vec::new());
-    assert!(!console.serve(&mut sink).unwrap(), "nothing to do yet");
+    let sink = Sink::default();
+    let mut console = setup.console(sink.clone());
+    assert!(!console.serve().unwrap(), "nothing to do yet");
     assert_eq!(setup.host.notifications(GUEST, PORT), 0);
     setup.say(b"hello");
     setup.input.push(b"help\n");
-    assert!(console.serve(&mut sink).unwrap());
-    assert_eq!((sink, setup.hear()), (b"hello".to_vec(), b"help\n".to_vec()));
+    assert!(console.serve().unwrap());
+    assert_eq!((sink.written(), setup.hear()), (b"hello".to_vec(), b"help\n".to_vec()));
     assert_eq!(setup.page.peek(OUT_CONS), 5);
     assert_eq!(setup.host.notifications(GUEST, PORT), 1);
 }
@@ -87,16 +113,17 @@ fn both_rings_wrap_and_take_no_more_than_they_hold() {
     {
         setup.page.store_u32(offset, index).unwrap();
     }
-    let (mut console, mut sink) = (setup.console(), Vec::new());
+    let sink = Sink::default();
+    let mut console = setup.console(sink.clone());
     let text: Vec<u8> = (0..OUT_SIZE).map(|i| i as u8).collect();
     setup.say(&text);
     let typed: Vec<u8> = (0..1500).map(|i| (i / 7) as u8).collect();
     setup.input.push(&typed);
-    assert!(console.serve(&mut sink).unwrap());
-    assert_eq!(sink, text);
+    assert!(console.serve().unwrap());
+    assert_eq!(sink.written(), text);
     let mut heard = setup.hear();
     assert_eq!(heard.len(), IN_SIZE as usize);
-    assert!(console.serve(&mut sink).unwrap());
+    assert!(console.serve().unwrap());
     heard.extend(setup.hear());
     assert_eq!(heard, typed);
 }
@@ -106,7 +133,7 @@ fn an_output_index_that_lies_disconnects_with_a_reason() {
     for lie in [OUT_SIZE + 1, u32::MAX, 1 << 31] {
         let setup = Setup::new();
         setup.page.store_u32(OUT_PROD, lie).unwrap();
-        let why = protocol_error(setup.console().serve(&mut Vec::new()).unwrap_err());
+        let why = protocol_error(setup.console(io::sink()).serve().unwrap_err());
         assert_eq!(why, format!("the output ring's indices do not fit: produced {lie}, consumed 0"));
     }
 }
@@ -117,7 +144,7 @@ fn an_input_index_that_lies_disconnects_with_a_reason() {
         let setup = Setup::new();
         setup.input.push(b"x");
         setup.page.store_u32(IN_CONS, lie).unwrap();
-        let why = protocol_error(setup.console().serve(&mut Vec::new()).unwrap_err());
+        let why = protocol_error(setup.console(io::sink()).serve().unwrap_err());
         assert_eq!(why, format!("the input ring's indices do not fit: produced 0, consumed {lie}"));
     }
 }
@@ -129,9 +156,10 @@ fn an_index_that_changes_under_our_eyes_is_read_once() {
     setup.page.script(OUT_PROD, [3, 1_000_000]);
     setup.page.script(IN_CONS, [0, 1_000_000]);
     setup.input.push(b"x");
-    let (mut console, mut sink) = (setup.console(), Vec::new());
-    assert!(console.serve(&mut sink).unwrap());
-    assert_eq!(sink.len(), 3);
+    let sink = Sink::default();
+    let mut console = setup.console(sink.clone());
+    assert!(console.serve().unwrap());
+    assert_eq!(sink.written().len(), 3);
     assert_eq!((setup.page.loads(OUT_PROD), setup.page.loads(IN_CONS)), (1, 1));
 }
 
@@ -139,16 +167,17 @@ fn an_index_that_changes_under_our_eyes_is_read_once() {
 #[test]
 fn our_own_indices_are_not_read_back() {
     let setup = Setup::new();
-    let (mut console, mut sink) = (setup.console(), Vec::new());
+    let sink = Sink::default();
+    let mut console = setup.console(sink.clone());
     setup.say(b"one");
-    console.serve(&mut sink).unwrap();
+    console.serve().unwrap();
     for index in [OUT_CONS, IN_PROD] {
         setup.page.store_u32(index, 0xdead_beef).unwrap();
     }
     setup.say(b"two");
     setup.input.push(b"x");
-    assert!(console.serve(&mut sink).unwrap());
-    assert_eq!(sink, b"onetwo");
+    assert!(console.serve().unwrap());
+    assert_eq!(sink.written(), b"onetwo");
     assert_eq!((setup.page.peek(OUT_CONS), setup.page.peek(IN_PROD)), (6, 1));
 }
 
@@ -165,9 +194,10 @@ fn no_sequence_of_indices_makes_it_panic() {
                 setup.page.store_u32(IN_PROD, start).unwrap();
                 setup.page.script(OUT_PROD, [out_prod, start]);
                 setup.page.script(IN_CONS, [in_cons, out_prod]);
-                let (mut console, mut sink) = (setup.console(), Vec::new());
-                while let Ok(true) = console.serve(&mut sink) {
-                    assert!(sink.len() <= 8 * OUT_SIZE as usize);
+                let sink = Sink::default();
+                let mut console = setup.console(sink.clone());
+                while let Ok(true) = console.serve() {
+                    assert!(sink.written().len() <= 8 * OUT_SIZE as usize);
                 }
             }
         }
@@ -178,15 +208,16 @@ fn no_sequence_of_indices_makes_it_panic() {
 fn a_page_or_port_that_is_not_there_is_an_error() {
     let setup = Setup::new();
     let connect = |reference, port| {
-        let (host, input) = (Arc::clone(&setup.host), Arc::clone(&setup.input));
-        Console::connect(host, GUEST, reference, port, input).map(|_| ()).unwrap_err().to_string()
+        let console =
+            Console::connect(&setup.host, GUEST, reference, port, Arc::clone(&setup.input), io::sink());
+        console.map(|_| ()).unwrap_err().to_string()
     };
     assert_eq!(connect(GrantRef(7), PORT), "d1 grants nothing by GrantRef(7)");
     assert_eq!(connect(GrantRef::CONSOLE, EventPort(9)), "d1 offers no EventPort(9)");
-    let mut console = setup.console();
+    let mut console = setup.console(io::sink());
     setup.page.take_away();
-    let end = console.serve(&mut Vec::new()).unwrap_err();
-    assert!(matches!(end, End::Disconnected(Disconnect::Host(_))), "{end:?}");
+    let end = console.serve().unwrap_err();
+    assert!(matches!(end, Disconnect::Host(_)), "{end:?}");
 }
 
 #[test]
@@ -202,25 +233,49 @@ fn a_sink_that_breaks_ends_the_console() {
     }
     let setup = Setup::new();
     setup.say(b"text");
-    let end = setup.console().run(&mut Broken, &AtomicBool::new(false));
-    assert!(matches!(&end, End::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe), "{end:?}");
+    let end = serve(setup.console(Broken)).unwrap_err();
+    assert!(
+        matches!(&end, Disconnect::Output(error) if error.kind() == io::ErrorKind::BrokenPipe),
+        "{end:?}"
+    );
+}
+
+/// As a thread of its own does, until it is told to stop.
+fn serve(mut console: Console<FakeHost, impl Write + Send>) -> Result<(), Disconnect> {
+    let control = ServiceControl::new(Arc::clone(console.bell()));
+    serve_as_told(&mut console, &control)
+}
+
+/// A prompt is shown once it was quiet for a while, and a flush is not repeated.
+#[test]
+fn a_quiet_front_end_s_output_is_flushed_once() {
+    let (setup, sink) = (Setup::new(), Sink::default());
+    let mut console = setup.console(sink.clone());
+    assert_eq!(console.prepare_to_sleep().unwrap(), Sleep::UntilRung);
+    setup.say(b"> ");
+    assert!(console.serve().unwrap());
+    while let Sleep::AtMost(limit) = console.prepare_to_sleep().unwrap() {
+        assert_eq!(sink.flushes(), 0);
+        std::thread::sleep(limit);
+    }
+    assert_eq!((sink.flushes(), console.prepare_to_sleep().unwrap()), (1, Sleep::UntilRung));
+    assert_eq!(sink.flushes(), 1);
+}
+
+/// One that always has more to say does not keep its console from stopping.
+#[test]
+fn a_console_is_quiet_after_what_was_there() {
+    let (setup, sink) = (Setup::new(), Sink::default());
+    let mut console = setup.console(sink.clone());
+    setup.page.script(OUT_PROD, [100, 200, 300]);
+    console.quiesce().unwrap();
+    assert_eq!((sink.written().len(), sink.flushes()), (100, 1));
 }
 
 /// Output that is told of by a notification only, with the console asleep in between; then input; then a stop
 /// right after the last words, which are not lost.
 #[test]
 fn a_running_console_sleeps_wakes_and_writes_the_last_words() {
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let wait_for = |what: &dyn Fn() -> bool| {
         let start = std::time::Instant::now();
         while !what() {
@@ -228,25 +283,25 @@ fn a_running_console_sleeps_wakes_and_writes_the_last_words() {
             std::thread::yield_now();
         }
     };
-    let (setup, sink, stop) = (Setup::new(), Sink::default(), &AtomicBool::new(false));
+    let (setup, sink) = (Setup::new(), Sink::default());
+    let control = &ServiceControl::new(Arc::clone(setup.input.bell()));
     let mut expected = Vec::new();
     std::thread::scope(|scope| {
-        let (console, mut writer) = (setup.console(), sink.clone());
-        let running = scope.spawn(move || console.run(&mut writer, stop));
+        let mut console = setup.console(sink.clone());
+        let running = scope.spawn(move || serve_as_told(&mut console, control));
         for round in 0..200u32 {
             let line = format!("line {round}\n");
             setup.say(line.as_bytes());
             expected.extend(line.as_bytes());
             setup.host.notify_backend(GUEST, PORT);
-            wait_for(&|| *sink.0.lock().unwrap() == expected);
+            wait_for(&|| sink.written() == expected);
         }
         setup.input.push(b"typed");
         wait_for(&|| setup.page.peek(IN_PROD) == 5);
         setup.say(b"last words");
-        stop.store(true, Ordering::SeqCst);
-        setup.input.bell().ring();
-        assert!(matches!(running.join().unwrap(), End::Stopped));
+        control.stop();
+        running.join().unwrap().unwrap();
     });
     expected.extend(b"last words");
-    assert_eq!(*sink.0.lock().unwrap(), expected);
+    assert_eq!(sink.written(), expected);
 }

@@ -1,6 +1,6 @@
 //! A device's life: its back-end's states in xenstore, and the connections in between.
 
-use super::{Address, Device, Driver, FrontEnd, Nodes, serve_until};
+use super::{Address, Command, Device, Driver, FrontEnd, Nodes, ServiceControl, serve_until};
 use crate::Disconnect;
 use crate::bell::Bell;
 use crate::host::{Host, HostError};
@@ -19,8 +19,8 @@ pub struct DeviceLifecycle<H: Host> {
     driver: Box<dyn Driver<H>>,
     state: XenbusState,
     device: Option<Box<dyn Device>>,
-    bell: Arc<Bell>,
-    /// Something was written in the store, or the device is to stop: look up.
+    control: Arc<ServiceControl>,
+    /// Something was written in the store: look up.
     look_up: Arc<AtomicBool>,
     watches: Connection,
 }
@@ -48,6 +48,7 @@ impl<H: Host> DeviceLifecycle<H> {
         let bell = Bell::with_descriptor().map_err(|error| HostError::new(format!("a bell: {error}")))?;
         let (bell, look_up) = (Arc::new(bell), Arc::new(AtomicBool::new(true)));
         let (rung, told) = (Arc::clone(&bell), Arc::clone(&look_up));
+        let control = Arc::new(ServiceControl::new(bell));
         let wake = Arc::new(move || {
             told.store(true, Ordering::SeqCst);
             rung.ring();
@@ -59,35 +60,48 @@ impl<H: Host> DeviceLifecycle<H> {
             watches.with(|store| store.watch(id, path.as_bytes(), b"device")).map_err(refused)?;
         }
         let state = XenbusState::INITIALISING;
-        Ok(Self { host, store, address, driver, state, device: None, bell, look_up, watches })
+        Ok(Self { host, store, address, driver, state, device: None, control, look_up, watches })
     }
 
-    /// What is to be rung when `stop` was set.
-    pub fn bell(&self) -> &Arc<Bell> {
-        &self.bell
+    /// By what it is told what to do.
+    pub fn control(&self) -> &Arc<ServiceControl> {
+        &self.control
     }
 
-    /// Lives until `stop` is set and the bell rung, or the device is not wanted any more. `failed` is told whenever its
-    /// front-end could not be served, and why.
+    /// Lives until it is told to stop, or the device is not wanted any more. `failed` is told whenever its front-end
+    /// could not be served, and why.
     ///
     /// # Errors
     /// Where the store does not do its part.
-    pub fn run(
-        mut self,
-        stop: &AtomicBool,
-        failed: &mut dyn FnMut(&Disconnect),
-    ) -> Result<LifecycleEnd, StoreError> {
-        while !stop.load(Ordering::SeqCst) {
-            self.look_up.store(false, Ordering::SeqCst);
-            while self.next_event().is_some() {}
-            if self.settle(failed)? {
-                self.clean_up();
-                return Ok(LifecycleEnd::Removed);
+    pub fn run(mut self, failed: &mut dyn FnMut(&Disconnect)) -> Result<LifecycleEnd, StoreError> {
+        loop {
+            match self.control.command() {
+                Command::Serve => {
+                    self.look_up.store(false, Ordering::SeqCst);
+                    while self.next_event().is_some() {}
+                    if self.settle(failed)? {
+                        self.clean_up();
+                        return Ok(LifecycleEnd::Removed);
+                    }
+                    self.serve(failed)?;
+                }
+                Command::Pause => {
+                    self.quiesce(failed)?;
+                    self.control.park();
+                }
+                Command::Stop => {
+                    self.act(Event::Gone, failed)?;
+                    return Ok(LifecycleEnd::Stopped);
+                }
             }
-            self.serve(stop, failed)?;
         }
-        self.act(Event::Gone, failed)?;
-        Ok(LifecycleEnd::Stopped)
+    }
+
+    fn quiesce(&mut self, failed: &mut dyn FnMut(&Disconnect)) -> Result<(), StoreError> {
+        match self.device.as_mut().map_or(Ok(()), |device| device.quiesce()) {
+            Ok(()) => Ok(()),
+            Err(reason) => self.fail(&reason, failed),
+        }
     }
 
     fn next_event(&self) -> Option<crate::xenstore::Event> {
@@ -95,17 +109,17 @@ impl<H: Host> DeviceLifecycle<H> {
     }
 
     /// Serves the device, or sleeps where none is connected, until there is a reason to look up.
-    fn serve(&mut self, stop: &AtomicBool, failed: &mut dyn FnMut(&Disconnect)) -> Result<(), StoreError> {
+    fn serve(&mut self, failed: &mut dyn FnMut(&Disconnect)) -> Result<(), StoreError> {
+        let (control, look_up) = (&self.control, &self.look_up);
+        let interrupted = || look_up.load(Ordering::SeqCst) || control.is_interrupted();
         match &mut self.device {
             Some(device) => {
-                let look_up = &self.look_up;
-                let interrupted = || look_up.load(Ordering::SeqCst) || stop.load(Ordering::SeqCst);
-                if let Err(reason) = serve_until(&mut **device, &self.bell, &interrupted) {
+                if let Err(reason) = serve_until(&mut **device, control.bell(), &interrupted) {
                     self.fail(&reason, failed)?;
                 }
             }
-            None if self.look_up.load(Ordering::SeqCst) => {}
-            None => self.bell.listen(),
+            None if interrupted() => {}
+            None => control.bell().listen(),
         }
         Ok(())
     }
@@ -168,14 +182,14 @@ impl<H: Host> DeviceLifecycle<H> {
             let value = store.read(&format!("{directory}/{name}")).ok()?;
             String::from_utf8(value).ok()
         };
-        let (host, bell) = (Arc::clone(&self.host), Arc::clone(&self.bell));
+        let (host, bell) = (Arc::clone(&self.host), Arc::clone(self.control.bell()));
         self.driver.connect(&FrontEnd { host, domain: self.address.domain, bell, nodes: &read })
     }
 
     /// What was begun is finished, as far as the front-end lets it, and everything given back.
     fn disconnect(&mut self) {
         if let Some(mut device) = self.device.take() {
-            let _ = device.finish();
+            let _ = device.quiesce();
         }
     }
 

@@ -11,15 +11,17 @@
 //! is a [`Disconnect`], with the reason; a request that cannot be done is the device's to answer, and where the host is
 //! to blame, its user is told ([`crate::failures`]).
 
+mod control;
 mod front_end;
 mod lifecycle;
 mod nodes;
 mod serve;
 
+pub use control::{Command, ServiceControl};
 pub use front_end::FrontEnd;
 pub use lifecycle::{DeviceLifecycle, LifecycleEnd};
 pub use nodes::{Address, Nodes, create, withdraw};
-pub use serve::serve_until;
+pub use serve::{serve_as_told, serve_until};
 
 use crate::Disconnect;
 use crate::host::Host;
@@ -55,11 +57,12 @@ pub trait Device: Send {
     /// As [`Self::serve`].
     fn prepare_to_sleep(&mut self) -> Result<Sleep, Disconnect>;
 
-    /// Takes no new work, and finishes what was begun.
+    /// Finishes what was begun, and what cannot be asked for again. What the front-end asks for later waits until the
+    /// device is served again, if it is: nothing is under way that touches its pages until then.
     ///
     /// # Errors
     /// As [`Self::serve`].
-    fn finish(&mut self) -> Result<(), Disconnect>;
+    fn quiesce(&mut self) -> Result<(), Disconnect>;
 }
 
 /// Whether a device's thread may sleep.

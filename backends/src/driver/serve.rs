@@ -1,6 +1,6 @@
 //! The loop of a connected device: serve, poll for a while, sleep.
 
-use super::{Device, Sleep};
+use super::{Command, Device, ServiceControl, Sleep};
 use crate::Disconnect;
 use crate::bell::Bell;
 use crate::patience::Patience;
@@ -36,6 +36,23 @@ pub fn serve_until(
     Ok(())
 }
 
+/// Serves a device that is there for as long as its thread, which is told what to do: until it is to stop.
+///
+/// # Errors
+/// Why it cannot go on.
+pub fn serve_as_told(device: &mut dyn Device, control: &ServiceControl) -> Result<(), Disconnect> {
+    loop {
+        match control.command() {
+            Command::Serve => serve_until(device, control.bell(), &|| control.is_interrupted())?,
+            Command::Pause => {
+                device.quiesce()?;
+                control.park();
+            }
+            Command::Stop => return device.quiesce(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,7 +78,7 @@ mod tests {
             Err(Disconnect::Protocol("it was busy".into()))
         }
 
-        fn finish(&mut self) -> Result<(), Disconnect> {
+        fn quiesce(&mut self) -> Result<(), Disconnect> {
             Ok(())
         }
     }

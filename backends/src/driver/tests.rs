@@ -8,10 +8,10 @@ use crate::pages::Pages;
 use crate::xenstore::{Access, Caller, Permissions, Store, StoreHandle};
 use pv_abi::io::block::{Operation, Request, Response, Segment, Status};
 use pv_abi::io::xenbus::XenbusState;
-use pv_abi::ring::{FrontRing, REQ_PROD};
+use pv_abi::ring::{FrontRing, REQ_PROD, RSP_PROD};
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
@@ -46,15 +46,27 @@ impl World {
 
     /// Runs a life beside `front_end`, until that returns and the life is told to stop, or has ended. Returns how it
     /// ended, and what failed.
-    fn live(&self, driver: BlockDriver, front_end: impl FnOnce()) -> (LifecycleEnd, Vec<String>) {
+    fn live(
+        &self,
+        driver: impl Driver<FakeHost> + 'static,
+        front_end: impl FnOnce(),
+    ) -> (LifecycleEnd, Vec<String>) {
+        self.live_controlled(driver, |_| front_end())
+    }
+
+    /// As [`Self::live`]; `front_end` gets what the life is told by, too.
+    fn live_controlled(
+        &self,
+        driver: impl Driver<FakeHost> + 'static,
+        front_end: impl FnOnce(&ServiceControl),
+    ) -> (LifecycleEnd, Vec<String>) {
         let (host, store) = (Arc::clone(&self.host), self.store.clone());
         let life = DeviceLifecycle::new(host, store, self.address, Box::new(driver)).unwrap();
-        let (stop, bell, mut reasons) = (AtomicBool::new(false), Arc::clone(life.bell()), Vec::new());
+        let (control, mut reasons) = (Arc::clone(life.control()), Vec::new());
         let end = std::thread::scope(|scope| {
-            let living = scope.spawn(|| life.run(&stop, &mut |reason| reasons.push(reason.to_string())));
-            let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(front_end));
-            stop.store(true, Ordering::SeqCst);
-            bell.ring();
+            let living = scope.spawn(|| life.run(&mut |reason| reasons.push(reason.to_string())));
+            let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| front_end(&control)));
+            control.stop();
             let end = living.join().unwrap().unwrap();
             played.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             end
@@ -101,12 +113,23 @@ impl World {
 
     /// Reads the first sector, which shows that the device works.
     fn use_disk(&self, ring: &mut FrontRing<Pages<crate::fake_host::FakePage>, Request, Response>) {
-        let page = self.host.grant(GUEST, GrantRef(RING + 1));
+        self.ask_disk(ring);
+        self.await_disk(ring);
+    }
+
+    /// Asks for the first sector.
+    fn ask_disk(&self, ring: &mut FrontRing<Pages<crate::fake_host::FakePage>, Request, Response>) {
         let mut request = Request { operation: Operation::READ, nr_segments: 1, ..Request::new_zeroed() };
         request.seg[0] = Segment { gref: GrantRef(RING + 1), first_sect: 0, last_sect: 0, padding: 0 };
+        self.host.grant(GUEST, GrantRef(RING + 1));
         ring.put(&request).unwrap();
         ring.publish().unwrap();
         self.host.notify_backend(GUEST, PORT);
+    }
+
+    /// Waits for the first sector.
+    fn await_disk(&self, ring: &mut FrontRing<Pages<crate::fake_host::FakePage>, Request, Response>) {
+        let page = self.host.grant(GUEST, GrantRef(RING + 1));
         let mut answer = None;
         wait_until(
             || {
@@ -172,6 +195,104 @@ fn a_read_only_disk_says_so() {
         let heard = |name| world.hear(name).unwrap();
         assert_eq!((&heard("mode")[..], &heard("info")[..], &heard("feature-discard")[..]), ("r", "4", "0"));
     });
+}
+
+/// What was asked for at any moment before a pause is answered when the device pauses, or when it goes on; nothing of
+/// its front-end changes while it pauses, whatever that asks for or says in the store.
+#[test]
+fn a_device_that_pauses_touches_nothing_and_loses_nothing() {
+    let world = World::new();
+    let (end, reasons) = world.live_controlled(world.driver(true), |control| {
+        assert!(control.pause(), "before it is connected, too");
+        let mut ring = world.offer_ring();
+        world.state(S::INITIALISED);
+        assert_eq!(world.mapped(), 0);
+        control.resume();
+        world.wait_for(S::CONNECTED);
+        let page = world.host.grant(GUEST, GrantRef(RING));
+        for round in 0..200 {
+            world.ask_disk(&mut ring);
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            assert!(control.pause());
+            let produced = page.peek(RSP_PROD);
+            world.ask_disk(&mut ring);
+            (0..5).for_each(|_| std::thread::yield_now());
+            assert_eq!(page.peek(RSP_PROD), produced);
+            control.resume();
+            (0..2).for_each(|_| world.await_disk(&mut ring));
+        }
+        assert!(control.pause());
+        world.state(S::CLOSED);
+        std::thread::yield_now();
+        assert_eq!(world.hear("state"), Some(S::CONNECTED.0.to_string()), "it looks again when it goes on");
+        control.resume();
+        world.wait_for(S::CLOSED);
+        assert!(control.pause(), "it can be stopped while it pauses");
+    });
+    assert_eq!((end, reasons), (LifecycleEnd::Stopped, vec![]));
+}
+
+/// A class of devices that counts how often they were told to be quiet.
+struct Counting(Arc<AtomicU32>);
+
+impl Driver<FakeHost> for Counting {
+    fn features(&self) -> Nodes {
+        Nodes::new()
+    }
+
+    fn properties(&self) -> Nodes {
+        Nodes::new()
+    }
+
+    fn connect(&mut self, _: &FrontEnd<'_, FakeHost>) -> Result<Box<dyn Device>, Disconnect> {
+        Ok(Box::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+impl Device for Counting {
+    fn serve(&mut self) -> Result<bool, Disconnect> {
+        Ok(false)
+    }
+
+    fn prepare_to_sleep(&mut self) -> Result<Sleep, Disconnect> {
+        Ok(Sleep::UntilRung)
+    }
+
+    fn quiesce(&mut self) -> Result<(), Disconnect> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// What a device has begun is finished when its thread says that it pauses, whoever the thread is.
+#[test]
+fn a_device_is_quiet_before_its_thread_pauses() {
+    let world = World::new();
+    drop(world.driver(true)); // its nodes stay
+    let quiet = Arc::new(AtomicU32::new(0));
+    let count = || quiet.load(Ordering::SeqCst);
+    world.live_controlled(Counting(Arc::clone(&quiet)), |control| {
+        world.wait_for(S::INIT_WAIT);
+        world.state(S::INITIALISED);
+        world.wait_for(S::CONNECTED);
+        for pause in 1..10 {
+            assert_eq!(count(), pause - 1);
+            assert!(control.pause());
+            assert_eq!(count(), pause);
+            control.resume();
+        }
+    });
+    assert_eq!(count(), 10, "and before it ends");
+    let control = ServiceControl::new(Arc::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve_as_told(&mut Counting(Arc::clone(&quiet)), &control));
+        assert!(control.pause());
+        assert_eq!(count(), 11);
+        control.stop();
+    });
+    assert_eq!(count(), 12);
 }
 
 /// PV-GRUB closes with 6 alone, writes 1, and hands over to a kernel, which finds the back-end in 2.

@@ -6,39 +6,15 @@ use super::ring::RingEnd;
 use super::wire::{Released, Wire};
 use crate::Disconnect;
 use crate::bell::Bell;
+use crate::driver::{Device, Sleep};
 use crate::host::{Access, Host, HostError};
-use crate::patience::Patience;
+use crate::port::Port;
 use pv_abi::io::byte_ring::BadIndices;
 use pv_abi::io::xenstore::RingError;
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-/// Why a guest is served no more.
-#[derive(Debug)]
-pub enum End {
-    /// It was asked to stop.
-    Stopped,
-    /// Its domain was released.
-    Released,
-    /// It can't be served; it was told why.
-    Disconnected(Disconnect),
-}
-
-impl From<Disconnect> for End {
-    fn from(reason: Disconnect) -> Self {
-        Self::Disconnected(reason)
-    }
-}
-
-impl From<HostError> for End {
-    fn from(error: HostError) -> Self {
-        Self::Disconnected(error.into())
-    }
-}
-
-impl From<Released> for End {
+impl From<Released> for Disconnect {
     fn from(Released: Released) -> Self {
         Self::Released
     }
@@ -46,8 +22,7 @@ impl From<Released> for End {
 
 /// The server of one guest's ring.
 pub struct GuestServer<H: Host> {
-    host: Arc<H>,
-    port: EventPort,
+    port: Port<H>,
     ring: RingEnd<H::Page>,
     wire: Wire,
     connection: Connection,
@@ -60,7 +35,7 @@ impl<H: Host> GuestServer<H> {
     /// # Errors
     /// What the domain does not have, or that it is being served already.
     pub fn connect(
-        host: Arc<H>,
+        host: &Arc<H>,
         domain: DomId,
         reference: GrantRef,
         port: EventPort,
@@ -72,23 +47,52 @@ impl<H: Host> GuestServer<H> {
         let connection = connection
             .map_err(|error| HostError::new(format!("{domain} can't connect to the store: {error}")))?;
         let ring = RingEnd::new(host.map_grant(domain, reference, Access::ReadWrite)?)?;
-        let port = host.bind_port(domain, port, Arc::clone(&bell))?;
-        Ok(Self { host, port, ring, wire: Wire::new(connection.id()), connection, bell })
+        let port = Port::bind(host, domain, port, Arc::clone(&bell))?;
+        Ok(Self { port, ring, wire: Wire::new(connection.id()), connection, bell })
     }
 
-    /// What wakes the server; to stop it, set `stop` and ring.
+    /// What wakes whoever serves it.
     pub fn bell(&self) -> &Arc<Bell> {
         &self.bell
     }
 
+    /// Starts anew, as the guest wishes.
+    fn reconnect(&mut self) -> Result<(), Disconnect> {
+        let reset = self.connection.with(|store| store.reset(self.connection.id()));
+        reset.map_err(|error| HostError::new(format!("the store: {error}")))?;
+        self.wire = Wire::new(self.connection.id());
+        self.ring.reconnect()?;
+        self.notify()
+    }
+
+    fn notify(&self) -> Result<(), Disconnect> {
+        self.port.notify().inspect_err(|_| {
+            let _ = self.ring.tell(RingError::COMM);
+        })?;
+        Ok(())
+    }
+
+    fn lying(&self, ring: &str, bad: BadIndices) -> Disconnect {
+        let BadIndices { prod, cons } = bad;
+        let what = format!("the {ring} ring's indices do not fit: produced {prod}, consumed {cons}");
+        self.disconnect(RingError::RINGIDX, what)
+    }
+
+    /// Tells the guest why, where it still has its page, and wakes it.
+    fn disconnect(&self, error: RingError, what: String) -> Disconnect {
+        let told = self.ring.tell(error).and_then(|()| self.port.notify());
+        // Whether it heard of it or not: it is served no more.
+        let _ = told;
+        Disconnect::Protocol(what)
+    }
+}
+
+impl<H: Host> Device for GuestServer<H> {
     /// Answers what there is, as far as the guest has room for answers; true where that was anything. One call does no
     /// more than the ring holds.
-    ///
-    /// # Errors
-    /// Why the guest is not served any more.
-    pub fn serve(&mut self) -> Result<bool, End> {
+    fn serve(&mut self) -> Result<bool, Disconnect> {
         if self.ring.reconnect_wanted()? {
-            return Ok(self.reconnect().map(|()| true)?);
+            return self.reconnect().map(|()| true);
         }
         let mut room = self.ring.room()?.map_err(|bad| self.lying("reply", bad))?;
         let mut available = self.ring.available()?.map_err(|bad| self.lying("request", bad))?;
@@ -115,57 +119,12 @@ impl<H: Host> GuestServer<H> {
         Ok(moved)
     }
 
-    /// Starts anew, as the guest wishes.
-    fn reconnect(&mut self) -> Result<(), Disconnect> {
-        let reset = self.connection.with(|store| store.reset(self.connection.id()));
-        reset.map_err(|error| HostError::new(format!("the store: {error}")))?;
-        self.wire = Wire::new(self.connection.id());
-        self.ring.reconnect()?;
-        self.notify()
+    fn prepare_to_sleep(&mut self) -> Result<Sleep, Disconnect> {
+        Ok(Sleep::UntilRung)
     }
 
-    fn notify(&self) -> Result<(), Disconnect> {
-        self.host.notify(self.port).inspect_err(|_| {
-            let _ = self.ring.tell(RingError::COMM);
-        })?;
-        Ok(())
-    }
-
-    fn lying(&self, ring: &str, bad: BadIndices) -> Disconnect {
-        let BadIndices { prod, cons } = bad;
-        let what = format!("the {ring} ring's indices do not fit: produced {prod}, consumed {cons}");
-        self.disconnect(RingError::RINGIDX, what)
-    }
-
-    /// Tells the guest why, where it still has its page, and wakes it.
-    fn disconnect(&self, error: RingError, what: String) -> Disconnect {
-        let told = self.ring.tell(error).and_then(|()| self.host.notify(self.port));
-        // Whether it heard of it or not: it is served no more.
-        let _ = told;
-        Disconnect::Protocol(what)
-    }
-
-    /// Serves the guest until `stop` is set and the bell rung, its domain is released, or it can't go on.
-    pub fn run(mut self, stop: &AtomicBool) -> End {
-        let mut patience = Patience::default();
-        loop {
-            // Read before serving: what the guest wrote before the stop is answered after all, once. It may still run.
-            let stopping = stop.load(Ordering::SeqCst);
-            match self.serve() {
-                Ok(_) if stopping => return End::Stopped,
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(end) => return end,
-            }
-            match patience.poll(|| self.serve()) {
-                Ok(true) => {}
-                Ok(false) => {
-                    let asleep = Instant::now();
-                    self.bell.listen();
-                    patience.slept(asleep.elapsed());
-                }
-                Err(end) => return end,
-            }
-        }
+    /// What the guest has asked before is answered.
+    fn quiesce(&mut self) -> Result<(), Disconnect> {
+        self.serve().map(drop)
     }
 }

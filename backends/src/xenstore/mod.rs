@@ -35,7 +35,7 @@ mod watching;
 pub mod wire;
 
 pub use events::Event;
-pub use guest::{End, GuestServer};
+pub use guest::GuestServer;
 pub use handle::{Connection, StoreError, StoreHandle, Wake, Watcher};
 pub use liveness::{is_dead, remove_dead};
 pub use operation::{Children, Operation};

@@ -6,13 +6,11 @@ use crate::assemble::{assemble, machine};
 use crate::builder::{KernelImage, Plan, Wishes};
 use crate::control::{DomainConfig, FilledDomain, Hypervisor, fill};
 use crate::domain::{Domain, NoConsole, StatisticsSnapshot};
-use crate::host_domain::{
-    DeviceEnd, HostDomain, Service, StoreNodes, create_store_nodes, start_console, start_disk, start_store,
-};
+use crate::host_domain::DomainServices;
 use crate::machine::kvm::ProbeReport;
 use backends::block::Disk;
-use backends::console::{self, Input};
-use backends::xenstore::{self, Store, StoreHandle};
+use backends::console::Input;
+use backends::xenstore::{Store, StoreHandle};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,23 +32,12 @@ pub struct Kernel<'a> {
 pub struct KernelDomain {
     /// What is typed on its console.
     pub input: Arc<Input>,
-    /// What its disk uses, and nothing else does.
-    pub disk_host: Arc<HostDomain>,
     /// What the machine's probes found.
     pub report: ProbeReport,
     filled: FilledDomain,
     domain: Arc<Domain>,
-    store: StoreHandle,
-    services: Services,
+    services: DomainServices,
     hypervisor: Hypervisor,
-}
-
-/// Threads of the host domain.
-#[derive(Default)]
-struct Services {
-    console: Option<Service<console::End>>,
-    store: Option<Service<xenstore::End>>,
-    disk: Option<Service<DeviceEnd>>,
 }
 
 impl KernelDomain {
@@ -71,43 +58,22 @@ impl KernelDomain {
         let bytes = Some(ramdisk.len() as u64).filter(|&bytes| bytes != 0);
         let plan = Plan::new(&image, &Wishes { pages, ramdisk: bytes, command_line: command_line.into() })?;
         let filled = fill(hypervisor.services(), &domain, &image, ramdisk, &plan)?;
-        let host = || {
-            let mmu = Arc::clone(&hypervisor.services().mmu);
-            Arc::new(HostDomain::new(mmu, Arc::clone(&domain)))
-        };
-        let (disk_host, other) = (host(), host());
-        let store = StoreHandle::new(Store::default());
-        let (input, services) = (Arc::default(), Services::default());
-        // From here on, dropping it ends the domain.
-        let mut made = Self { input, disk_host, report, filled, domain, store, services, hypervisor };
-        made.serve(&other, pages, output)?;
-        Ok(made)
-    }
-
-    fn serve(
-        &mut self,
-        host: &Arc<HostDomain>,
-        pages: u64,
-        output: impl Write + Send + 'static,
-    ) -> Result<(), BenchError> {
-        let (store_port, console_port) = (self.filled.store_port, self.filled.console_port);
-        let domain = self.domain.id();
-        create_store_nodes(
-            &self.store,
-            &StoreNodes { domain, name: "bench", pages, vcpus: 1, console_port, store_port },
-        )?;
-        self.services.store = Some(start_store(Arc::clone(host), store_port, &self.store, |_| {})?);
-        let input = Arc::clone(&self.input);
-        self.services.console = Some(start_console(Arc::clone(host), console_port, input, output, |_| {})?);
-        Ok(())
+        let input = Arc::<Input>::default();
+        let (mmu, store) = (&hypervisor.services().mmu, StoreHandle::new(Store::default()));
+        let (console, warn) = ((Arc::clone(&input), output), |what: &str| tracing::error!("{what}"));
+        let services = DomainServices::start(mmu, &domain, &filled, &store, console, warn)?;
+        Ok(Self { input, report, filled, domain, services, hypervisor })
     }
 
     /// Gives it a disk; before it starts.
     pub fn attach(&mut self, disk: Disk) -> Result<(), BenchError> {
         let failed = |reason: &backends::Disconnect| tracing::error!(%reason, "the disk is disconnected");
-        let host = Arc::clone(&self.disk_host);
-        self.services.disk = Some(start_disk(host, &self.store, 0, Arc::new(disk), failed)?);
-        Ok(())
+        Ok(self.services.attach_disk(Arc::new(disk), failed)?)
+    }
+
+    /// How often its disk's back-end has notified it.
+    pub fn disk_notifications(&self) -> u64 {
+        self.services.disk_host().notifications()
     }
 
     /// Starts it.
@@ -137,15 +103,5 @@ impl KernelDomain {
 impl Drop for KernelDomain {
     fn drop(&mut self) {
         end(&self.hypervisor, &self.domain);
-        let Services { console, store, disk } = std::mem::take(&mut self.services);
-        if let Some(console) = console {
-            console.finish();
-        }
-        if let Some(disk) = disk {
-            disk.finish();
-        }
-        if let Some(store) = store {
-            store.finish();
-        }
     }
 }

@@ -8,7 +8,7 @@ use super::guest::Guest;
 use super::input_focus::InputFocus;
 use super::output::Output;
 use super::screen::{self, Telling, Validation};
-use super::served::Served;
+use super::served::serve;
 use super::status::Failure;
 use super::stderr;
 use backends::xenstore::StoreHandle;
@@ -16,6 +16,7 @@ use hypervisor::builder::{Plan, functions};
 use hypervisor::control::{DomainConfig, Hypervisor, fill};
 use hypervisor::domain::Symbol;
 use hypervisor::domain::{Domain, DomainEnd};
+use hypervisor::host_domain::DomainServices;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ pub struct RunningDomain {
     pub validation_before: Validation,
     domain: Arc<Domain>,
     /// None where the user has left before it was there.
-    served: Option<Served>,
+    services: Option<DomainServices>,
 }
 
 impl Session<'_> {
@@ -68,23 +69,28 @@ impl Session<'_> {
         let domain = self.hypervisor.create_domain(config).map_err(Failure::new)?;
         self.begin_to_speak(born, &domain);
         self.exit.set_domain(self.index, &domain);
-        let served = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
+        let services = self.fill_and_start(&domain, plan, output).map(Some).or_else(|failure| {
             self.hypervisor.destroy(&domain);
             self.hypervisor.wait(&domain);
             // A user who leaves meanwhile is no failure.
             if self.exit.is_over() { Ok(None) } else { Err(failure) }
         })?;
-        Ok(RunningDomain { born, validation_before, domain, served })
+        Ok(RunningDomain { born, validation_before, domain, services })
     }
 
     /// Waits until nothing is left of a domain.
     pub fn wait_for_end(&self, running: RunningDomain) -> DomainEnd {
         let end = self.hypervisor.wait(&running.domain);
-        running.served.into_iter().for_each(Served::finish);
+        drop(running.services); // once the domain's last words are written
         end
     }
 
-    fn fill_and_start(&self, domain: &Arc<Domain>, plan: &Plan, output: Output) -> Result<Served, Failure> {
+    fn fill_and_start(
+        &self,
+        domain: &Arc<Domain>,
+        plan: &Plan,
+        output: Output,
+    ) -> Result<DomainServices, Failure> {
         let images = self.guest.images;
         let filled = fill(self.hypervisor.services(), domain, &self.guest.kernel, images.ramdisk(), plan);
         let filled = filled.map_err(|error| Failure::about(images.name(), error))?;
@@ -92,9 +98,9 @@ impl Session<'_> {
         let symbol =
             |f: hypervisor::builder::Function| Symbol { address: f.address, size: f.size, name: f.name };
         domain.set_symbols(functions.map(symbol).collect());
-        let served = Served::start(self, domain, &filled, output)?;
+        let services = serve(self, domain, &filled, output)?;
         self.hypervisor.start(domain, &filled.start_state()).map_err(Failure::new)?;
-        Ok(served)
+        Ok(services)
     }
 
     /// The guest's first words bring the rest of the first screen; that there is room for more lets its vCPUs go on.

@@ -1,8 +1,9 @@
 //! A guest's console.
 
-use super::{HostDomain, Service};
+use super::{HostDomain, Service, ServiceEnd};
 use backends::Disconnect;
-use backends::console::{Console, End, Input};
+use backends::console::{Console, Input};
+use backends::driver::{LifecycleEnd, ServiceControl, serve_as_told};
 use pv_abi::{EventPort, GrantRef};
 use std::io::Write;
 use std::sync::Arc;
@@ -13,14 +14,15 @@ use std::sync::Arc;
 /// # Errors
 /// Where the guest has no such console, or the host no thread.
 pub fn start_console(
-    host: Arc<HostDomain>,
+    host: &Arc<HostDomain>,
     port: EventPort,
     input: Arc<Input>,
-    mut sink: impl Write + Send + 'static,
-    ended: impl FnOnce(&End) + Send + 'static,
-) -> Result<Service<End>, Disconnect> {
+    sink: impl Write + Send + 'static,
+    ended: impl FnOnce(&ServiceEnd) + Send + 'static,
+) -> Result<Service, Disconnect> {
     let guest = host.guest.id();
-    let bell = Arc::clone(input.bell());
-    let console = Console::connect(host, guest, GrantRef::CONSOLE, port, input)?;
-    Service::start(format!("{guest} console"), bell, move |stop| console.run(&mut sink, stop), ended)
+    let mut console = Console::connect(host, guest, GrantRef::CONSOLE, port, input, sink)?;
+    let control = Arc::new(ServiceControl::new(Arc::clone(console.bell())));
+    let serve = move |control: &_| serve_as_told(&mut console, control).map(|()| LifecycleEnd::Stopped);
+    Service::start(format!("{guest} console"), control, serve, ended)
 }

@@ -3,31 +3,10 @@
 use super::{HostDomain, Service};
 use backends::Disconnect;
 use backends::block::{BlockDriver, Disk, address};
-use backends::driver::{Address, DeviceLifecycle, Driver, LifecycleEnd, create};
+use backends::driver::{Address, DeviceLifecycle, Driver, create};
 use backends::host::HostError;
-use backends::xenstore::{StoreError, StoreHandle};
+use backends::xenstore::StoreHandle;
 use std::sync::Arc;
-
-/// How a device's life ended.
-#[derive(Debug)]
-pub enum DeviceEnd {
-    /// As lives do.
-    Ended(LifecycleEnd),
-    /// Its back-end could not go on.
-    Failed(Disconnect),
-}
-
-impl From<Disconnect> for DeviceEnd {
-    fn from(reason: Disconnect) -> Self {
-        Self::Failed(reason)
-    }
-}
-
-impl From<StoreError> for DeviceEnd {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(HostError::new(error.to_string()).into())
-    }
-}
 
 /// Gives `host`'s guest its `index`th disk. `failed` is told whenever the guest's front-end could not be served.
 ///
@@ -39,7 +18,7 @@ pub fn start_disk(
     index: u8,
     disk: Arc<Disk>,
     failed: impl Fn(&Disconnect) + Send + 'static,
-) -> Result<Service<DeviceEnd>, Disconnect> {
+) -> Result<Service, Disconnect> {
     let address = address(host.guest.id(), index);
     let driver = BlockDriver::new(disk);
     let (front_end, back_end) = driver.nodes(&address);
@@ -54,15 +33,15 @@ fn start_device(
     address: Address,
     driver: Box<dyn Driver<HostDomain>>,
     failed: impl Fn(&Disconnect) + Send + 'static,
-) -> Result<Service<DeviceEnd>, Disconnect> {
+) -> Result<Service, Disconnect> {
     let name = format!("{} {} {}", address.domain, address.class, address.number);
     let life = DeviceLifecycle::new(host, store.clone(), address, driver)?;
-    let bell = Arc::clone(life.bell());
-    let live = move |stop: &_| {
-        life.run(stop, &mut |reason| failed(reason)).map_or_else(Into::into, DeviceEnd::Ended)
+    let control = Arc::clone(life.control());
+    let live = move |_: &_| {
+        life.run(&mut |reason| failed(reason)).map_err(|error| HostError::new(error.to_string()).into())
     };
-    Service::start(name, bell, live, |end| {
-        if let DeviceEnd::Failed(reason) = end {
+    Service::start(name, control, live, |end| {
+        if let Err(reason) = end {
             tracing::error!(%reason, "a device has ended");
         }
     })

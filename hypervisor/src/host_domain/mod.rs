@@ -5,13 +5,15 @@
 
 mod console;
 mod device;
+mod domain_services;
 mod service;
 mod store;
 mod store_nodes;
 
 pub use console::start_console;
-pub use device::{DeviceEnd, start_disk};
-pub use service::Service;
+pub use device::start_disk;
+pub use domain_services::DomainServices;
+pub use service::{Service, ServiceEnd};
 pub use store::start_store;
 pub use store_nodes::{StoreNodes, create_store_nodes};
 

@@ -1,8 +1,9 @@
 //! A guest's way to xenstore.
 
-use super::{HostDomain, Service};
+use super::{HostDomain, Service, ServiceEnd};
 use backends::Disconnect;
-use backends::xenstore::{End, GuestServer, StoreHandle};
+use backends::driver::{LifecycleEnd, ServiceControl, serve_as_told};
+use backends::xenstore::{GuestServer, StoreHandle};
 use pv_abi::{EventPort, GrantRef};
 use std::sync::Arc;
 
@@ -12,13 +13,14 @@ use std::sync::Arc;
 /// # Errors
 /// Where the guest has no such ring, or the host no thread.
 pub fn start_store(
-    host: Arc<HostDomain>,
+    host: &Arc<HostDomain>,
     port: EventPort,
     store: &StoreHandle,
-    ended: impl FnOnce(&End) + Send + 'static,
-) -> Result<Service<End>, Disconnect> {
+    ended: impl FnOnce(&ServiceEnd) + Send + 'static,
+) -> Result<Service, Disconnect> {
     let guest = host.guest.id();
-    let server = GuestServer::connect(host, guest, GrantRef::XENSTORE, port, store)?;
-    let bell = Arc::clone(server.bell());
-    Service::start(format!("{guest} xenstore"), bell, move |stop| server.run(stop), ended)
+    let mut server = GuestServer::connect(host, guest, GrantRef::XENSTORE, port, store)?;
+    let control = Arc::new(ServiceControl::new(Arc::clone(server.bell())));
+    let serve = move |control: &_| serve_as_told(&mut server, control).map(|()| LifecycleEnd::Stopped);
+    Service::start(format!("{guest} xenstore"), control, serve, ended)
 }

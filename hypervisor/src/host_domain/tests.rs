@@ -1,13 +1,15 @@
 use super::*;
 use crate::event_channel::alloc_unbound;
 use crate::testing::{BASE, Guest, World};
-use backends::console::{End, Input};
+use backends::console::Input;
+use backends::driver::LifecycleEnd;
 use pv_abi::Mfn;
 use pv_abi::io::console::{ConsoleInterface, IN_SIZE};
 use pv_abi::page_table::Level;
 use std::io::{self, Write};
 use std::mem::offset_of;
 use std::sync::mpsc;
+use std::time::Duration;
 
 /// A world with a guest that keeps its first page for its console, and has a port for it.
 fn setup() -> (World, Guest, HostDomain, EventPort) {
@@ -108,17 +110,46 @@ fn a_console_thread_serves_the_ring() {
     let input = Arc::new(Input::default());
     input.push(b"keys");
     let thread =
-        start_console(Arc::new(host), port, input, Sink(sender), |end| panic!("it ended early: {end:?}"))
+        start_console(&Arc::new(host), port, input, Sink(sender), |end| panic!("it ended early: {end:?}"))
             .unwrap();
     memory.write(frame, IN_SIZE as usize, b"hello").unwrap();
     memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 3).unwrap();
     crate::event_channel::send(&world.services.domains, &guest.domain, port).unwrap();
     assert_eq!(words.recv().unwrap(), b"hel");
     memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 5).unwrap();
-    assert!(matches!(thread.finish(), Some(End::Stopped)));
+    assert!(matches!(thread.finish(), Some(Ok(LifecycleEnd::Stopped))));
     assert_eq!(words.recv().unwrap(), b"lo");
     let mut keys = [0; 4];
     memory.read(frame, 0, &mut keys).unwrap();
     assert_eq!(&keys, b"keys");
     assert!(guest.domain.shared().is_pending(port));
+}
+
+/// Whoever pauses a console waits for its last words, and not for a thread that is gone.
+#[test]
+fn a_service_pauses_and_one_that_has_ended_is_not_waited_for() {
+    let (world, guest, host, port) = setup();
+    let (memory, frame) = (world.services.mmu.memory(), guest.pages[0]);
+    let say = |produced| memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), produced).unwrap();
+    let taken = || memory.load_u32(frame, offset_of!(ConsoleInterface, out_cons)).unwrap();
+    let (ended, end) = mpsc::channel();
+    let ended = move |end: &ServiceEnd| ended.send(end.is_err()).unwrap();
+    let thread = start_console(&Arc::new(host), port, Arc::default(), io::sink(), ended).unwrap();
+    say(7);
+    assert!(thread.pause());
+    assert_eq!(taken(), 7);
+    say(9);
+    crate::event_channel::send(&world.services.domains, &guest.domain, port).unwrap();
+    std::thread::yield_now();
+    assert_eq!(taken(), 7, "it pauses");
+    thread.resume();
+    while taken() != 9 {
+        std::thread::yield_now();
+    }
+    say(1 << 30);
+    crate::event_channel::send(&world.services.domains, &guest.domain, port).unwrap();
+    assert!(end.recv().unwrap(), "it was lied to");
+    let (paused, answer) = mpsc::channel();
+    std::thread::spawn(move || paused.send(thread.pause()));
+    assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(false));
 }

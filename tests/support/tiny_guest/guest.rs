@@ -3,7 +3,7 @@
 use super::code::{Code, PARKED};
 use crate::support::check;
 use backends::bell::Bell;
-use backends::console::{End as ConsoleEnd, Input};
+use backends::console::Input;
 use backends::port::Port;
 use hypervisor::builder::{BuiltDomain, KernelImage, Plan, Wishes};
 use hypervisor::control::{DomainConfig, FilledDomain, Hypervisor, fill};
@@ -120,9 +120,9 @@ impl Guest {
     }
 
     /// A back-end of its console, which keeps nothing of what the guest writes.
-    pub fn connect_console(&self) -> Result<Service<ConsoleEnd>, Failed> {
+    pub fn connect_console(&self) -> Result<Service, Failed> {
         let back_end = Arc::new(HostDomain::new(self.hypervisor.services().mmu.clone(), self.domain.clone()));
-        start_console(back_end, CONSOLE_PORT, Arc::default(), Vec::new(), |_| {}).map_err(failed)
+        start_console(&back_end, CONSOLE_PORT, Arc::default(), Vec::new(), |_| {}).map_err(failed)
     }
 
     /// A back-end of one of its ports, which does nothing but listen.

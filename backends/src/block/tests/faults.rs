@@ -144,7 +144,7 @@ fn a_call_that_stalls_holds_up_nobody_else() {
             }
         }
         assert_eq!((front.page(0).times_mapped(), front.page(1).times_mapped()), (1, 0));
-        backend.finish().unwrap();
+        backend.quiesce().unwrap();
         assert_eq!(front.answers(), [(1, Status::OKAY)]);
         assert_eq!(front.page(0).times_mapped(), 0);
     }

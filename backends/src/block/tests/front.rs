@@ -149,7 +149,7 @@ impl Front {
 pub fn finish(backend: &mut Backend<FakeHost>) {
     loop {
         while backend.serve().unwrap() {}
-        backend.finish().unwrap();
+        backend.quiesce().unwrap();
         if !backend.serve().unwrap() {
             return;
         }

@@ -181,7 +181,7 @@ fn play(by: By, seed: u64, faults: bool) -> HashMap<&'static str, u32> {
             backend.serve().unwrap();
         }
         if model.random.once_in(4) {
-            backend.finish().unwrap();
+            backend.quiesce().unwrap();
         }
         front.answers().into_iter().for_each(|(id, status)| model.answer(&front, id, status));
     }

@@ -93,7 +93,7 @@ fn reads_and_writes_go_on_while_a_flush_takes_its_time() {
         backend.serve().unwrap();
     }
     assert_eq!((front.answers(), &letters(&log)[..]), (vec![(1, Status::OKAY)], "frR"));
-    backend.finish().unwrap();
+    backend.quiesce().unwrap();
     assert_eq!(front.answers(), [(0, Status::OKAY)]);
 }
 

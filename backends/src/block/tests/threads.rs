@@ -24,7 +24,7 @@ fn play(by: By, sleepy: bool) {
     let (stop, bell) = (&AtomicBool::new(false), std::sync::Arc::clone(&front.bell));
     std::thread::scope(|scope| {
         let serving = scope.spawn(move || {
-            serve_until(&mut backend, &bell, &|| stop.load(Ordering::SeqCst)).and_then(|()| backend.finish())
+            serve_until(&mut backend, &bell, &|| stop.load(Ordering::SeqCst)).and_then(|()| backend.quiesce())
         });
         let (mut random, mut seen, mut answered) = (Random::new(5), 0, 0u64);
         for round in 0..if sleepy { 60 } else { 600 } {
@@ -76,7 +76,7 @@ fn a_back_end_that_is_stopped_answers_what_it_has_taken() {
         front.ask_all((0..32).map(|id| read(id, 0, &[whole(0)])));
         backend.serve().unwrap();
         serve_until(&mut backend, &front.bell, &|| true).unwrap();
-        backend.finish().unwrap();
+        backend.quiesce().unwrap();
         assert_eq!(backend.unanswered(), 0);
         assert!(!front.answers().is_empty());
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Disconnect;
+use crate::driver::{Device, ServiceControl, serve_as_told};
 use crate::fake_host::{FakeHost, FakePage};
 use crate::host::Page;
 use crate::xenstore::request::message;
@@ -9,7 +10,6 @@ use pv_abi::io::xenstore::{DomainInterface, RING_SIZE, RingError, ServerFeatures
 use pv_abi::{EventPort, GrantRef};
 use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const PORT: EventPort = EventPort(2);
 const REQ_CONS: usize = offset_of!(DomainInterface, req_cons);
@@ -41,7 +41,7 @@ impl Guest {
     }
 
     fn server(&self) -> GuestServer<FakeHost> {
-        GuestServer::connect(Arc::clone(&self.host), ONE, GrantRef::XENSTORE, PORT, &self.store).unwrap()
+        GuestServer::connect(&self.host, ONE, GrantRef::XENSTORE, PORT, &self.store).unwrap()
     }
 
     /// Puts as much of `bytes` into the ring as there is room for; returns how much.
@@ -79,9 +79,9 @@ impl Guest {
     }
 }
 
-fn protocol_error(result: Result<bool, End>) -> String {
+fn protocol_error(result: Result<bool, Disconnect>) -> String {
     match result {
-        Err(End::Disconnected(Disconnect::Protocol(why))) => why,
+        Err(Disconnect::Protocol(why)) => why,
         other => panic!("not a protocol error: {other:?}"),
     }
 }
@@ -250,8 +250,8 @@ fn a_guest_may_ask_for_a_new_connection() {
 fn what_is_not_there_is_an_error() {
     let guest = Guest::new();
     let connect = |domain, reference, port| {
-        let host = Arc::clone(&guest.host);
-        GuestServer::connect(host, domain, reference, port, &guest.store).map(|_| ()).unwrap_err().to_string()
+        let server = GuestServer::connect(&guest.host, domain, reference, port, &guest.store);
+        server.map(|_| ()).unwrap_err().to_string()
     };
     assert_eq!(connect(TWO, GrantRef::XENSTORE, PORT), "d2 can't connect to the store: ENOENT");
     assert_eq!(connect(ONE, GrantRef(7), PORT), "d1 grants nothing by GrantRef(7)");
@@ -259,7 +259,7 @@ fn what_is_not_there_is_an_error() {
     let mut server = guest.server();
     assert_eq!(connect(ONE, GrantRef::XENSTORE, PORT), "d1 can't connect to the store: EISCONN");
     guest.page.take_away();
-    assert!(matches!(server.serve(), Err(End::Disconnected(Disconnect::Host(_)))));
+    assert!(matches!(server.serve(), Err(Disconnect::Host(_))));
 }
 
 /// Every pair of nasty indices, with nasty bytes in the ring: the guest is served or disconnected, and the server lives.
@@ -292,10 +292,10 @@ fn no_sequence_of_indices_makes_it_panic() {
 fn a_running_server_wakes_for_everything() {
     let mut guest = Guest::new();
     for released in [false, true] {
-        let (server, stop) = (guest.server(), AtomicBool::new(false));
-        let bell = Arc::clone(server.bell());
+        let mut server = guest.server();
+        let control = &ServiceControl::new(Arc::clone(server.bell()));
         std::thread::scope(|scope| {
-            let running = scope.spawn(|| server.run(&stop));
+            let running = scope.spawn(move || serve_as_told(&mut server, control));
             guest.ask(MessageType::WATCH, b"a\0t\0");
             guest.host.notify_backend(ONE, PORT);
             wait_for(&mut guest, 2);
@@ -308,14 +308,12 @@ fn a_running_server_wakes_for_everything() {
             }
             if released {
                 guest.store.release(ONE);
-                assert!(matches!(running.join().unwrap(), End::Released));
+                assert!(matches!(running.join().unwrap(), Err(Disconnect::Released)));
             } else {
-                stop.store(true, Ordering::SeqCst);
-                bell.ring();
-                assert!(matches!(running.join().unwrap(), End::Stopped));
+                control.stop();
+                running.join().unwrap().unwrap();
             }
         });
-        guest.host.offer(ONE, PORT);
     }
 }
 

@@ -55,10 +55,10 @@ impl Guest {
     pub fn run(&self, load: Load, seed: u32) -> Result<Measured, BenchError> {
         let Load { action, chunk, depth, count } = load;
         let command = format!("measure {} {DISK} {} {depth} {count} {seed}\n", action.name(), chunk >> 10);
-        let before = self.domain.disk_host.notifications();
+        let before = self.domain.disk_notifications();
         self.domain.input.push(command.as_bytes());
         let answer = self.answer()?;
-        let notified = self.domain.disk_host.notifications() - before;
+        let notified = self.domain.disk_notifications() - before;
         let numbers: Option<Vec<u64>> = answer.split(' ').map(|word| word.parse().ok()).collect();
         match numbers.as_deref() {
             Some(&[nanoseconds, sent]) => {
