@@ -4,6 +4,7 @@
 mod clock;
 mod cpuid;
 mod ends;
+mod pause;
 mod share;
 #[path = "../support/mod.rs"]
 mod support;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // One at a time: threads and descriptors are counted, and time is measured.
-    let tests = [clock::tests(), share::tests(), timers::tests(), ends::tests(), cpuid::tests()];
+    let tests =
+        [clock::tests(), share::tests(), timers::tests(), ends::tests(), cpuid::tests(), pause::tests()];
     support::main_one_at_a_time(tests.into_iter().flatten().collect())
 }

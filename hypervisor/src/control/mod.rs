@@ -16,13 +16,14 @@ pub use fill::{FilledDomain, fill};
 
 use crate::clock::Clock;
 use crate::domain::{Domain, DomainEnd, End, StatisticsSnapshot};
-use crate::error::Failure;
+use crate::error::{Failure, Refusal};
 use crate::machine::cpuid::MachineCpuid;
 use crate::machine::{Doorbells, Kick, MachineError, Pcpu};
 use crate::paging::Mmu;
 use crate::run_loop::PcpuLoop;
 use crate::services::Services;
 use crate::vcpu::StartState;
+use pv_abi::Errno;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -106,7 +107,7 @@ impl Hypervisor {
 
     /// As [`Self::wait`], but not for longer than `limit`.
     pub fn wait_for(&self, domain: &Domain, limit: Duration) -> Option<DomainEnd> {
-        let end = domain.life().wait_gone(Some(limit))?;
+        let end = domain.life().wait_dead(Some(limit))?;
         Some(DomainEnd { end, status: domain.exit_status(), statistics: self.statistics(domain) })
     }
 
@@ -118,6 +119,31 @@ impl Hypervisor {
             refused: counters.refusals,
             ..domain.statistics().snapshot()
         }
+    }
+
+    /// Takes a domain's vCPUs off their pcpus, and waits until none is on one and all that they are is in their contexts.
+    /// Events and timers that come meanwhile are there when it goes on. What serves it goes on as well: see
+    /// [`crate::host_domain::DomainServices::pause`].
+    ///
+    /// # Errors
+    /// Where it has not started, has ended, or is unpaused by somebody else before.
+    pub fn pause(&self, domain: &Domain) -> Result<(), Refusal> {
+        match domain.life().pause() && self.services.scheduler.pause(domain) {
+            true => Ok(()),
+            false => Err(Refusal::new(Errno::EINVAL, "the domain does not run")),
+        }
+    }
+
+    /// Lets a paused domain's vCPUs run again; one that runs goes on.
+    ///
+    /// # Errors
+    /// Where it has not started, or has ended.
+    pub fn unpause(&self, domain: &Domain) -> Result<(), Refusal> {
+        if !domain.life().unpause() {
+            return Err(Refusal::new(Errno::EINVAL, "the domain does not run"));
+        }
+        self.services.scheduler.unpause(domain);
+        Ok(())
     }
 
     /// Ends a domain, whatever it does. It is gone some time later: see [`Self::wait`].

@@ -30,7 +30,7 @@ pub(crate) fn reap_once(services: &Services) {
                 tracing::error!(target: crate::defect::TARGET, domain = %domain.id(), %defect, "frames of a dead domain are lost");
             }
             services.domains.remove(domain.id());
-            domain.life().gone();
+            domain.life().set_dead();
             tracing::debug!("{} is gone; {} MiB are free", domain.id(), services.mmu.free_frames() / 256);
         }
     }

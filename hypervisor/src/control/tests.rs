@@ -7,10 +7,11 @@ use crate::domain::{NoConsole, Stage};
 use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
 use crate::sched::TimerKind;
 use crate::services::Services;
-use crate::testing::{Guest, Threads, World, defects_told};
+use crate::testing::{Guest, Threads, World, defects_told, syscall};
 use pv_abi::event_channel::{PortStatus, Virq};
 use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 
 #[test]
 fn a_bad_start_ends_the_domain() {
@@ -19,7 +20,7 @@ fn a_bad_start_ends_the_domain() {
     let bad = StartState { root: guest.pages[0], ..guest.start_state() };
     assert!(start(&world.services, &guest.domain, &StartState { root: Mfn(u64::MAX), ..bad }).is_err());
     assert!(start(&world.services, &guest.domain, &guest.start_state()).is_err(), "it has ended");
-    assert!(matches!(guest.domain.life().stage(), Stage::Ending(End::Destroyed)));
+    assert!(matches!(guest.domain.life().stage(), Stage::Dying(End::Destroyed)));
     world.check_end(vec![guest]);
 }
 
@@ -49,8 +50,40 @@ fn a_hypervisor_that_is_dropped_ends_everything() {
     guests.iter().for_each(|guest| threads.start(guest));
     drop(threads);
     for guest in guests {
-        assert!(matches!(guest.domain.life().stage(), Stage::Gone(End::Destroyed)));
+        assert!(matches!(guest.domain.life().stage(), Stage::Dead(End::Destroyed)));
     }
+}
+
+/// A domain that computes on two pcpus beside another is paused again and again: it does nothing until it goes on, and
+/// the other one does not notice.
+#[test]
+fn a_paused_domain_does_nothing_until_it_goes_on() {
+    let threads = Threads::new(2);
+    let guests = [threads.guest(), threads.guest()];
+    let counts = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+    let count = |of: usize| counts[of].load(Ordering::SeqCst);
+    for (guest, count) in guests.iter().zip(&counts) {
+        let count = Arc::clone(count);
+        threads.scripts.forever(guest.identity(), move |context| {
+            count.fetch_add(1, Ordering::SeqCst);
+            syscall(context, 29, &[0])
+        });
+        assert!(threads.hypervisor.pause(&guest.domain).is_err(), "it has not started");
+        threads.start(guest);
+    }
+    for _ in 0..200 {
+        threads.hypervisor.pause(&guests[0].domain).unwrap();
+        let [before, beside] = [count(0), count(1)];
+        threads.until(|| count(1) > beside + 10);
+        assert_eq!(count(0), before);
+        threads.hypervisor.unpause(&guests[0].domain).unwrap();
+        threads.until(|| count(0) > before);
+    }
+    threads.hypervisor.pause(&guests[0].domain).unwrap();
+    guests.iter().for_each(|guest| threads.hypervisor.destroy(&guest.domain));
+    guests.iter().for_each(|guest| drop(threads.hypervisor.wait(&guest.domain)));
+    assert!(threads.hypervisor.pause(&guests[0].domain).is_err(), "it has ended");
+    assert!(threads.hypervisor.unpause(&guests[0].domain).is_err());
 }
 
 #[test]
@@ -133,7 +166,7 @@ fn a_teardown_that_panics_is_told_as_a_defect_and_harms_no_other() {
     let _channel = connect(&dying.domain, port, Arc::new(Unlucky)).unwrap();
     let domain = Arc::clone(&dying.domain);
     assert_eq!(defects_told(|| world.destroy(&[dying])), ["frames of a dead domain are lost"]);
-    assert!(matches!(domain.life().stage(), Stage::Gone(_)));
+    assert!(matches!(domain.life().stage(), Stage::Dead(_)));
     world.check_end(vec![other]);
 }
 

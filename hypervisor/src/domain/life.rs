@@ -35,7 +35,14 @@ impl fmt::Display for End {
     }
 }
 
-/// Where a domain's life is. It only moves down this list.
+/// Where a domain's life is:
+/// ```text
+///   Built ──start──▶ Running ──end──▶ Dying ──▶ Dead
+///     │             pause│ ▲unpause     ▲
+///     │                  ▼ │            │
+///     │                 Paused ───end───┤
+///     └────────────────end──────────────┘
+/// ```
 #[derive(Clone, Debug, Default)]
 pub enum Stage {
     /// Being built; no vCPU has run.
@@ -43,10 +50,12 @@ pub enum Stage {
     Built,
     /// Its vCPUs run.
     Running,
+    /// Its vCPUs leave their pcpus and get none. What happens to them meanwhile (events, timers) is not lost.
+    Paused,
     /// It has ended; its frames are being returned.
-    Ending(End),
+    Dying(End),
     /// All its frames are returned.
-    Gone(End),
+    Dead(End),
 }
 
 /// What is left of a domain.
@@ -85,6 +94,8 @@ impl DomainEnd {
 pub struct Life {
     stage: Ranked<Stage>,
     changed: Condvar,
+    /// What can be asked for without the lock: whether it is [`Stage::Paused`], and whether it has ended.
+    paused: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -93,6 +104,7 @@ impl Default for Life {
         Self {
             stage: Ranked::new(Rank::Life, Stage::Built),
             changed: Condvar::new(),
+            paused: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
     }
@@ -119,12 +131,38 @@ impl Life {
         starts
     }
 
+    /// Whether its vCPUs are to get no pcpu for now.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// From now on its vCPUs get no pcpu. True where it is [`Stage::Paused`]; false where it does not run.
+    pub fn pause(&self) -> bool {
+        self.set_paused(true)
+    }
+
+    /// Its vCPUs may run again. True where it is [`Stage::Running`]; false where it has not started, or has ended.
+    pub fn unpause(&self) -> bool {
+        self.set_paused(false)
+    }
+
+    fn set_paused(&self, paused: bool) -> bool {
+        let mut stage = self.stage.lock();
+        let lives = matches!(*stage, Stage::Running | Stage::Paused);
+        if lives {
+            *stage = if paused { Stage::Paused } else { Stage::Running };
+            self.paused.store(paused, Ordering::SeqCst);
+        }
+        lives
+    }
+
     /// Ends it. The first end counts: true for that one.
     pub fn end(&self, end: End) -> bool {
         let mut stage = self.stage.lock();
-        let first = matches!(*stage, Stage::Built | Stage::Running);
+        let first = matches!(*stage, Stage::Built | Stage::Running | Stage::Paused);
         if first {
-            *stage = Stage::Ending(end);
+            *stage = Stage::Dying(end);
+            self.paused.store(false, Ordering::SeqCst);
             self.ended.store(true, Ordering::SeqCst);
             self.changed.notify_all();
         }
@@ -132,20 +170,20 @@ impl Life {
     }
 
     /// All frames of the ended domain are returned.
-    pub fn gone(&self) {
+    pub fn set_dead(&self) {
         let mut stage = self.stage.lock();
-        if let Stage::Ending(end) = &*stage {
-            *stage = Stage::Gone(end.clone());
+        if let Stage::Dying(end) = &*stage {
+            *stage = Stage::Dead(end.clone());
             self.changed.notify_all();
         }
     }
 
     /// Waits until all frames are returned, or for `timeout`.
-    pub fn wait_gone(&self, timeout: Option<Duration>) -> Option<End> {
+    pub fn wait_dead(&self, timeout: Option<Duration>) -> Option<End> {
         let deadline = timeout.and_then(|limit| std::time::Instant::now().checked_add(limit));
         let mut stage = self.stage.lock();
         loop {
-            if let Stage::Gone(end) = &*stage {
+            if let Stage::Dead(end) = &*stage {
                 return Some(end.clone());
             }
             let left = deadline.map(|at| at.saturating_duration_since(std::time::Instant::now()));
@@ -168,8 +206,22 @@ mod tests {
         assert!(life.end(End::Shutdown(ShutdownReason::POWEROFF)));
         assert!(!life.end(End::Destroyed));
         assert!(life.has_ended() && !life.start());
-        assert!(life.wait_gone(Some(Duration::from_millis(1))).is_none());
-        life.gone();
-        assert!(matches!(life.wait_gone(None), Some(End::Shutdown(ShutdownReason::POWEROFF))));
+        assert!(life.wait_dead(Some(Duration::from_millis(1))).is_none());
+        life.set_dead();
+        assert!(matches!(life.wait_dead(None), Some(End::Shutdown(ShutdownReason::POWEROFF))));
+    }
+
+    #[test]
+    fn only_who_runs_can_be_paused_and_an_end_ends_a_pause() {
+        let life = Life::default();
+        assert!(!life.pause() && !life.unpause() && matches!(life.stage(), Stage::Built));
+        life.start();
+        assert!(life.pause() && life.pause() && life.is_paused() && matches!(life.stage(), Stage::Paused));
+        assert!(!life.start(), "it has");
+        assert!(
+            life.unpause() && life.unpause() && !life.is_paused() && matches!(life.stage(), Stage::Running)
+        );
+        assert!(life.pause() && life.end(End::Destroyed));
+        assert!(!life.is_paused() && !life.pause() && !life.unpause() && life.has_ended());
     }
 }

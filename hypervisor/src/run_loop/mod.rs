@@ -106,6 +106,15 @@ impl PcpuLoop {
                 }
                 Did::Turn
             }
+            Next::Save => {
+                if let Err(defect) = contained(|| drop(self.save())) {
+                    tracing::error!(target: crate::defect::TARGET, pcpu = self.index, %defect, "a vCPU is lost");
+                }
+                if self.failed {
+                    self.give_up();
+                }
+                Did::Turn
+            }
             Next::Idle => Did::Nothing,
             Next::Stop => Did::Stop,
         }
@@ -183,11 +192,16 @@ impl PcpuLoop {
 
     /// Saves the vCPU that ran before, if it is another.
     fn load(&mut self, domain: &Arc<Domain>, id: VcpuId) -> Result<(), Failure> {
-        let previous = self.loaded.replace((domain.clone(), id));
-        let Some((previous, old)) = previous else { return Ok(()) };
-        let Some(handle) = previous.vcpu(old).filter(|_| !Arc::ptr_eq(&previous, domain) || old != id) else {
-            return Ok(());
-        };
+        let same = |(loaded, vcpu): &(Arc<Domain>, VcpuId)| Arc::ptr_eq(loaded, domain) && *vcpu == id;
+        let saved = if self.loaded.as_ref().is_some_and(same) { Ok(()) } else { self.save() };
+        self.loaded = Some((domain.clone(), id));
+        saved
+    }
+
+    /// Puts all that the pcpu holds of the vCPU that ran last into its context.
+    fn save(&mut self) -> Result<(), Failure> {
+        let Some((domain, id)) = self.loaded.take() else { return Ok(()) };
+        let Some(handle) = domain.vcpu(id) else { return Ok(()) };
         let mut vcpu = handle.state().lock();
         self.failed = true; // until it has come back
         let saved = self.pcpu.save(&mut vcpu.context).map_err(Failure::from);
@@ -197,7 +211,7 @@ impl PcpuLoop {
                 self.services.scheduler.saved(handle.key());
             }
             Err(failure) => {
-                crash(&self.services, &previous, &vcpu, failure);
+                crash(&self.services, &domain, &vcpu, failure);
             }
         }
         saved

@@ -281,7 +281,7 @@ fn a_crash_is_reported_with_who_called_whom() {
         Exit::Exception { vector: 14, error_code: 0b10, cr2: 0x10 }
     });
     world.turns(0, 1);
-    let Stage::Ending(End::Crashed(report)) = guest.domain.life().stage() else { panic!("it lives") };
+    let Stage::Dying(End::Crashed(report)) = guest.domain.life().stage() else { panic!("it lives") };
     let reason = "the kernel has no handler for: PAGE_FAULT at 0x10 (write, not mapped; error code 0x2)";
     assert_eq!(report.reason, reason);
     let calls: Vec<_> = report.calls.iter().map(|call| call.symbol.as_deref()).collect();
@@ -397,7 +397,7 @@ fn a_failed_pcpu_ends_what_it_ran_and_stops() {
     let (a, b) = (world.guest(), world.guest());
     let mut broken = PcpuLoop::new(0, Box::new(Broken), world.services.clone());
     assert_eq!((broken.once(), broken.once()), (Did::Turn, Did::Stop));
-    let Stage::Ending(End::HostFailed(report)) = a.domain.life().stage() else { panic!("not the host") };
+    let Stage::Dying(End::HostFailed(report)) = a.domain.life().stage() else { panic!("not the host") };
     assert_eq!(report.reason, "KVM_RUN: broken");
     let text = report.to_string();
     assert!(
@@ -461,7 +461,7 @@ fn a_guest_that_loops_does_not_stop_the_others() {
     let end = threads.hypervisor.wait_for(&looping.domain, PATIENCE).unwrap();
     assert!(matches!(end.end, End::Destroyed) && end.statistics.time > 0);
     threads.hypervisor.shutdown();
-    assert!(matches!(working.domain.life().stage(), Stage::Gone(End::Destroyed)));
+    assert!(matches!(working.domain.life().stage(), Stage::Dead(End::Destroyed)));
 }
 
 #[test]
@@ -562,7 +562,7 @@ fn a_panic_in_the_machine_ends_what_its_pcpu_ran() {
     assert_eq!(end.report().unwrap().reason, "a defect of the hypervisor: on purpose");
     threads.start(&other);
     threads.hypervisor.shutdown();
-    assert!(matches!(other.domain.life().stage(), Stage::Gone(End::Destroyed)));
+    assert!(matches!(other.domain.life().stage(), Stage::Dead(End::Destroyed)));
 }
 
 /// A panic behind a hypercall, on the only pcpu that there is.

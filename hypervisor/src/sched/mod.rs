@@ -8,7 +8,8 @@
 //!      │                 └──────────────────────── wake ─────┘
 //!      └────────────────────── its domain ends ──────────────
 //! ```
-//! A vCPU can be stopped in each of them, and started again: it then stays what it is, and gets no pcpu meanwhile.
+//! A vCPU can be stopped in each of them, and started again, and its domain paused: it then stays what it is, and gets no
+//! pcpu meanwhile.
 //!
 //! Invariants, with the tests that guard them (`sched::tests` where nothing else is said):
 //! - a vCPU is on at most one pcpu; the one that ran it last holds it `loaded`, and no other may enter it before it
@@ -24,6 +25,8 @@
 //!   (`a_turn_ends_with_its_slice_only_where_somebody_waits`);
 //! - a vCPU that was stopped runs nowhere once it has left its pcpu, and misses no wake-up
 //!   (`a_vcpu_that_was_stopped_gets_no_pcpu`); the last of a domain is not stopped (`the_last_vcpu_is_not_stopped`);
+//! - when [`Scheduler::pause`] has returned, nothing of the domain's vCPUs is on a pcpu; and they miss no wake-up
+//!   (`a_paused_domain_is_on_no_pcpu_and_misses_nothing`);
 //! - domains share the pcpus evenly, whatever vCPUs they have (`domains_share_evenly_whatever_vcpus_they_have`);
 //! - a pcpu that the machine failed runs nothing any more, and takes only those with it whose state it holds
 //!   (`a_failed_pcpu_takes_only_its_own_with_it`); of who is gone nothing is left for who has the number next
@@ -69,6 +72,8 @@ pub struct Scheduler {
     state: Ranked<State>,
     pcpus: Vec<Pcpu>,
     alarm: Condvar,
+    /// A vCPU of a paused domain has left its pcpu, or the domain is not paused any more.
+    quiet: Condvar,
 }
 
 impl fmt::Debug for Scheduler {
@@ -87,6 +92,8 @@ pub enum Next {
         /// Its domain.
         domain: Arc<Domain>,
     },
+    /// Save the vCPU that the pcpu ran last, if there is one: its domain is paused.
+    Save,
     /// Nothing to run; [`Scheduler::idle`] sleeps.
     Idle,
     /// The machine stops, or has failed this pcpu.
@@ -108,7 +115,13 @@ impl Scheduler {
     pub fn new(clock: Arc<dyn Clock>, policy: Box<dyn Policy>, kicks: Vec<Arc<dyn Kick>>) -> Self {
         let state = Ranked::new(Rank::Scheduler, State::new(policy, kicks.len()));
         let pcpu = |kick| Pcpu { kick, in_guest: AtomicBool::new(false), wake: Condvar::new() };
-        Self { clock, state, pcpus: kicks.into_iter().map(pcpu).collect(), alarm: Condvar::new() }
+        Self {
+            clock,
+            state,
+            pcpus: kicks.into_iter().map(pcpu).collect(),
+            alarm: Condvar::new(),
+            quiet: Condvar::new(),
+        }
     }
 
     /// Wakes the alarm thread where it sleeps too long.
@@ -154,7 +167,7 @@ impl Scheduler {
             return; // the reaper may have looked already who is to be evicted
         }
         if state.activity(vcpu).is_some() {
-            let pcpu = state.set_online(vcpu, true, self.clock.now());
+            let pcpu = state.permit(vcpu, self.clock.now(), |entry| entry.online = true);
             self.wake_pcpu(pcpu);
             self.settle(&state);
             return;
@@ -171,7 +184,7 @@ impl Scheduler {
         if !others.into_iter().any(|other| state.is_online(other)) {
             return false;
         }
-        state.set_online(vcpu, false, self.clock.now());
+        state.permit(vcpu, self.clock.now(), |entry| entry.online = false);
         if let Some(Activity::Running(pcpu)) = state.activity(vcpu) {
             self.kick(pcpu);
         }
@@ -193,7 +206,8 @@ impl Scheduler {
         let mut state = self.state.lock();
         let nobody_runs = state.slots.iter().all(|slot| slot.failed);
         for key in state.of(id) {
-            let pcpu = state.set_online(key, true, self.clock.now());
+            let pcpu =
+                state.permit(key, self.clock.now(), |entry| (entry.online, entry.paused) = (true, false));
             self.wake_pcpu(pcpu);
             match state.activity(key) {
                 _ if nobody_runs => state.forget(key),
@@ -203,6 +217,43 @@ impl Scheduler {
                 Some(Activity::Ready) | None => {}
             }
         }
+        self.quiet.notify_all();
+    }
+
+    /// Takes a domain's vCPUs off their pcpus while its life says that it is paused, and lets them run again when it
+    /// does not say so any more.
+    fn heed_pause(&self, state: &mut Guard<'_, State>, domain: &Domain) {
+        let (now, paused) = (self.clock.now(), domain.life().is_paused());
+        for key in state.of(domain.id()) {
+            let pcpu = state.permit(key, now, |entry| entry.paused = paused);
+            self.wake_pcpu(pcpu);
+            let saving = state.save(key);
+            self.wake_pcpu(saving);
+            if let (true, Some(Activity::Running(pcpu))) = (paused, state.activity(key)) {
+                self.kick(pcpu);
+            }
+        }
+        self.settle(state);
+        self.quiet.notify_all();
+    }
+
+    /// Waits until no pcpu runs a vCPU of a domain whose life says that it is paused, or holds anything of one: all of
+    /// it is in their contexts then. False where it is not paused any more.
+    pub fn pause(&self, domain: &Domain) -> bool {
+        let mut state = self.state.lock();
+        self.heed_pause(&mut state, domain);
+        while domain.life().is_paused() {
+            if state.is_quiet(domain.id()) {
+                return true;
+            }
+            state = state.wait(&self.quiet, None);
+        }
+        false
+    }
+
+    /// Lets the vCPUs of a domain whose life is not paused any more run again.
+    pub fn unpause(&self, domain: &Domain) {
+        self.heed_pause(&mut self.state.lock(), domain);
     }
 
     /// Whether a domain still has a vCPU that is, or could get, on a pcpu.
@@ -215,6 +266,9 @@ impl Scheduler {
         let mut state = self.state.lock();
         if state.stopping || state.slots.get(pcpu).is_none_or(|slot| slot.failed) {
             return Next::Stop;
+        }
+        if state.slots.get_mut(pcpu).is_some_and(|slot| std::mem::take(&mut slot.save)) {
+            return Next::Save;
         }
         let now = self.clock.now();
         let Some((turn, domain)) = state.next(pcpu, now, now.saturating_add(REFRESH)) else {
@@ -230,7 +284,10 @@ impl Scheduler {
         let mut others_may = false;
         if let Some(entry) = state.vcpus.get_mut(&vcpu) {
             entry.loaded = None;
-            others_may = entry.online && entry.activity == Activity::Ready;
+            others_may = entry.waits();
+            if entry.paused {
+                self.quiet.notify_all();
+            }
         }
         if others_may {
             let idle = state.claim_idle(None);
@@ -239,13 +296,14 @@ impl Scheduler {
     }
 
     /// Whether the turn of the vCPU on `pcpu` is over: its slice ended and somebody waits, its clock is to be
-    /// refreshed, it was stopped, or the machine stops.
+    /// refreshed, it was stopped, its domain is paused, or the machine stops.
     pub fn turn_is_over(&self, pcpu: usize) -> bool {
         let state = self.state.lock();
         let now = self.clock.now();
         let slot = state.slots.get(pcpu);
         let over_at = slot.and_then(|slot| slot.over_at(state.others_wait()));
-        let stopped = slot.and_then(|slot| slot.turn).is_some_and(|turn| !state.is_online(turn.vcpu));
+        let may_run = |turn: Turn| state.vcpus.get(&turn.vcpu).is_some_and(Entry::may_run);
+        let stopped = slot.and_then(|slot| slot.turn).is_some_and(|turn| !may_run(turn));
         state.stopping || stopped || over_at.is_some_and(|at| at <= now)
     }
 
@@ -265,6 +323,7 @@ impl Scheduler {
             }
             Leave::Blocked(_) | Leave::Ready => self.make_ready(&mut state, vcpu),
         }
+        state.save(vcpu); // by this pcpu, which looks again now
     }
 
     /// `pcpu` is about to enter a guest. To be called before the last look for events.

@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub activity: Activity,
     /// It was not stopped since. One that was keeps its activity, and gets no pcpu.
     pub online: bool,
+    /// Its domain is paused: it keeps its activity, and gets no pcpu.
+    pub paused: bool,
     /// The pcpu that holds what was not saved of it.
     pub loaded: Option<usize>,
     /// Where its time goes.
@@ -34,29 +36,39 @@ pub(super) struct Entry {
 impl Entry {
     /// One that has just been started, and sleeps.
     pub fn new(domain: Arc<Domain>) -> Self {
-        let account = Account::default();
-        Self { domain, activity: Activity::Blocked, online: true, loaded: None, account }
+        let (account, paused) = (Account::default(), domain.life().is_paused());
+        Self { domain, activity: Activity::Blocked, online: true, paused, loaded: None, account }
+    }
+
+    /// Whether it gets a pcpu when it is ready.
+    pub fn may_run(&self) -> bool {
+        self.online && !self.paused
+    }
+
+    /// Whether no pcpu runs it, or holds what was not saved of it.
+    pub fn is_quiet(&self) -> bool {
+        !matches!(self.activity, Activity::Running(_)) && self.loaded.is_none()
     }
 
     /// Accounts for a change of what it does, at system time `now`.
     pub fn note(&mut self, now: u64) {
-        let state = match (self.activity, self.online) {
-            (Activity::Running(_), _) => Runstate::RUNNING,
-            (_, false) => Runstate::OFFLINE,
-            (Activity::Ready, true) => Runstate::RUNNABLE,
-            (Activity::Blocked, true) => Runstate::BLOCKED,
+        let state = match self.activity {
+            Activity::Running(_) => Runstate::RUNNING,
+            Activity::Blocked if self.online => Runstate::BLOCKED,
+            Activity::Ready if self.may_run() => Runstate::RUNNABLE,
+            Activity::Ready | Activity::Blocked => Runstate::OFFLINE,
         };
         self.account.note(state, now);
     }
 
     /// Whether `pcpu` may enter it.
     fn fits(&self, pcpu: usize) -> bool {
-        self.online && self.loaded.is_none_or(|holder| holder == pcpu)
+        self.may_run() && self.loaded.is_none_or(|holder| holder == pcpu)
     }
 
     /// Whether it waits for a pcpu.
-    fn waits(&self) -> bool {
-        self.online && self.activity == Activity::Ready
+    pub fn waits(&self) -> bool {
+        self.may_run() && self.activity == Activity::Ready
     }
 }
 
@@ -68,6 +80,8 @@ pub(super) struct PcpuState {
     /// The machine failed it: it runs nothing any more.
     pub failed: bool,
     pub refresh_at: u64,
+    /// The vCPU that it holds is to be saved: its domain is paused.
+    pub save: bool,
     /// It was kicked: no use in kicking it again before this.
     pub kick_again_at: u64,
 }
@@ -117,6 +131,11 @@ impl State {
         self.vcpus.get(&vcpu).map(|entry| entry.activity)
     }
 
+    /// Whether no pcpu runs a vCPU of a domain, or holds what was not saved of one.
+    pub fn is_quiet(&self, domain: DomId) -> bool {
+        self.of(domain).iter().all(|key| self.vcpus.get(key).is_none_or(Entry::is_quiet))
+    }
+
     /// A domain's vCPUs that have been started.
     pub fn of(&self, domain: DomId) -> Vec<VcpuKey> {
         self.vcpus.keys().filter(|key| key.domain == domain).copied().collect()
@@ -133,9 +152,9 @@ impl State {
         let entry = self.vcpus.get_mut(&vcpu).filter(|entry| entry.activity != Activity::Ready)?;
         entry.activity = Activity::Ready;
         entry.note(now);
-        let (loaded, online) = (entry.loaded, entry.online);
+        let (loaded, may_run) = (entry.loaded, entry.may_run());
         self.policy.ready(vcpu, now);
-        if !online {
+        if !may_run {
             return None;
         }
         self.ready = self.ready.saturating_add(1);
@@ -152,17 +171,24 @@ impl State {
         Some(pcpu)
     }
 
-    /// Sets whether a vCPU that has been started may have a pcpu. The idle one that should look, where there is one.
-    pub fn set_online(&mut self, vcpu: VcpuKey, online: bool, now: u64) -> Option<usize> {
+    /// Changes whether a vCPU that has been started may have a pcpu. The idle one that should look, where there is one.
+    pub fn permit(&mut self, vcpu: VcpuKey, now: u64, change: impl FnOnce(&mut Entry)) -> Option<usize> {
         let entry = self.vcpus.get_mut(&vcpu)?;
-        entry.online = online;
+        change(entry);
         entry.note(now);
         let (waits, loaded) = (entry.waits(), entry.loaded);
         self.count_ready();
         if waits { self.claim_idle(loaded) } else { None }
     }
 
-    /// Whether a vCPU may have a pcpu.
+    /// Has the pcpu save what it holds of a vCPU of a paused domain. The pcpu, where it is to be woken for that.
+    pub fn save(&mut self, vcpu: VcpuKey) -> Option<usize> {
+        let pcpu = self.vcpus.get(&vcpu).filter(|entry| entry.paused)?.loaded?;
+        self.slots.get_mut(pcpu)?.save = true;
+        self.claim_idle(Some(pcpu))
+    }
+
+    /// Whether a vCPU was started, and not stopped since.
     pub fn is_online(&self, vcpu: VcpuKey) -> bool {
         self.vcpus.get(&vcpu).is_some_and(|entry| entry.online)
     }
@@ -192,8 +218,9 @@ impl State {
         self.ready = self.vcpus.values().filter(|entry| entry.waits()).count();
     }
 
-    /// Whether there is something for `pcpu` to run.
+    /// Whether there is something for `pcpu` to run or to save.
     pub fn has_work_for(&self, pcpu: usize) -> bool {
-        self.others_wait() && self.vcpus.values().any(|entry| entry.waits() && entry.fits(pcpu))
+        let saves = self.slots.get(pcpu).is_some_and(|slot| slot.save);
+        saves || self.others_wait() && self.vcpus.values().any(|entry| entry.waits() && entry.fits(pcpu))
     }
 }

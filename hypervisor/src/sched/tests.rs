@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::FakeClock;
 use crate::machine::fake::FakeKick;
 use crate::testing::{Guest, World};
+use pv_abi::vcpu::Runstate;
 
 fn key_of(guest: &Guest) -> VcpuKey {
     guest.domain.vcpus()[0].key()
@@ -13,6 +14,7 @@ fn picked(scheduler: &Scheduler, pcpu: usize) -> Option<VcpuKey> {
     match scheduler.next(pcpu) {
         Next::Run { turn, .. } => Some(turn.vcpu),
         Next::Idle => None,
+        Next::Save => panic!("nobody paused it"),
         Next::Stop => panic!("nobody stopped it"),
     }
 }
@@ -159,6 +161,74 @@ fn a_vcpu_that_was_stopped_gets_no_pcpu() {
     assert!(scheduler.down(second));
     scheduler.evict(guest.domain.id());
     assert!(picked(&scheduler, 0).is_some() && picked(&scheduler, 0).is_some(), "to be taken off");
+}
+
+fn saves(scheduler: &Scheduler, pcpu: usize) -> bool {
+    matches!(scheduler.next(pcpu), Next::Save)
+}
+
+/// A domain of two vCPUs, paused while the one runs and the other, which ran before, sleeps on another pcpu.
+#[test]
+fn a_paused_domain_is_on_no_pcpu_and_misses_nothing() {
+    let world = World::new();
+    let (guest, other) = (Guest::build(&world.services), Guest::build(&world.services));
+    let (scheduler, _, kicks) = scheduler(2);
+    let ([first, second], life) = ([key_of(&guest), second_of(&guest)], guest.domain.life());
+    assert!(life.start());
+    scheduler.start(&guest.domain);
+    scheduler.up(&guest.domain, second);
+    assert_eq!([0, 1].map(|pcpu| picked(&scheduler, pcpu)), [Some(first), Some(second)]);
+    scheduler.leave(1, second, &Leave::Blocked(&|| false));
+    scheduler.entering(0);
+    assert!(life.pause());
+    std::thread::scope(|scope| {
+        let pausing = scope.spawn(|| scheduler.pause(&guest.domain));
+        while !scheduler.turn_is_over(0) {
+            std::thread::yield_now();
+        }
+        assert_eq!((kicks[0].kicks(), kicks[1].kicks()), (1, 0));
+        scheduler.idle(1); // does not sleep: there is something to save
+        assert!(saves(&scheduler, 1));
+        scheduler.saved(second);
+        scheduler.entered(0);
+        scheduler.leave(0, first, &Leave::Ready);
+        assert!(saves(&scheduler, 0) && !pausing.is_finished());
+        scheduler.saved(first);
+        assert!(pausing.join().unwrap());
+    });
+    assert!(scheduler.pause(&guest.domain), "it is");
+    scheduler.wake(second);
+    let third = guest.domain.vcpus()[2].key();
+    scheduler.up(&guest.domain, third);
+    let states = [first, second, third].map(|vcpu| scheduler.account(vcpu).info().state);
+    assert_eq!(states, [Runstate::OFFLINE; 3], "ready, and not to run");
+    assert_eq!([0, 1].map(|pcpu| picked(&scheduler, pcpu)), [None; 2]);
+    scheduler.start(&other.domain);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&other)), "others go on");
+    assert!(!scheduler.turn_is_over(1), "and nobody waits");
+    assert!(life.unpause());
+    scheduler.unpause(&guest.domain);
+    assert_eq!(scheduler.account(first).info().state, Runstate::RUNNABLE);
+    for vcpu in [first, second, third] {
+        assert_eq!(picked(&scheduler, 0), Some(vcpu), "what was ready, was woken and was started meanwhile");
+        scheduler.leave(0, vcpu, &Leave::Blocked(&|| false));
+    }
+}
+
+/// Whoever ends a paused domain gets its vCPUs taken off, and whoever waits for its pause does not wait on.
+#[test]
+fn a_paused_domain_can_end() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, ..) = scheduler(1);
+    assert!(guest.domain.life().start());
+    scheduler.start(&guest.domain);
+    assert!(guest.domain.life().pause() && scheduler.pause(&guest.domain), "it never ran");
+    assert_eq!(picked(&scheduler, 0), None);
+    guest.domain.life().end(crate::domain::End::Destroyed);
+    scheduler.evict(guest.domain.id());
+    assert_eq!(picked(&scheduler, 0), Some(key_of(&guest)), "to be taken off");
+    assert!(!scheduler.pause(&guest.domain));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The scheduler, and events that come while a vCPU goes to sleep, or into the guest, or while its pcpu does.
 
 use concurrency_tests::clock::FakeClock;
-use concurrency_tests::domain::{Domain, NoConsole, Parts, SharedPage, Wake};
+use concurrency_tests::domain::{Domain, End, NoConsole, Parts, SharedPage, Wake};
 use concurrency_tests::every_interleaving;
 use concurrency_tests::machine::{Kick, MachineMemory};
 use concurrency_tests::sched::{FairShare, Leave, Next, Scheduler};
@@ -124,5 +124,56 @@ fn a_pcpu_does_not_sleep_while_there_is_work() {
         });
         scene.scheduler.start(&domain);
         pcpu.join().unwrap();
+    });
+}
+
+/// A pause at any moment while a vCPU, and then its pcpu, goes to sleep: when the vCPU is said to be off its pcpu, it is,
+/// and an event does not bring it back, but is there when it goes on. A pcpu that missed to save it would sleep for ever.
+#[test]
+fn a_paused_vcpu_is_on_no_pcpu_and_loses_no_event() {
+    every_interleaving("pause", || {
+        let (scene, domain, saved) = (scene(), domain(), Arc::new(AtomicBool::new(false)));
+        assert!(domain.life().start());
+        scene.scheduler.start(&domain);
+        assert!(runs(&scene.scheduler));
+        let (theirs, tells) = (Arc::clone(&scene), Arc::clone(&saved));
+        let pcpu = thread::spawn(move || {
+            theirs.scheduler.leave(0, KEY, &Leave::Blocked(&|| theirs.event.load(SeqCst)));
+            loop {
+                match theirs.scheduler.next(0) {
+                    Next::Save => break,
+                    Next::Idle => theirs.scheduler.idle(0),
+                    Next::Run { .. } | Next::Stop => panic!("it sleeps"),
+                }
+            }
+            tells.store(true, SeqCst);
+            theirs.scheduler.saved(KEY);
+        });
+        assert!(domain.life().pause() && scene.scheduler.pause(&domain));
+        assert!(saved.load(SeqCst), "a pcpu has something of it");
+        raise(&scene);
+        assert!(!runs(&scene.scheduler), "a pcpu has got it again");
+        pcpu.join().unwrap();
+        assert!(domain.life().unpause());
+        scene.scheduler.unpause(&domain);
+        assert!(runs(&scene.scheduler), "it sleeps, and its event is there");
+    });
+}
+
+/// What ends while somebody waits for it to pause is not waited for.
+#[test]
+fn nobody_waits_for_a_domain_that_ends() {
+    every_interleaving("pause and end", || {
+        let (scene, domain) = (scene(), domain());
+        assert!(domain.life().start());
+        scene.scheduler.start(&domain);
+        assert!(runs(&scene.scheduler), "and never leaves");
+        let (theirs, dying) = (Arc::clone(&scene), Arc::clone(&domain));
+        let ending = thread::spawn(move || {
+            assert!(dying.life().end(End::Destroyed));
+            theirs.scheduler.evict(KEY.domain);
+        });
+        assert!(!(domain.life().pause() && scene.scheduler.pause(&domain)));
+        ending.join().unwrap();
     });
 }

@@ -168,7 +168,7 @@ pub fn sched_op(world: &World, guest: &Guest) {
     world.poke(guest, page(1), &ShutdownReason::POWEROFF);
     assert_eq!(world.outcome(guest, 29, &[2, page(1)]).unwrap(), Outcome::Ended);
     let stage = guest.domain.life().stage();
-    assert!(matches!(stage, Stage::Ending(End::Shutdown(ShutdownReason::WATCHDOG))), "{stage:?}");
+    assert!(matches!(stage, Stage::Dying(End::Shutdown(ShutdownReason::WATCHDOG))), "{stage:?}");
 }
 
 /// XSA class "raw indices": a port that is read twice can be a good one the first time and anything the second.

@@ -163,7 +163,7 @@ fn the_last_vcpu_that_stops_takes_the_domain_with_it() {
         assert_eq!(outcome.unwrap(), Outcome::Ended);
     });
     let stage = guest.domain.life().stage();
-    assert!(matches!(stage, Stage::Ending(End::Stopped)), "{stage:?}");
+    assert!(matches!(stage, Stage::Dying(End::Stopped)), "{stage:?}");
     world.check_end(vec![guest]);
 }
 
