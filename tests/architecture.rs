@@ -1,4 +1,5 @@
-//! The layers of `ARCHITECTURE.md` are those of the sources: imports point down, and only `machine/kvm` names KVM's crates.
+//! The layers of `ARCHITECTURE.md` are those of the sources: imports point down, only `machine/kvm` names KVM's crates, and
+//! only paging makes roots.
 
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,8 @@ use syn::{Attribute, Meta, UseTree};
 
 /// Crates that only `machine/kvm` may name.
 const OF_KVM: [&str; 2] = ["kvm_bindings", "kvm_ioctls"];
+/// Who may say that a table is a root: paging, and the probes, which run before there is a guest.
+const MAKERS_OF_ROOTS: [&str; 3] = ["machine/root.rs", "paging/roots.rs", "machine/kvm/probe.rs"];
 /// Only tests and fuzzing build these: they may use everything.
 const MACHINERY: [&str; 2] = ["testing", "fuzzing"];
 
@@ -233,6 +236,12 @@ fn complaints(layers: &[Vec<String>], sources: &Sources) -> Vec<String> {
         if !name.starts_with("machine/kvm/") && names.found.iter().any(|(_, named)| of_kvm(named)) {
             found.push(format!("{name} names a crate of KVM's"));
         }
+        let makes_root =
+            |named: &Named| named.len() > 1 && named.last().is_some_and(|last| last == "validated");
+        if !MAKERS_OF_ROOTS.contains(&name.as_str()) && names.found.iter().any(|(_, named)| makes_root(named))
+        {
+            found.push(format!("{name} makes a root"));
+        }
         let module = top(name);
         if module == "lib" {
             continue; // it only says which modules there are
@@ -353,7 +362,7 @@ fn what_points_down_or_is_for_tests_is_fine() {
 }
 
 #[test]
-fn circles_rows_and_crates_of_kvms_are_seen() {
+fn circles_rows_roots_and_crates_of_kvms_are_seen() {
     assert_eq!(seen("error.rs", "use crate::frame::Word;"), [""; 0]);
     let mut both = seen("error.rs", "use crate::frame::Word;");
     both.extend(seen("frame/mod.rs", "use crate::error::Failure;"));
@@ -368,6 +377,14 @@ fn circles_rows_and_crates_of_kvms_are_seen() {
     assert_eq!(seen("frame/word.rs", "use kvm_ioctls::Kvm;"), ["frame/word.rs names a crate of KVM's"]);
     assert_eq!(seen("lib.rs", "extern crate kvm_ioctls as k;"), ["lib.rs names a crate of KVM's"]);
     assert_eq!(seen("machine/kvm/vm.rs", "use kvm_ioctls::Kvm;"), [""; 0]);
+    for made in [
+        "fn f() { Root::validated(m) }",
+        "fn f() { g(crate::machine::Root::validated) }",
+        "fn f() { g!(R::validated(m)) }",
+    ] {
+        assert_eq!(seen("paging/update.rs", made), ["paging/update.rs makes a root"], "{made}");
+        assert_eq!(seen("paging/roots.rs", made), [""; 0], "{made}");
+    }
     assert_eq!(seen("sched.rs", ""), ["sched.rs: sched has no row"]);
     let layers = [vec!["machine".to_owned(), "nowhere".to_owned()]];
     let sources = [("machine/mod.rs".to_owned(), String::new())].into();

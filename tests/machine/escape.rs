@@ -5,7 +5,7 @@ use crate::guest::{CODE, Guest, STACK_TOP, enter, machine};
 use crate::support::{check, fail, kvm_test, skippable_kvm_test};
 use hypervisor::machine::cpuid::MachineCpuid;
 use hypervisor::machine::kvm::{KvmKind, KvmMachine, KvmPcpu, MachineConfig};
-use hypervisor::machine::{DebugRegisters, Exit, Pcpu, Registers};
+use hypervisor::machine::{DebugRegisters, Exit, Pcpu, Registers, Root};
 use libtest_mimic::{Completion, Failed, Trial};
 use pv_abi::page_table::Level;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -406,16 +406,16 @@ fn a_root_that_is_gone() -> Result<(), Failed> {
     let mut context = setup.guest.context(1);
     setup.machine.memory.write(setup.guest.code(), 0, &[0x0f, 0x05])?;
     for _ in 0..20 {
-        let (old, new) = (context.root, setup.guest.other_root());
+        let (old, new) = (context.root, Root::validated(setup.guest.other_root()));
         let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(exit == Exit::Syscall, || format!("{exit:?}"))?;
-        setup.machine.memory.copy_frame(old, new)?;
-        setup.machine.translations.retire(old, Level::L4)?;
-        setup.machine.memory.zero(old)?;
+        setup.machine.memory.copy_frame(old.mfn(), new.mfn())?;
+        setup.machine.translations.retire(old.mfn(), Level::L4)?;
+        setup.machine.memory.zero(old.mfn())?;
         (context.root, context.root_replaced, context.registers.rip) = (new, true, CODE);
         let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(exit == Exit::Syscall, || format!("on the new root: {exit:?}"))?;
-        setup.machine.memory.copy_frame(new, old)?;
+        setup.machine.memory.copy_frame(new.mfn(), old.mfn())?;
         (context.root, context.root_replaced, context.registers.rip) = (old, true, CODE);
     }
     setup.pcpu.save(&mut context)?;

@@ -2,7 +2,7 @@
 
 use hypervisor::cpuid::hypervisor_leaves;
 use hypervisor::machine::kvm::{KvmMachine, MachineConfig};
-use hypervisor::machine::{Context, Exit, MachineMemory, Pcpu};
+use hypervisor::machine::{Context, Exit, MachineMemory, Pcpu, Root};
 use libtest_mimic::Failed;
 use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Level, Pte, PteFlags};
 use pv_abi::{Mfn, PAGE_SIZE};
@@ -71,7 +71,7 @@ impl Guest {
     }
 
     pub fn context(&self, identity: u64) -> Context {
-        let mut context = Context::new(identity, self.root(), CODE);
+        let mut context = Context::new(identity, Root::validated(self.root()), CODE);
         context.registers.rsp = STACK_TOP;
         context
     }
@@ -105,7 +105,7 @@ pub fn enter_once(
 ) -> Result<Exit, Failed> {
     let exit = pcpu.enter(context)?;
     let refused = matches!(exit, Exit::Exception { vector: 6, .. }) && !context.runs_32_bit_code();
-    if refused && bytes_at(memory, context.root, context.registers.rip) == Some([0x0f, 0x05]) {
+    if refused && bytes_at(memory, context.root.mfn(), context.registers.rip) == Some([0x0f, 0x05]) {
         context.registers.rip += 2;
         return Ok(Exit::Syscall);
     }

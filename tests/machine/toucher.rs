@@ -3,7 +3,7 @@
 use crate::guest::{CODE, MAILBOX};
 use crate::stage::PAGES;
 use hypervisor::machine::kvm::{KvmPcpu, Shared};
-use hypervisor::machine::{Context, Exit, Kick, MachineMemory, Pcpu};
+use hypervisor::machine::{Context, Exit, Kick, MachineMemory, Pcpu, Root};
 use libtest_mimic::Failed;
 use pv_abi::Mfn;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
@@ -56,7 +56,7 @@ pub struct Toucher {
 /// A new vCPU.
 fn context(root: Mfn, base: u64) -> Context {
     static IDENTITY: AtomicU64 = AtomicU64::new(1);
-    let mut context = Context::new(IDENTITY.fetch_add(1, SeqCst), root, CODE);
+    let mut context = Context::new(IDENTITY.fetch_add(1, SeqCst), Root::validated(root), CODE);
     let registers = &mut context.registers;
     (registers.rdi, registers.r8, registers.r9) = (MAILBOX, PAGES as u64, base);
     context
@@ -131,7 +131,7 @@ fn touch(mut pcpu: KvmPcpu, orders: &Orders, root: Mfn, base: u64) -> Result<(),
                     yield_now();
                 }
                 match orders.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    Some(Next::Root(root)) => (vcpu.root, vcpu.root_replaced) = (root, true),
+                    Some(Next::Root(root)) => (vcpu.root, vcpu.root_replaced) = (Root::validated(root), true),
                     Some(Next::Vcpu(root)) => {
                         pcpu.save(&mut vcpu).map_err(|error| error.to_string())?;
                         vcpu = context(root, base);

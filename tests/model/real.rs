@@ -155,7 +155,7 @@ impl Real {
                 let address = indices.iter().fold(0, |bits, &index| bits << 9 | u64::from(index)) << 12;
                 let Some(root) = self.roots[slot].kernel() else { return Ok((Err(Stop::Refused), None)) };
                 let mut batch = Batch::new(domain, budget);
-                let outcome = self.mmu.update_va_mapping(root, address, self.pte(entry), &mut batch);
+                let outcome = self.mmu.update_va_mapping(root.mfn(), address, self.pte(entry), &mut batch);
                 self.mmu.finish(batch).and(outcome)
             }
             Op::Pin(frame, level) => self.mmu.pin(domain, self.mfn(frame), level, &mut budget),

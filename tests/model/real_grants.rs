@@ -5,6 +5,7 @@ use crate::state::{At, DOMAINS, ENTRIES, Op, Side, State, Stop};
 use hypervisor::domain::Domain;
 use hypervisor::domain::grants::{Active, Parts, Record};
 use hypervisor::grant::{self, Access, Unmapping, Wanted, copy, map};
+use hypervisor::machine::Root;
 use hypervisor::paging::{Batch, Budget, EntryPlace, EntryTarget};
 use pv_abi::grant_table::GrantHandle;
 use pv_abi::page_table::PteFlags;
@@ -102,7 +103,7 @@ impl Real {
             At::Entry(table, index) => EntryTarget::Machine(self.mfn(table).address() + u64::from(index) * 8),
             At::Linear(indices) => {
                 let address = indices.iter().fold(0, |bits, &index| bits << 9 | u64::from(index)) << 12;
-                let root = self.roots[usize::from(by)].kernel().unwrap_or(Mfn(0));
+                let root = self.roots[usize::from(by)].kernel().unwrap_or(Root::NONE).mfn();
                 EntryTarget::Linear { root, address }
             }
         }

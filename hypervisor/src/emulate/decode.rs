@@ -34,11 +34,11 @@ pub fn privileged(code: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::Mfn;
+    use crate::machine::Root;
 
     /// Code and length of what 64-bit code has there.
     fn decoded(bytes: &[u8]) -> Option<(Code, usize)> {
-        let context = Context::new(1, Mfn(0), 0x1000);
+        let context = Context::new(1, Root::NONE, 0x1000);
         decode(bytes, &context).map(|instruction| (instruction.code(), instruction.len()))
     }
 
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn code_is_that_of_its_segment() {
-        let mut context = Context::new(1, Mfn(0), 0x1000);
+        let mut context = Context::new(1, Root::NONE, 0x1000);
         let code = |context: &Context| decode(&[0x48, 0xec], context).map(|instruction| instruction.code());
         assert_eq!(code(&context), Some(Code::In_AL_DX), "behind a prefix");
         context.cs = pv_abi::segment::FLAT_RING3_CS32;

@@ -67,10 +67,10 @@ fn m2p_value(services: &Services, offset: u64, size: u8) -> Option<u64> {
 mod tests {
     use super::super::decode::decode;
     use super::*;
-    use crate::machine::Context;
+    use crate::machine::{Context, Root};
 
     fn load_of(bytes: &[u8]) -> Option<(Register, u8)> {
-        load(&decode(bytes, &Context::new(1, Mfn(0), 0x1000))?)
+        load(&decode(bytes, &Context::new(1, Root::NONE, 0x1000))?)
     }
 
     #[test]

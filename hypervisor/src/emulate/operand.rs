@@ -71,8 +71,8 @@ fn slot(registers: &mut Registers, register: Register) -> Option<&mut u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Root;
     use iced_x86::{Decoder, DecoderOptions};
-    use pv_abi::Mfn;
 
     #[test]
     fn each_part_of_a_register_is_read_and_written_as_the_processor_does() {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn an_address_has_the_base_of_its_segment() {
-        let mut context = Context::new(1, Mfn(0), 0x1000);
+        let mut context = Context::new(1, Root::NONE, 0x1000);
         context.registers = Registers { rax: 0x10, rdi: 3, rip: 0x1000, ..context.registers };
         (context.fs_base, context.gs_base) = (0x7000_0000, 0x9000_0000);
         for (bytes, expected) in [

@@ -78,7 +78,7 @@ fn single(
     let store = Store::decode(instruction, context).ok_or(NOT_CARRIED_OUT)?;
     check_place(store.address, store.bytes, cr2)?;
     let (entry, change) = (store.address & !(ENTRY - 1), |word| store.change(word));
-    if let Some(word) = services.mmu.store_to_table(context.root, entry, &change, batch)? {
+    if let Some(word) = services.mmu.store_to_table(context.root.mfn(), entry, &change, batch)? {
         store.complete(word, &mut context.registers);
         context.registers.rip = instruction.next_ip();
     }
@@ -134,7 +134,7 @@ fn element(
         Some(source) => vcpu.space(mmu).read(source)?,
         None => context.registers.rax,
     };
-    if mmu.store_to_table(context.root, destination, &|_| Some(value), batch)?.is_none() {
+    if mmu.store_to_table(context.root.mfn(), destination, &|_| Some(value), batch)?.is_none() {
         return Ok(Progress::Preempted);
     }
     let registers = &mut vcpu.context.registers;

@@ -147,7 +147,7 @@ impl Transfer {
 
     /// Moves the element at `index`.
     fn element(self, mmu: &Mmu, vcpu: &Vcpu, index: u64) -> Result<(), BadAddress> {
-        let (domain, root, address) = (vcpu.domain, vcpu.context.root, self.base.wrapping_add(index));
+        let (domain, root, address) = (vcpu.domain, vcpu.context.root.mfn(), self.base.wrapping_add(index));
         let mut unseen = [0; 4];
         match &self.input {
             Some(bytes) => {

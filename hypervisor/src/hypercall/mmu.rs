@@ -85,7 +85,7 @@ pub fn update_va_mapping(call: &mut Call<'_>, [address, value, flags, ..]: Argum
     let asked = asks_for_flush(call, flags)?;
     let mmu = &call.services.mmu;
     let mut batch = Batch::new(call.domain.id(), call.budget);
-    let updated = mmu.update_va_mapping(call.vcpu.context.root, address, Pte(value), &mut batch);
+    let updated = mmu.update_va_mapping(call.vcpu.context.root.mfn(), address, Pte(value), &mut batch);
     call.finish(batch)?;
     match updated? {
         Progress::Preempted => Ok(Outcome::Preempted),

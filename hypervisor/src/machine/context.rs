@@ -1,8 +1,7 @@
 //! The seam between the machine and what it runs: everything of a vCPU that a pcpu must load, and why it stopped.
 
-use super::MachineError;
 use super::sanitise::{Sanitised, sanitise};
-use pv_abi::Mfn;
+use super::{MachineError, Root};
 use pv_abi::segment::{FIRST_RESERVED_GDT_BYTE, FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::Vector;
 use std::fmt;
@@ -111,7 +110,7 @@ pub struct Context {
     /// GS base of the mode that the vCPU is in; read back at every exit.
     pub gs_base: u64,
     /// The root table of the mode that the vCPU is in.
-    pub root: Mfn,
+    pub root: Root,
     /// Set by whoever exchanges the root for one under which the old may cease to be a root before the next entry:
     /// the pcpu then leaves the old one without executing anything on it.
     pub root_replaced: bool,
@@ -187,7 +186,7 @@ impl Context {
 
     /// A vCPU that starts at `rip` on `root`, everything else as Xen's ABI has it at a start: flat selectors, all
     /// registers zero. `identity` must be unique within the machine.
-    pub fn new(identity: u64, root: Mfn, rip: u64) -> Self {
+    pub fn new(identity: u64, root: Root, rip: u64) -> Self {
         let registers = Registers { rip, rflags: 0x202, ..Registers::default() };
         Self {
             registers,
@@ -281,8 +280,15 @@ pub trait Pcpu: Send {
     /// here, by one function, for every machine. A non-canonical RIP comes back as [`Exit::Exception`] with #GP.
     ///
     /// # Errors
-    /// The host's, or an exception in the stub: the pcpu cannot be used any more.
+    /// The host's, or an exception in the stub: the pcpu cannot be used any more. A context without a root is refused as
+    /// one of the host's, since no guest can make one.
     fn enter(&mut self, context: &mut Context) -> Result<Exit, MachineError> {
+        if context.root == Root::NONE {
+            return Err(MachineError::new(
+                "a vCPU cannot be entered",
+                std::io::Error::other("it has no root table"),
+            ));
+        }
         match sanitise(context) {
             Some(context) => self.run(context),
             None => Ok(Exit::Exception { vector: Vector::GENERAL_PROTECTION.0, error_code: 0, cr2: 0 }),
@@ -322,7 +328,7 @@ mod tests {
 
     #[test]
     fn addresses_of_32_bit_code_come_round() {
-        let mut context = Context::new(1, Mfn(0), 0xffff_fff0);
+        let mut context = Context::new(1, Root::NONE, 0xffff_fff0);
         context.descriptors = vec![0, 0x00cf_fb00_0000_ffff | 0x40_0000 << 16];
         context.cs = 0xb;
         assert_eq!(context.instruction_address(), 0x3f_fff0);

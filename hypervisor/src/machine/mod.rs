@@ -15,6 +15,7 @@ pub mod cpuid;
 mod doorbells;
 mod layout;
 mod memory;
+mod root;
 mod sanitise;
 mod translations;
 
@@ -35,6 +36,7 @@ pub use context::{
 pub use doorbells::Doorbells;
 pub use layout::{DOORBELL_ADDRESS, DOORBELL_SLOT, DOORBELLS_PER_PAGE, Layout};
 pub use memory::{MachineMemory, NoSuchFrame};
+pub use root::Root;
 pub use sanitise::Sanitised;
 pub use translations::{Change, Translations};
 

@@ -98,6 +98,7 @@ fn sanitise_breakpoints(debug: &mut DebugRegisters) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Root;
     use super::*;
     use pv_abi::Mfn;
 
@@ -112,7 +113,7 @@ mod tests {
     const OWN: u16 = 1 << 3 | 3;
 
     fn context() -> Context {
-        Context::new(1, Mfn(9), 0x1000)
+        Context::new(1, Root::validated(Mfn(9)), 0x1000)
     }
 
     /// Which of code, stack and data the guest's own descriptor may be.

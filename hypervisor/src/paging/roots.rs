@@ -4,6 +4,7 @@ use super::space::Space;
 use super::{Budget, Mmu, Progress};
 use crate::error::Failure;
 use crate::frame::{FrameType, Reference, ReferenceKind};
+use crate::machine::Root;
 use pv_abi::page_table::Level;
 use pv_abi::{DomId, Mfn};
 
@@ -12,24 +13,24 @@ const ROOT: ReferenceKind = ReferenceKind::Typed(FrameType::Table(Level::L4));
 /// A vCPU's root tables, each with a reference that keeps it a root. They go back by [`Mmu::release_roots`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    pub(super) kernel: Option<Mfn>,
-    pub(super) user: Option<Mfn>,
+    pub(super) kernel: Option<Root>,
+    pub(super) user: Option<Root>,
 }
 
 impl Roots {
     /// The root of kernel mode; none before the vCPU is initialised.
-    pub const fn kernel(&self) -> Option<Mfn> {
+    pub const fn kernel(&self) -> Option<Root> {
         self.kernel
     }
 
     /// The root of user mode; without one, going to user mode is the guest's crash.
-    pub const fn user(&self) -> Option<Mfn> {
+    pub const fn user(&self) -> Option<Root> {
         self.user
     }
 
     /// The references that it stands for, for [`Mmu::audit`].
     pub fn held(&self) -> impl Iterator<Item = (Mfn, ReferenceKind)> + use<> {
-        self.kernel.into_iter().chain(self.user).map(|root| (root, ROOT))
+        self.kernel.into_iter().chain(self.user).map(|root| (root.mfn(), ROOT))
     }
 }
 
@@ -69,11 +70,11 @@ impl Mmu {
     fn replace_root(
         &self,
         space: &mut Space,
-        place: &mut Option<Mfn>,
+        place: &mut Option<Root>,
         root: Option<Mfn>,
         budget: &mut Budget,
     ) -> Result<Progress, Failure> {
-        if *place == root {
+        if place.map(Root::mfn) == root {
             return Ok(Progress::Done);
         }
         if let Some(root) = root {
@@ -82,8 +83,9 @@ impl Mmu {
                 None => return Ok(Progress::Preempted),
             }
         }
-        if let Some(old) = std::mem::replace(place, root) {
-            space.defer(Reference::recall(old, ROOT));
+        // The reference that was taken, and that `place` stands for from now on, keeps it valid.
+        if let Some(old) = std::mem::replace(place, root.map(Root::validated)) {
+            space.defer(Reference::recall(old.mfn(), ROOT));
         }
         // What the old root's tree costs beyond the budget is left over, and the switch is done.
         self.drain_space(space, budget).map(|_| Progress::Done)
@@ -95,7 +97,7 @@ impl Mmu {
         let space = self.spaces.of(domain);
         let mut space = space.lock();
         for root in [roots.kernel.take(), roots.user.take()].into_iter().flatten() {
-            space.defer(Reference::recall(root, ROOT));
+            space.defer(Reference::recall(root.mfn(), ROOT));
         }
     }
 }

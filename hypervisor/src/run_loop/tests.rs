@@ -6,7 +6,8 @@ use crate::domain::End;
 use crate::domain::Stage;
 use crate::domain::{Symbol, SymbolTable};
 use crate::event_channel::{alloc_unbound, bind_ipi, connect, raise_virq, send};
-use crate::machine::{Exit, MachineError, Unhandled};
+use crate::machine::fake::FakePcpu;
+use crate::machine::{Exit, MachineError, Root, Unhandled};
 use crate::sched::SLICE;
 use crate::testing::{BASE, Guest, STACK, Threads, USER_BASE, World, page, syscall};
 use crate::vcpu::{Callback, Callbacks};
@@ -46,6 +47,21 @@ fn note(world: &World, guest: &Guest, seen: &Seen, exit: Exit) {
         seen.lock().unwrap().push((context.registers.rip, context.registers.rax));
         exit.clone()
     });
+}
+
+/// Whatever its identity and its state: a vCPU that was never initialised is not run on whatever table is loaded.
+#[test]
+fn a_vcpu_without_a_root_is_not_entered() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let mut vcpu = guest.domain.vcpus()[0].state().lock();
+    assert_eq!(vcpu.context.root, Root::NONE);
+    world.scripts.forever(vcpu.context.identity, |context| syscall(context, 29, &[0]));
+    let mut pcpu = FakePcpu::new(0, world.scripts.clone(), world.clock.clone());
+    let error = pcpu.enter(&mut vcpu.context).unwrap_err();
+    assert!(error.to_string().contains("cannot be entered"), "{error}");
+    vcpu.context.root = Root::validated(guest.root);
+    assert!(matches!(pcpu.enter(&mut vcpu.context), Ok(Exit::Syscall)));
 }
 
 #[test]
@@ -331,7 +347,7 @@ fn a_domain_can_end_in_the_midst_of_a_hypercall() {
 }
 
 /// A pcpu whose TSC runs faster than it should.
-struct Fast(crate::machine::fake::FakePcpu);
+struct Fast(FakePcpu);
 
 impl Pcpu for Fast {
     fn run(&mut self, context: crate::machine::Sanitised<'_>) -> Result<Exit, MachineError> {
@@ -351,7 +367,7 @@ impl Pcpu for Fast {
 fn what_a_guest_may_have_read_of_its_clock_is_a_floor() {
     let mut world = World::new();
     let guest = world.guest();
-    let pcpu = crate::machine::fake::FakePcpu::new(0, world.scripts.clone(), world.clock.clone());
+    let pcpu = FakePcpu::new(0, world.scripts.clone(), world.clock.clone());
     let mut pcpu = PcpuLoop::new(0, Box::new(Fast(pcpu)), world.services.clone());
     let published = || -> VcpuTimeInfo {
         let mut bytes = [0; 32];

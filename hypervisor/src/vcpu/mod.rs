@@ -39,7 +39,7 @@ pub use trap_table::TrapTable;
 
 use crate::error::Failure;
 use crate::guest_memory::GuestSpace;
-use crate::machine::{CR4_FSGSBASE, Context};
+use crate::machine::{CR4_FSGSBASE, Context, Root};
 use crate::paging::{Budget, Mmu, Roots};
 use crate::time::VcpuClock;
 use pv_abi::{DomId, Mfn, VcpuId};
@@ -120,7 +120,7 @@ impl Vcpu {
             domain,
             id,
             domain_vcpus,
-            context: Context::new(identity, Mfn(0), 0),
+            context: Context::new(identity, Root::NONE, 0),
             mode: Mode::Kernel,
             roots: Roots::default(),
             other_gs_base: 0,
@@ -162,7 +162,7 @@ impl Vcpu {
 
     /// The memory that the half of the guest which runs sees.
     pub fn space<'a>(&self, mmu: &'a Mmu) -> GuestSpace<'a> {
-        GuestSpace::new(mmu, self.domain, self.context.root)
+        GuestSpace::new(mmu, self.domain, self.context.root.mfn())
     }
 
     /// Whether the kernel asked to see its I/O privilege level in RFLAGS (`VMASST_TYPE_architectural_iopl`).

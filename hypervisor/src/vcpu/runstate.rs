@@ -12,7 +12,7 @@ impl Vcpu {
     /// could not write there itself, nothing is written and nobody is told.
     pub fn publish_runstate(&self, mmu: &Mmu, area: u64, info: &VcpuRunstateInfo) {
         let Some(root) = self.roots.kernel().filter(|_| area != 0) else { return };
-        let space = GuestSpace::new(mmu, self.domain, root);
+        let space = GuestSpace::new(mmu, self.domain, root.mfn());
         if let Err(failure) = self.write_runstate(space, area, info) {
             tracing::trace!(domain = %self.domain, area, %failure, "the runstate area cannot be written");
         }

@@ -78,10 +78,10 @@ fn a_trap_from_user_mode_uses_the_kernel_stack() {
     let pointer = world.on_vcpu(&guest, |handle, vcpu| {
         (vcpu.context.gs_base, vcpu.other_gs_base) = (0x1000, 0x2000);
         to_user(vcpu);
-        assert_eq!((vcpu.context.gs_base, vcpu.context.root), (0x2000, guest.user_root));
+        assert_eq!((vcpu.context.gs_base, vcpu.context.root.mfn()), (0x2000, guest.user_root));
         handle.info().set_masked(true);
         bounce_trap(vcpu, handle.info(), &world.services.mmu, 13, 0x18, 0).unwrap();
-        assert_eq!((vcpu.mode, vcpu.context.root), (Mode::Kernel, guest.root));
+        assert_eq!((vcpu.mode, vcpu.context.root.mfn()), (Mode::Kernel, guest.root));
         assert_eq!((vcpu.context.gs_base, vcpu.other_gs_base), (0x1000, 0x2000));
         vcpu.context.registers.rsp
     });
@@ -219,7 +219,7 @@ fn iret_to_user_mode_and_back_into_the_kernel() {
         handle.info().set_masked(true);
         iret(vcpu, handle.info(), &world.services.mmu).unwrap();
         let registers = vcpu.context.registers;
-        assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root));
+        assert_eq!((vcpu.mode, vcpu.context.root.mfn()), (Mode::User, guest.user_root));
         assert_eq!((registers.rax, registers.rcx, registers.r11), (1, 3, 2));
         assert_eq!((registers.rip, registers.rflags), (USER_BASE, 0x202));
         assert!(!handle.info().masked(), "IF in the frame unmasks");
@@ -244,7 +244,7 @@ fn iret_to_user_mode_by_any_selector() {
         put_iret(&world, &guest, IretContext { cs, ..user_frame() });
         world.on_vcpu(&guest, |handle, vcpu| {
             iret(vcpu, handle.info(), &world.services.mmu).unwrap();
-            assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root), "{cs:#x}");
+            assert_eq!((vcpu.mode, vcpu.context.root.mfn()), (Mode::User, guest.user_root), "{cs:#x}");
             vcpu.enter_kernel();
         });
     }

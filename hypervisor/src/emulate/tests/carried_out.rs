@@ -1,7 +1,7 @@
 //! Instructions in a guest's memory, and what they leave there and in the vCPU.
 
 use super::*;
-use crate::machine::Registers;
+use crate::machine::{Registers, Root};
 use crate::testing::{PAGES, USER_PAGES};
 use pv_abi::Mfn;
 use pv_abi::address::HYPERVISOR_VIRT_START;
@@ -336,7 +336,7 @@ fn an_access_to_a_port_with_a_breakpoint_traps_behind_it() {
 const MOV_CR3: [u8; 3] = [0x0f, 0x22, 0xdb];
 
 fn roots(world: &World, guest: &Guest) -> (Option<Mfn>, Mfn) {
-    world.on_vcpu(guest, |_, vcpu| (vcpu.roots.kernel(), vcpu.context.root))
+    world.on_vcpu(guest, |_, vcpu| (vcpu.roots.kernel().map(Root::mfn), vcpu.context.root.mfn()))
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn check(call: &Call<'_>, request: &MapGrantRef) -> Result<Wanted, GrantStatus> 
     }
     let entry = match has(MapFlags::CONTAINS_PTE) {
         true => EntryTarget::Machine(request.host_addr),
-        false => EntryTarget::Linear { root: call.vcpu.context.root, address: request.host_addr },
+        false => EntryTarget::Linear { root: call.vcpu.context.root.mfn(), address: request.host_addr },
     };
     let bits = u64::from(request.flags >> MapFlags::GUEST_AVAIL_SHIFT & 7);
     Ok(Wanted {

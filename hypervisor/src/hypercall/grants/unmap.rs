@@ -38,7 +38,7 @@ fn unmap_each(call: &mut Call<'_>, at: u64, count: u64, replaces: bool) -> Ran {
         for index in (call.progress.elements..array.len()).take(CHUNK) {
             let Ok(mut request) = array.get(&call.space(), index) else { break };
             call.spend(COST);
-            let root = call.vcpu.context.root;
+            let root = call.vcpu.context.root.mfn();
             let new = (replaces && request.new_addr != 0)
                 .then_some(EntryTarget::Linear { root, address: request.new_addr });
             let dev_bus_addr = if replaces { 0 } else { request.new_addr };

@@ -1,6 +1,7 @@
 //! Page tables, descriptors, and what memory there is.
 
 use crate::hypercall::Outcome;
+use crate::machine::Root;
 use crate::testing::{BASE, Guest, PAGES, World, page};
 use pv_abi::grant_table::{GrantStatus, QuerySize, SetupTable};
 use pv_abi::memory::{E820Entry, MachphysMapping, MemoryMap};
@@ -133,7 +134,7 @@ pub fn mmuext(world: &World, guest: &Guest) {
         assert!(one(C::UNPIN_TABLE, table.0).is_err());
     }
     assert_eq!(one(C::NEW_USER_BASEPTR, guest.user_root.0), Ok(0));
-    world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.roots.user(), Some(guest.user_root)));
+    world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.roots.user().map(Root::mfn), Some(guest.user_root)));
     assert_eq!(one(C::NEW_USER_BASEPTR, 0), Ok(0));
     world.on_vcpu(guest, |_, vcpu| assert_eq!(vcpu.roots.user(), None));
     assert!(one(C::NEW_BASEPTR, guest.pages[3].0).is_err(), "a writable page");
@@ -168,7 +169,7 @@ pub fn mmuext(world: &World, guest: &Guest) {
     world.machine.memory.exchange_entry(root, slot, entry, 0).unwrap();
     assert_eq!(one(C::NEW_BASEPTR, root.0), Ok(0));
     world.on_vcpu(guest, |_, vcpu| {
-        assert_eq!((vcpu.context.root, vcpu.roots.kernel()), (root, Some(root)));
+        assert_eq!((vcpu.context.root.mfn(), vcpu.roots.kernel().map(Root::mfn)), (root, Some(root)));
     });
     assert_eq!(world.call(guest, 26, &[page(1), 1, page(2), 0]), Err(Errno::EPERM));
 }

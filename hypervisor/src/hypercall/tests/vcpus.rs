@@ -2,7 +2,7 @@
 
 use crate::domain::{End, Stage};
 use crate::hypercall::{Outcome, dispatch, resume};
-use crate::machine::Exit;
+use crate::machine::{Exit, Root};
 use crate::services::Services;
 use crate::testing::{BASE, Guest, World, page, syscall};
 use crate::vcpu::{Mode, Vcpu};
@@ -83,8 +83,8 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
         );
         assert_eq!((registers.rflags, vcpu.iopl), (0x203, 3), "its I/O privilege is virtual");
         assert_eq!((context.fs_base, context.gs_base, vcpu.other_gs_base), (1, 2, 3));
-        assert_eq!((vcpu.mode, context.root), (Mode::Kernel, guest.root));
-        assert_eq!((vcpu.roots.user(), vcpu.kernel_stack), (Some(guest.user_root), page(13)));
+        assert_eq!((vcpu.mode, context.root.mfn()), (Mode::Kernel, guest.root));
+        assert_eq!((vcpu.roots.user().map(Root::mfn), vcpu.kernel_stack), (Some(guest.user_root), page(13)));
         let callbacks = &vcpu.callbacks;
         assert_eq!(callbacks.event.map(|entry| entry.address), Some(BASE + 1));
         assert!(callbacks.failsafe.is_none() && callbacks.syscall.is_some_and(|entry| entry.masks_events));
@@ -97,7 +97,7 @@ fn a_vcpu_starts_with_the_context_that_it_was_given() {
     first.ctrlreg[0] = !(1 << 3);
     assert_eq!(initialise(&world, &guest, 2, &first), Ok(0));
     on(&guest, 2, |vcpu| {
-        assert_eq!((vcpu.mode, vcpu.context.root), (Mode::User, guest.user_root));
+        assert_eq!((vcpu.mode, vcpu.context.root.mfn()), (Mode::User, guest.user_root));
         assert_eq!((vcpu.context.gs_base, vcpu.other_gs_base), (3, 2));
         assert!(!vcpu.context.task_switched);
     });

@@ -503,6 +503,7 @@ fn take_syscall(context: &mut Context, regs: &kvm_regs, rsp: u64) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Root;
     use super::*;
     use pv_abi::Mfn;
 
@@ -524,7 +525,7 @@ mod tests {
 
     #[test]
     fn behind_the_gate_is_what_the_guest_had_before() {
-        let mut context = Context::new(1, Mfn(9), 0x1000);
+        let mut context = Context::new(1, Root::validated(Mfn(9)), 0x1000);
         (context.cs, context.ss) = (0x0b, 0x13);
         let regs =
             kvm_regs { rip: LSTAR, rcx: 0x1234, r11: 0x646, rax: 7, rsp: 1, rflags: 2, ..Default::default() };

@@ -3,7 +3,7 @@
 //! Fail closed: a machine on which no way of changing tables passes is refused, naming the probe.
 
 use super::super::context::{Exit, Pcpu};
-use super::super::{Change, Context, MachineError, MachineMemory, NoSuchFrame, Translations};
+use super::super::{Change, Context, MachineError, MachineMemory, NoSuchFrame, Root, Translations};
 use super::area::{Area, DOORBELL, PROBE_RUNS};
 use super::cpuid::CpuidAnswer;
 use super::gate::Gate;
@@ -135,7 +135,12 @@ impl<'a> Probe<'a> {
             ));
         }
         let first_frame = area.probe(run);
-        let probe = Self { memory, area, first_frame, context: Context::new(u64::MAX, first_frame, CODE) };
+        let probe = Self {
+            memory,
+            area,
+            first_frame,
+            context: Context::new(u64::MAX, Root::validated(first_frame), CODE),
+        };
         probe.build().map_err(|error| MachineError::new("the start-up probes", io::Error::other(error)))?;
         Ok(probe)
     }

@@ -3,6 +3,7 @@
 use super::world::{RO, RW, World, address};
 use crate::error::Failure;
 use crate::frame::FrameType;
+use crate::machine::Root;
 use crate::machine::fake::PCPUS;
 use crate::paging::{Batch, Budget, Progress, Roots};
 use pv_abi::mmu::MmuUpdate;
@@ -182,7 +183,7 @@ impl Actor {
     }
 
     fn update_mapping(&mut self, world: &World) -> Result<Progress, Failure> {
-        let Some(root) = self.roots.kernel() else { return Ok(Progress::Done) };
+        let Some(root) = self.roots.kernel().map(Root::mfn) else { return Ok(Progress::Done) };
         let (at, entry) = (self.address(), self.sensible(world, Level::L1));
         self.persist(|actor, budget| {
             let mut batch = Batch::new(actor.domain, budget);
@@ -225,7 +226,7 @@ impl Actor {
     }
 
     fn copy(&mut self, world: &World) -> Result<Progress, Failure> {
-        let Some(root) = self.roots.kernel() else { return Ok(Progress::Done) };
+        let Some(root) = self.roots.kernel().map(Root::mfn) else { return Ok(Progress::Done) };
         let at = self.address() + self.random.below(4096);
         let entry = self.entry();
         if self.random.below(2) == 0 {
@@ -238,7 +239,7 @@ impl Actor {
 
     /// The guest itself uses an address.
     fn touch(&mut self, world: &World) -> Result<Progress, Failure> {
-        let Some(root) = self.roots.kernel() else { return Ok(Progress::Done) };
+        let Some(root) = self.roots.kernel().map(Root::mfn) else { return Ok(Progress::Done) };
         let (at, write) = (self.address(), self.random.below(2) == 0);
         let pcpu = self.random.below(PCPUS as u64) as usize;
         let _ = world.machine.translations.access(pcpu, root, at, write); // it fills caches, or faults
@@ -247,7 +248,7 @@ impl Actor {
 
     /// While nobody else acts: whatever the guest can reach at its usual addresses is its own.
     pub fn check_reach(&self, world: &World) {
-        let Some(root) = self.roots.kernel() else { return };
+        let Some(root) = self.roots.kernel().map(Root::mfn) else { return };
         for page in 0..3 {
             for write in [false, true] {
                 let Ok(frame) = world.machine.translations.access(0, root, address(page), write) else {

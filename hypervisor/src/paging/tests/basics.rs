@@ -2,6 +2,7 @@
 
 use super::world::{A, RO, World, address, kind, ro, rw};
 use crate::frame::FrameType;
+use crate::machine::Root;
 use crate::machine::fake::{Fault, Kind};
 use crate::paging::Roots;
 use pv_abi::mmu::MmuUpdateKind;
@@ -132,7 +133,7 @@ fn a_kernel_root_and_a_user_root_share_tables() {
     let user = world.draft(A, &[(0, rw(tree.l3))]);
     let budget = &mut crate::paging::Budget::unlimited();
     assert!(world.mmu.new_user_baseptr(A, &mut roots, Some(user), budget).is_ok());
-    assert_eq!((roots.kernel(), roots.user()), (Some(tree.l4), Some(user)));
+    assert_eq!((roots.kernel().map(Root::mfn), roots.user().map(Root::mfn)), (Some(tree.l4), Some(user)));
     world.check(&[&roots]);
     assert!(world.mmu.new_user_baseptr(A, &mut roots, None, budget).is_ok());
     assert_eq!(kind(&world, user), FrameType::None);
