@@ -129,6 +129,10 @@ impl<P: Page> Flight<P> {
     /// # Errors
     /// Why the request has failed.
     pub fn advance(&mut self, result: io::Result<usize>) -> io::Result<()> {
+        // Also where it failed: nobody knows how much the host had read until then.
+        if self.steps.first() == Some(&Step::Read) {
+            self.buffer.written();
+        }
         let moved = match result {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
@@ -147,9 +151,6 @@ impl<P: Page> Flight<P> {
         }
         if !transfers || self.done >= self.buffer.bytes() {
             self.steps = rest;
-            if *step == Step::Read {
-                self.buffer.written();
-            }
         }
         Ok(())
     }
