@@ -1,5 +1,5 @@
-//! The layers of `ARCHITECTURE.md` are those of the sources: imports point down, only `machine/kvm` names KVM's crates, and
-//! only paging makes roots.
+//! The layers of `ARCHITECTURE.md` are those of the sources: imports point down, only `machine/kvm` names KVM's crates, only
+//! who starts back-ends knows them, and only paging makes roots.
 
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +10,8 @@ use syn::{Attribute, Meta, UseTree};
 
 /// Crates that only `machine/kvm` may name.
 const OF_KVM: [&str; 2] = ["kvm_bindings", "kvm_ioctls"];
+/// Who may name the back-ends: those who start them. The others know the interface between both.
+const STARTERS_OF_BACK_ENDS: [&str; 4] = ["host_domain", "bench", "cli", "main"];
 /// Who may say that a table is a root: paging, and the probes, which run before there is a guest.
 const MAKERS_OF_ROOTS: [&str; 3] = ["machine/root.rs", "paging/roots.rs", "machine/kvm/probe.rs"];
 /// Only tests and fuzzing build these: they may use everything.
@@ -236,6 +238,12 @@ fn complaints(layers: &[Vec<String>], sources: &Sources) -> Vec<String> {
         if !name.starts_with("machine/kvm/") && names.found.iter().any(|(_, named)| of_kvm(named)) {
             found.push(format!("{name} names a crate of KVM's"));
         }
+        let of_back_ends = |named: &Named| named.first().is_some_and(|first| first == "backends");
+        if !STARTERS_OF_BACK_ENDS.contains(&top(name))
+            && names.found.iter().any(|(_, named)| of_back_ends(named))
+        {
+            found.push(format!("{name} names a back-end"));
+        }
         let makes_root =
             |named: &Named| named.len() > 1 && named.last().is_some_and(|last| last == "validated");
         if !MAKERS_OF_ROOTS.contains(&name.as_str()) && names.found.iter().any(|(_, named)| makes_root(named))
@@ -293,15 +301,24 @@ fn layers_point_down() {
 fn crates_know_whom_they_say() {
     for (name, known) in [
         ("pv-abi/Cargo.toml", &[][..]),
-        ("backends/Cargo.toml", &["pv-abi"]),
+        ("backends/interface/Cargo.toml", &["pv-abi"]),
+        ("backends/Cargo.toml", &["backend-interface", "pv-abi"]),
         ("pv-guest-kernel/Cargo.toml", &["pv-abi"]),
     ] {
         let manifest: toml::Table = text(name).parse().expect("a manifest");
         let mut dependencies: Vec<_> =
             manifest["dependencies"].as_table().expect("a table").keys().cloned().collect();
         dependencies.retain(|name| {
-            ["pv-abi", "backends", "pv-guest-kernel", "paravane", "kvm-bindings", "kvm-ioctls"]
-                .contains(&name.as_str())
+            [
+                "pv-abi",
+                "backend-interface",
+                "backends",
+                "pv-guest-kernel",
+                "paravane",
+                "kvm-bindings",
+                "kvm-ioctls",
+            ]
+            .contains(&name.as_str())
         });
         assert_eq!(dependencies, known, "{name}");
     }
@@ -362,7 +379,7 @@ fn what_points_down_or_is_for_tests_is_fine() {
 }
 
 #[test]
-fn circles_rows_roots_and_crates_of_kvms_are_seen() {
+fn circles_rows_roots_back_ends_and_crates_of_kvms_are_seen() {
     assert_eq!(seen("error.rs", "use crate::frame::Word;"), [""; 0]);
     let mut both = seen("error.rs", "use crate::frame::Word;");
     both.extend(seen("frame/mod.rs", "use crate::error::Failure;"));
@@ -377,6 +394,8 @@ fn circles_rows_roots_and_crates_of_kvms_are_seen() {
     assert_eq!(seen("frame/word.rs", "use kvm_ioctls::Kvm;"), ["frame/word.rs names a crate of KVM's"]);
     assert_eq!(seen("lib.rs", "extern crate kvm_ioctls as k;"), ["lib.rs names a crate of KVM's"]);
     assert_eq!(seen("machine/kvm/vm.rs", "use kvm_ioctls::Kvm;"), [""; 0]);
+    assert_eq!(seen("frame/word.rs", "use backends::bell::Bell;"), ["frame/word.rs names a back-end"]);
+    assert_eq!(seen("cli/disk.rs", "use backends::block::Disk;"), [""; 0]);
     for made in [
         "fn f() { Root::validated(m) }",
         "fn f() { g(crate::machine::Root::validated) }",

@@ -24,7 +24,6 @@
     )
 )]
 
-pub mod bell;
 pub mod block;
 pub mod console;
 pub mod driver;
@@ -36,12 +35,13 @@ pub mod failures;
     reason = "it stands in tests only"
 )]
 pub mod fake_host;
-pub mod host;
 pub mod pages;
 pub mod patience;
 pub mod port;
 pub mod xenbus;
 pub mod xenstore;
+
+pub use backend_interface::{bell, host};
 
 use host::HostError;
 use pv_abi::ring::RingError;

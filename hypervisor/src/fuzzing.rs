@@ -23,7 +23,7 @@ use crate::paging::{Budget, Progress};
 use crate::testing::{
     BASE, Guest, MARKS, STACK, World, change_what_is_read, lends_again, page, recover, was_taken_back,
 };
-use backends::bell::Bell;
+use backend_interface::bell::Bell;
 use calls::{Caller, Case, Ground, Store};
 use pv_abi::grant_table::GrantEntry;
 use pv_abi::hypercall::HypercallNumber as N;

@@ -9,7 +9,7 @@ use crate::paging::Mmu;
 use crate::sched::{FairShare, Scheduler};
 use crate::trace::{Trace, Tracer};
 use crate::vcpu::Vcpu;
-use backends::bell::Bell;
+use backend_interface::bell::Bell;
 use std::sync::Arc;
 
 /// Steps of work on page tables between two looks at events and at the time: about a millisecond.

@@ -5,7 +5,7 @@ use crate::machine::Doorbells;
 use crate::machine::fake::Sabotage;
 use crate::machine::{DOORBELL_ADDRESS, DOORBELLS_PER_PAGE};
 use crate::testing::{Guest, World, defects_told, page};
-use backends::bell::Bell;
+use backend_interface::bell::Bell;
 use pv_abi::extension::Doorbell;
 use std::os::fd::AsFd;
 use std::sync::Arc;

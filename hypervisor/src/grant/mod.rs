@@ -37,7 +37,7 @@ mod unmap;
 #[cfg(test)]
 mod tests;
 
-pub use backends::host::Access;
+pub use backend_interface::host::Access;
 pub use copy::{Side, copy};
 pub use host::HostGrant;
 pub use map::{Wanted, map};

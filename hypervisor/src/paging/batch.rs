@@ -72,6 +72,12 @@ impl Batch {
     }
 }
 
+impl AsMut<Budget> for Batch {
+    fn as_mut(&mut self) -> &mut Budget {
+        &mut self.budget
+    }
+}
+
 impl Drop for Batch {
     fn drop(&mut self) {
         debug_assert!(self.is_empty() || std::thread::panicking(), "a batch was not finished: {self:?}");

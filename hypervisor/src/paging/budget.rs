@@ -18,6 +18,12 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(u32);
 
+impl AsMut<Self> for Budget {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
 impl Budget {
     /// So many steps.
     pub const fn new(steps: u32) -> Self {

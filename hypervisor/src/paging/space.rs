@@ -111,16 +111,17 @@ impl Mmu {
         outcome
     }
 
-    /// Runs an operation of a guest: first what earlier ones left over, then `action`.
-    pub(super) fn operate(
+    /// Runs an operation of a guest: first what earlier ones left over, then `action`. Both draw on `budget`, which may be
+    /// that of a batch.
+    pub(super) fn operate<B: AsMut<Budget>>(
         &self,
         domain: DomId,
-        budget: &mut Budget,
-        action: impl FnOnce(&mut Space, &mut Budget) -> Result<Progress, Failure>,
+        budget: &mut B,
+        action: impl FnOnce(&mut Space, &mut B) -> Result<Progress, Failure>,
     ) -> Result<Progress, Failure> {
         let progress = self.with_space(domain, |space| {
             space.check_alive()?;
-            match self.drain_space(space, budget)? {
+            match self.drain_space(space, budget.as_mut())? {
                 Progress::Done => action(space, budget),
                 Progress::Preempted => Ok(Progress::Preempted),
             }

@@ -103,11 +103,7 @@ impl Mmu {
         batch: &mut Batch,
         action: impl FnOnce(&mut Space, &mut Batch) -> Result<Progress, Failure>,
     ) -> Result<Progress, Failure> {
-        let mut whole = *batch.budget();
-        let outcome = self.operate(batch.domain(), &mut whole, |space, left| {
-            *batch.budget() = *left;
-            action(space, batch)
-        });
+        let outcome = self.operate(batch.domain(), batch, action);
         count(&self.counters.entries_updated, std::mem::take(&mut batch.updated));
         outcome
     }

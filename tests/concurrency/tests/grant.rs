@@ -1,7 +1,7 @@
 //! An entry of a grant table that a borrower's vCPUs start and stop using, while the lender, a guest that runs, ends
 //! the access, writes whatever it likes, or dies.
 
-use backends::host::Access;
+use backend_interface::host::Access;
 use concurrency_tests::domain::grants::GrantTable;
 use concurrency_tests::every_interleaving;
 use concurrency_tests::lock::{Rank, Ranked};

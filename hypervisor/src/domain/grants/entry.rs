@@ -1,7 +1,7 @@
 //! What an entry of a grant table allows. Pure functions on a copy of the entry.
 
 use crate::error::Refusal;
-use backends::host::Access;
+use backend_interface::host::Access;
 use pv_abi::grant_table::{GrantEntry, GrantStatus};
 use pv_abi::{DomId, Errno};
 

@@ -2,7 +2,7 @@
 
 use crate::domain::Domain;
 use crate::paging::{EntryPlace, EntryTarget};
-use backends::host::Access;
+use backend_interface::host::Access;
 use pv_abi::grant_table::{GrantHandle, GrantStatus};
 use pv_abi::{GrantRef, Mfn};
 use std::sync::Arc;

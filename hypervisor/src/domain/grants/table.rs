@@ -10,7 +10,7 @@ use super::entry::{in_use, permit, status_of};
 use crate::error::Refusal;
 use crate::frame::Reference;
 use crate::paging::Mmu;
-use backends::host::Access;
+use backend_interface::host::Access;
 use pv_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntry, GrantStatus};
 use pv_abi::{DomId, Errno, GrantRef, Mfn};
 use std::collections::BTreeMap;

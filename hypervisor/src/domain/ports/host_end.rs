@@ -1,7 +1,7 @@
 //! What stands in a domain's port table for an end of the host's.
 
 use super::Doorbell;
-use backends::bell::Bell;
+use backend_interface::bell::Bell;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
