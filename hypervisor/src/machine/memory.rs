@@ -6,6 +6,10 @@
 //!   atomically, and every access is checked against the end of the frame it starts in.
 //! - Every write passes [`MachineMemory::dirty`]: KVM's dirty log does not see the host's writes (`tests`,
 //!   `every_write_passes_the_hook`).
+//! - Bytes are copied by `vm-memory`'s volatile accesses, while guests on other CPUs may write them. By the letter of Rust's
+//!   memory model that is a data race, and stable Rust has no copy that is none. Nothing follows from it but the bytes
+//!   themselves: no reference exists, the compiler assumes nothing of what a volatile access reads, and whoever copied
+//!   bytes checks the copy. What must not be torn (entries, indices, event words) is accessed atomically.
 //! - The mapping is shared, never huge, merged or locked: [`MachineMemory::drop_translations`] relies on
 //!   `MADV_DONTNEED` dropping KVM's translations and nothing else.
 #![allow(unsafe_code)] // madvise on the own mapping
