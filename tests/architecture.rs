@@ -395,7 +395,7 @@ fn circles_rows_roots_back_ends_and_crates_of_kvms_are_seen() {
     assert_eq!(seen("lib.rs", "extern crate kvm_ioctls as k;"), ["lib.rs names a crate of KVM's"]);
     assert_eq!(seen("machine/kvm/vm.rs", "use kvm_ioctls::Kvm;"), [""; 0]);
     assert_eq!(seen("frame/word.rs", "use backends::bell::Bell;"), ["frame/word.rs names a back-end"]);
-    assert_eq!(seen("cli/disk.rs", "use backends::block::Disk;"), [""; 0]);
+    assert_eq!(seen("cli/guests/disk.rs", "use backends::block::Disk;"), [""; 0]);
     for made in [
         "fn f() { Root::validated(m) }",
         "fn f() { g(crate::machine::Root::validated) }",

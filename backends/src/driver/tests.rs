@@ -11,7 +11,7 @@ use pv_abi::io::xenbus::XenbusState;
 use pv_abi::ring::{FrontRing, REQ_PROD, RSP_PROD};
 use pv_abi::{DomId, EventPort, GrantRef};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
@@ -234,8 +234,22 @@ fn a_device_that_pauses_touches_nothing_and_loses_nothing() {
     assert_eq!((end, reasons), (LifecycleEnd::Stopped, vec![]));
 }
 
-/// A class of devices that counts how often they were told to be quiet.
-struct Counting(Arc<AtomicU32>);
+/// A class of devices that counts how often they were told to be quiet, and says that it was served since.
+#[derive(Clone, Default)]
+struct Counting {
+    quiet: Arc<AtomicU32>,
+    served: Arc<AtomicBool>,
+}
+
+impl Counting {
+    fn quiet(&self) -> u32 {
+        self.quiet.load(Ordering::SeqCst)
+    }
+
+    fn wait_until_served(&self) {
+        wait_until(|| self.served.load(Ordering::SeqCst), "a look for work");
+    }
+}
 
 impl Driver<FakeHost> for Counting {
     fn features(&self) -> Nodes {
@@ -247,12 +261,13 @@ impl Driver<FakeHost> for Counting {
     }
 
     fn connect(&mut self, _: &FrontEnd<'_, FakeHost>) -> Result<Box<dyn Device>, Disconnect> {
-        Ok(Box::new(Self(Arc::clone(&self.0))))
+        Ok(Box::new(self.clone()))
     }
 }
 
 impl Device for Counting {
     fn serve(&mut self) -> Result<bool, Disconnect> {
+        self.served.store(true, Ordering::SeqCst);
         Ok(false)
     }
 
@@ -261,7 +276,8 @@ impl Device for Counting {
     }
 
     fn quiesce(&mut self) -> Result<(), Disconnect> {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.quiet.fetch_add(1, Ordering::SeqCst);
+        self.served.store(false, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -271,28 +287,31 @@ impl Device for Counting {
 fn a_device_is_quiet_before_its_thread_pauses() {
     let world = World::new();
     drop(world.driver(true)); // its nodes stay
-    let quiet = Arc::new(AtomicU32::new(0));
-    let count = || quiet.load(Ordering::SeqCst);
-    world.live_controlled(Counting(Arc::clone(&quiet)), |control| {
+    let device = Counting::default();
+    world.live_controlled(device.clone(), |control| {
         world.wait_for(S::INIT_WAIT);
         world.state(S::INITIALISED);
         world.wait_for(S::CONNECTED);
-        for pause in 1..10 {
-            assert_eq!(count(), pause - 1);
+        for pauses in 0..10 {
+            // Who goes on and pauses at once may not have woken in between.
+            device.wait_until_served();
+            assert_eq!(device.quiet(), pauses);
             assert!(control.pause());
-            assert_eq!(count(), pause);
+            assert_eq!(device.quiet(), pauses + 1);
             control.resume();
         }
+        device.wait_until_served();
     });
-    assert_eq!(count(), 10, "and before it ends");
+    assert_eq!(device.quiet(), 11, "and before it ends");
     let control = ServiceControl::new(Arc::default());
     std::thread::scope(|scope| {
-        scope.spawn(|| serve_as_told(&mut Counting(Arc::clone(&quiet)), &control));
+        scope.spawn(|| serve_as_told(&mut device.clone(), &control));
+        device.wait_until_served();
         assert!(control.pause());
-        assert_eq!(count(), 11);
+        assert_eq!(device.quiet(), 12);
         control.stop();
     });
-    assert_eq!(count(), 12);
+    assert_eq!(device.quiet(), 13);
 }
 
 /// PV-GRUB closes with 6 alone, writes 1, and hands over to a kernel, which finds the back-end in 2.

@@ -2,58 +2,28 @@
 //!
 //! Messages of the hypervisor go to stderr, output of the guest to stdout. Every error is one line.
 
-mod args;
-mod bench;
-mod check;
-mod command_line;
-mod confine;
-mod console;
-mod demo_disk;
-mod disk;
-mod domain_file;
-mod domain_output;
-mod escape;
-mod exit;
+mod commands;
 mod files;
-mod fit;
-mod guest;
-mod image;
-mod input_focus;
-mod kernel;
-mod keyboard;
-mod keys;
-mod log;
-mod manual;
-mod marked;
+mod guests;
+mod input;
 mod new_file;
-mod output;
-mod printer;
-mod reboots;
-mod run;
-mod screen;
-mod served;
-mod session;
-mod signals;
-mod size;
-mod sockets;
-mod spec;
+mod printing;
 mod status;
-mod stderr;
-mod stdout;
-mod terminal;
-mod together;
-mod toml_error;
+mod toolstack;
 mod trace;
-mod xs;
 
-use args::{Args, Command};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use commands::args::{Args, Command};
+use commands::{bench, check, kernel, manual, run, xs};
 use hypervisor::contain::is_contained;
+use input::terminal;
+use printing::{log, stderr, stdout};
 use status::{Failure, Status};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
+use toolstack::{confine, signals};
 
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {

@@ -3,12 +3,12 @@
 //! The file is begun aside, and stands in its place from when the machine is there. From then on it is written where it
 //! is: it holds a whole trace at any time.
 
-use super::args::RunArgs;
 use super::files::reason;
 use super::new_file::{Kind, NewFile, Published, is_stdout};
-use super::say;
-use super::screen;
 use super::status::{Failure, Status};
+use crate::cli::commands::args::RunArgs;
+use crate::cli::printing::screen;
+use crate::cli::say;
 use hypervisor::control::Hypervisor;
 use hypervisor::trace::{Recorder, Summary, is_trace};
 use std::fs::File;
