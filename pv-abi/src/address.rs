@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bits of an address that lie within a page.
 pub const PAGE_SHIFT: u32 = 12;
-/// Bytes in a page.
+/// Bytes in a page, the unit of all frame numbers.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
 /// A machine frame number: the number of a page of the machine's memory (`xen_pfn_t` where Xen's comments say

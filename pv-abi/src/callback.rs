@@ -6,9 +6,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 wire_enum! {
     /// An operation (`CALLBACKOP_*`).
     pub struct CallbackOp(u64) {
-        /// Sets an entry point.
+        /// Sets an entry point, in place of the one that was set before.
         REGISTER = 0,
-        /// Removes one.
+        /// Removes an entry point.
         UNREGISTER = 1,
     }
 }
@@ -16,15 +16,15 @@ wire_enum! {
 wire_enum! {
     /// An entry point of the kernel (`CALLBACKTYPE_*`).
     pub struct CallbackType(u16) {
-        /// An event is pending.
+        /// Called when an event is pending and upcalls are not masked.
         EVENT = 0,
         /// A segment or address of a frame could not be loaded.
         FAILSAFE = 1,
         /// `syscall` in user mode.
         SYSCALL = 2,
-        /// Obsolete.
+        /// Replaced by [`CallbackType::SYSENTER`]; Xen still takes it.
         SYSENTER_DEPRECATED = 3,
-        /// NMI.
+        /// Called for a non-maskable interrupt.
         NMI = 4,
         /// `sysenter` in user mode.
         SYSENTER = 5,
@@ -48,11 +48,11 @@ bitflags! {
 pub struct CallbackRegister {
     /// `type`: which entry point.
     pub kind: CallbackType,
-    /// [`CallbackFlags`].
+    /// What holds while the entry point runs: bits of [`CallbackFlags`].
     pub flags: u16,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
-    /// Its address.
+    /// The linear address of the entry point.
     pub address: u64,
 }
 layout!(CallbackRegister: 16, flags @ 2, address @ 8);

@@ -16,21 +16,21 @@ wire_enum! {
         VIRT_BASE = 3,
         /// Subtracted from a segment's physical address before VIRT_BASE is added.
         PADDR_OFFSET = 4,
-        /// `xen-3.0`.
+        /// The interface's version that the kernel was made for: `xen-3.0`.
         XEN_VERSION = 5,
         /// Name of the guest system.
         GUEST_OS = 6,
-        /// Its version.
+        /// The version of the operating system, for people.
         GUEST_VERSION = 7,
-        /// Always `generic`.
+        /// The kind of loader that the kernel needs. It is always `generic`.
         LOADER = 8,
-        /// 32-bit guests.
+        /// What a 32-bit kernel wants of PAE. It says nothing for 64-bit kernels.
         PAE_MODE = 9,
         /// Features as names, `|` between them.
         FEATURES = 10,
-        /// BSD symbol table.
+        /// Whether the loader is to load the symbol table of a BSD kernel.
         BSD_SYMTAB = 11,
-        /// 32-bit guests.
+        /// The lowest address that a 32-bit kernel leaves to the hypervisor.
         HV_START_LOW = 12,
         /// How a valid L1 entry is recognised.
         L1_MFN_VALID = 13,
@@ -42,7 +42,7 @@ wire_enum! {
         MOD_START_PFN = 16,
         /// Features as a bit map.
         SUPPORTED_FEATURES = 17,
-        /// 32-bit entry for PVH.
+        /// The physical address at which a PVH guest begins, in 32-bit mode.
         PHYS32_ENTRY = 18,
     }
 }

@@ -64,7 +64,7 @@ errno! {
 }
 
 impl Errno {
-    /// The number, positive.
+    /// The error's number, as it stands in Xen's header: above 0.
     pub const fn number(self) -> u16 {
         self.0
     }

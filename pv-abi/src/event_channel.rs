@@ -15,11 +15,11 @@ wire_enum! {
         BIND_VIRQ = 1,
         /// Binds a physical interrupt.
         BIND_PIRQ = 2,
-        /// Closes a port.
+        /// Closes a port of the caller. The other end, if there is one, is unbound then.
         CLOSE = 3,
         /// Notifies the other end.
         SEND = 4,
-        /// Says what a port is.
+        /// Tells what a port is, and what it is connected to.
         STATUS = 5,
         /// Makes a port that another domain may connect to.
         ALLOC_UNBOUND = 6,
@@ -29,9 +29,9 @@ wire_enum! {
         BIND_VCPU = 8,
         /// Clears a port's mask bit, and notifies if it is pending.
         UNMASK = 9,
-        /// Closes all ports.
+        /// Closes all ports of a domain.
         RESET = 10,
-        /// Sets up the FIFO ABI.
+        /// Sets up a vCPU's control block of the FIFO ABI.
         INIT_CONTROL = 11,
         /// Adds a page to the FIFO ABI's array.
         EXPAND_ARRAY = 12,
@@ -43,19 +43,19 @@ wire_enum! {
 wire_enum! {
     /// A virtual interrupt (`VIRQ_*`, `xen.h`).
     pub struct Virq(u32) {
-        /// The vCPU's timer.
+        /// The vCPU's timer has run out.
         TIMER = 0,
-        /// "Print your state."
+        /// Somebody wants the domain to print its state.
         DEBUG = 1,
         /// Input on the emergency console; host domain only.
         CONSOLE = 2,
         /// Something happened to a domain; host domain only.
         DOM_EXC = 3,
-        /// Profiling.
+        /// Samples of the profiler are there.
         XENOPROF = 7,
-        /// Interdomain message.
+        /// A message of another domain has come (Argo).
         ARGO = 11,
-        /// Performance counter.
+        /// A performance counter has overflowed.
         XENPMU = 13,
     }
 }
@@ -75,13 +75,13 @@ impl Virq {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BindInterdomain {
-    /// In: the other domain.
+    /// In: the domain of the other end.
     pub remote_dom: DomId,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
-    /// In: its port.
+    /// In: the port of the other end, in its domain.
     pub remote_port: EventPort,
-    /// Out: the new port.
+    /// Out: the port of the caller's own end.
     pub local_port: EventPort,
 }
 layout!(BindInterdomain: 12, remote_port @ 4, local_port @ 8);
@@ -90,11 +90,11 @@ layout!(BindInterdomain: 12, remote_port @ 4, local_port @ 8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BindVirq {
-    /// In: the interrupt.
+    /// In: the virtual interrupt that is to be an event.
     pub virq: Virq,
     /// In: the vCPU that it notifies.
     pub vcpu: VcpuId,
-    /// Out: the new port.
+    /// Out: the port on which the event comes.
     pub port: EventPort,
 }
 layout!(BindVirq: 12, vcpu @ 4, port @ 8);
@@ -105,7 +105,7 @@ layout!(BindVirq: 12, vcpu @ 4, port @ 8);
 pub struct BindIpi {
     /// In: the vCPU that it notifies.
     pub vcpu: VcpuId,
-    /// Out: the new port.
+    /// Out: the port on which the event comes.
     pub port: EventPort,
 }
 layout!(BindIpi: 8, port @ 4);
@@ -114,7 +114,7 @@ layout!(BindIpi: 8, port @ 4);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PortArgument {
-    /// In: the port.
+    /// In: the port of the caller that is to be closed.
     pub port: EventPort,
 }
 layout!(PortArgument: 4);
@@ -123,7 +123,7 @@ layout!(PortArgument: 4);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BindVcpu {
-    /// In: the port.
+    /// In: the caller's port whose other end gets the event.
     pub port: EventPort,
     /// In: the vCPU that it shall notify.
     pub vcpu: VcpuId,
@@ -138,7 +138,7 @@ pub struct AllocUnbound {
     pub dom: DomId,
     /// In: the domain that may connect to it.
     pub remote_dom: DomId,
-    /// Out: the new port.
+    /// Out: the port that the other domain can bind.
     pub port: EventPort,
 }
 layout!(AllocUnbound: 8, remote_dom @ 2, port @ 4);
@@ -146,17 +146,17 @@ layout!(AllocUnbound: 8, remote_dom @ 2, port @ 4);
 wire_enum! {
     /// What a port is (`EVTCHNSTAT_*`).
     pub struct PortStatus(u32) {
-        /// Not in use.
+        /// The port is not in use.
         CLOSED = 0,
         /// Waits for another domain.
         UNBOUND = 1,
         /// Connected to another domain.
         INTERDOMAIN = 2,
-        /// A physical interrupt.
+        /// An interrupt of a physical device arrives on it.
         PIRQ = 3,
-        /// A virtual interrupt.
+        /// A virtual interrupt arrives on it.
         VIRQ = 4,
-        /// Between own vCPUs.
+        /// A vCPU of the domain sends events to another one by it.
         IPI = 5,
     }
 }
@@ -165,13 +165,13 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Status {
-    /// In: the domain.
+    /// In: the domain whose port it is, or `DOMID_SELF`.
     pub dom: DomId,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
-    /// In: its port.
+    /// In: the port that is asked about.
     pub port: EventPort,
-    /// Out: what it is.
+    /// Out: what the port is used for.
     pub status: PortStatus,
     /// Out: the vCPU that it notifies.
     pub vcpu: VcpuId,

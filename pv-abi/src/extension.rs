@@ -15,7 +15,7 @@ pub const SIGNATURE: [u32; 3] =
     [u32::from_le_bytes(*b"Para"), u32::from_le_bytes(*b"vane"), u32::from_le_bytes(*b"Ext ")];
 
 bitflags! {
-    /// What is offered.
+    /// What Paravane offers a guest beyond Xen's interface: bits of the extension's leaf of `cpuid`.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct ExtensionFeatures: u32 {
         /// [`ExtensionOp::EXIT_STATUS`].
@@ -56,9 +56,9 @@ wire_enum! {
 pub struct Doorbell {
     /// The port, which the caller says.
     pub port: EventPort,
-    /// What to store.
+    /// The 32-bit value that rings the doorbell when it is stored.
     pub value: u32,
-    /// Where.
+    /// The linear address at which it is to be stored.
     pub address: u64,
 }
 

@@ -11,7 +11,7 @@ wire_enum! {
         AUTO_TRANSLATED_PHYSMAP = 2,
         /// The kernel runs at CPL0.
         SUPERVISOR_MODE_KERNEL = 3,
-        /// 32-bit guests.
+        /// Page tables of 32-bit guests may lie above 4 GiB.
         PAE_PGDIR_ABOVE_4GB = 4,
         /// `MMU_PT_UPDATE_PRESERVE_AD` exists.
         MMU_PT_UPDATE_PRESERVE_AD = 5,

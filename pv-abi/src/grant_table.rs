@@ -7,23 +7,23 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 wire_enum! {
     /// An operation (`GNTTABOP_*`). Arguments: address of an array of its structure, and how many there are.
     pub struct GrantTableOp(u64) {
-        /// [`MapGrantRef`].
+        /// Maps a page that another domain lends: [`MapGrantRef`].
         MAP_GRANT_REF = 0,
-        /// [`UnmapGrantRef`].
+        /// Ends a mapping: [`UnmapGrantRef`].
         UNMAP_GRANT_REF = 1,
-        /// [`SetupTable`].
+        /// Tells the frames of the caller's grant table, and makes it larger: [`SetupTable`].
         SETUP_TABLE = 2,
         /// Prints a table; host domain only.
         DUMP_TABLE = 3,
-        /// [`GrantCopy`].
+        /// Copies between pages, at least one of which is usually lent: [`GrantCopy`].
         COPY = 5,
-        /// [`QuerySize`].
+        /// Tells how large a grant table is, and may become: [`QuerySize`].
         QUERY_SIZE = 6,
-        /// [`UnmapAndReplace`].
+        /// Ends a mapping and puts another entry in its place: [`UnmapAndReplace`].
         UNMAP_AND_REPLACE = 7,
-        /// [`SetVersion`].
+        /// Chooses the layout of the grant table's entries: [`SetVersion`].
         SET_VERSION = 8,
-        /// [`GetVersion`].
+        /// Tells the layout of the grant table's entries: [`GetVersion`].
         GET_VERSION = 10,
     }
 }
@@ -31,11 +31,11 @@ wire_enum! {
 wire_enum! {
     /// How an operation on one element ended (`GNTST_*`).
     pub struct GrantStatus(i16) {
-        /// It is done.
+        /// The operation is done.
         OKAY = 0,
         /// It is not, for a reason without a number.
         GENERAL_ERROR = -1,
-        /// No such domain.
+        /// The domain that was named does not exist.
         BAD_DOMAIN = -2,
         /// No such entry in its table.
         BAD_GNTREF = -3,
@@ -84,15 +84,15 @@ impl MapFlags {
 pub struct MapGrantRef {
     /// In: where; by [`MapFlags::CONTAINS_PTE`], a linear address or that of an entry.
     pub host_addr: u64,
-    /// In: [`MapFlags`].
+    /// In: what the mapping is to be, bits of [`MapFlags`].
     pub flags: u32,
     /// `ref`. In: the entry of the granter's table.
     pub reference: GrantRef,
-    /// In: the granter.
+    /// In: the domain that lends the page.
     pub dom: DomId,
-    /// Out: how it ended.
+    /// Out: whether the page is mapped, or why it is not.
     pub status: GrantStatus,
-    /// Out: the mapping.
+    /// Out: what names the mapping when it is to end.
     pub handle: GrantHandle,
     /// Out: the page's machine address.
     pub dev_bus_addr: u64,
@@ -107,11 +107,11 @@ pub struct UnmapGrantRef {
     pub host_addr: u64,
     /// In: the frame's machine address, where the part for a device is to end; else 0.
     pub dev_bus_addr: u64,
-    /// In: the mapping.
+    /// In: what names the mapping.
     pub handle: GrantHandle,
-    /// Out: how it ended.
+    /// Out: whether the mapping has ended, or why it has not.
     pub status: GrantStatus,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
 }
 layout!(UnmapGrantRef: 24, dev_bus_addr @ 8, handle @ 16, status @ 20);
@@ -126,9 +126,9 @@ pub struct UnmapAndReplace {
     pub new_addr: u64,
     /// In: the mapping that ends.
     pub handle: GrantHandle,
-    /// Out: how it ended.
+    /// Out: whether the table is set up, or why it is not.
     pub status: GrantStatus,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
 }
 layout!(UnmapAndReplace: 24, new_addr @ 8, handle @ 16, status @ 20);
@@ -139,11 +139,11 @@ layout!(UnmapAndReplace: 24, new_addr @ 8, handle @ 16, status @ 20);
 pub struct CopyPointer {
     /// `u`: a grant reference in the low 32 bits, or a frame of the caller's.
     pub page: u64,
-    /// Whose.
+    /// The domain whose page it is.
     pub domid: DomId,
-    /// Where in the page.
+    /// The first byte of the page that is copied from or to, below 4096.
     pub offset: u16,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
 }
 layout!(CopyPointer: 16, domid @ 8, offset @ 10);
@@ -152,17 +152,17 @@ layout!(CopyPointer: 16, domid @ 8, offset @ 10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GrantCopy {
-    /// In: from where.
+    /// In: where the bytes are.
     pub source: CopyPointer,
-    /// In: to where.
+    /// In: where the bytes go.
     pub dest: CopyPointer,
-    /// In: bytes.
+    /// In: how many bytes are copied. They may not leave the page at either end.
     pub len: u16,
     /// In: [`Self::SOURCE_GREF`], [`Self::DEST_GREF`].
     pub flags: u16,
-    /// Out: how it ended.
+    /// Out: whether the bytes are copied, or why they are not.
     pub status: GrantStatus,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
 }
 layout!(GrantCopy: 40, dest @ 16, len @ 32, flags @ 34, status @ 36);
@@ -178,15 +178,15 @@ impl GrantCopy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetupTable {
-    /// In: the domain.
+    /// In: the domain whose table is asked about, or `DOMID_SELF`.
     pub dom: DomId,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding0: u16,
     /// In: frames that the table shall have at least.
     pub nr_frames: u32,
-    /// Out: how it ended.
+    /// Out: whether the numbers are told, or why they are not.
     pub status: GrantStatus,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding1: [u16; 3],
     /// In: address of an array of as many frame numbers.
     pub frame_list: u64,
@@ -197,17 +197,17 @@ layout!(SetupTable: 24, nr_frames @ 4, status @ 8, frame_list @ 16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct QuerySize {
-    /// In: the domain.
+    /// In: the domain whose table is asked about, or `DOMID_SELF`.
     pub dom: DomId,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding0: u16,
     /// Out: frames that its table has.
     pub nr_frames: u32,
     /// Out: frames that it can have.
     pub max_nr_frames: u32,
-    /// Out: how it ended.
+    /// Out: whether the call has succeeded, or why it has not.
     pub status: GrantStatus,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding1: u16,
 }
 layout!(QuerySize: 16, nr_frames @ 4, max_nr_frames @ 8, status @ 12);
@@ -225,9 +225,9 @@ layout!(SetVersion: 4);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GetVersion {
-    /// In: the domain.
+    /// In: the domain whose table is asked about, or `DOMID_SELF`.
     pub dom: DomId,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
     /// Out: the format of its table.
     pub version: u32,
@@ -241,9 +241,9 @@ layout!(GetVersion: 8, version @ 4);
 pub struct GrantEntry {
     /// Type and state; [`Self::PERMIT_ACCESS`] and the like.
     pub flags: u16,
-    /// Who may use it.
+    /// The domain that may use the page.
     pub domid: u16,
-    /// The frame.
+    /// The frame that is lent: the low 32 bits of its number.
     pub frame: u32,
 }
 layout!(GrantEntry: 8, domid @ 2, frame @ 4);

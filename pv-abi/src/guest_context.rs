@@ -78,17 +78,17 @@ pub struct GuestContext {
     pub floating_point: [u8; 512],
     /// [`GuestContextFlags`].
     pub flags: u64,
-    /// Registers.
+    /// The general registers, RIP, RFLAGS and the selectors.
     pub user_regs: UserRegisters,
     /// The trap table; each entry's place is its vector.
     pub trap_ctxt: [TrapInfo; VECTORS],
     /// Address of the local descriptor table.
     pub ldt_base: u64,
-    /// Its entries.
+    /// How many entries the LDT has.
     pub ldt_ents: u64,
     /// Frames of the descriptor table.
     pub gdt_frames: [Mfn; 16],
-    /// Its entries.
+    /// How many entries the GDT has.
     pub gdt_ents: u64,
     /// Stack selector for traps from user mode.
     pub kernel_ss: u64,
@@ -96,7 +96,7 @@ pub struct GuestContext {
     pub kernel_sp: u64,
     /// Control registers: 1 and 3 are machine addresses of the roots of user and kernel mode.
     pub ctrlreg: [u64; 8],
-    /// Debug registers.
+    /// DR0 to DR7. DR4 and DR5 have no meaning.
     pub debugreg: [u64; 8],
     /// Address of the event callback; 0 is none, as with the next two.
     pub event_callback_eip: u64,
@@ -106,11 +106,11 @@ pub struct GuestContext {
     pub syscall_callback_eip: u64,
     /// `vm_assist` bits; those of the domain, so that all but the first vCPU's are ignored.
     pub vm_assist: u64,
-    /// FS base.
+    /// The base of FS.
     pub fs_base: u64,
     /// GS base of kernel mode.
     pub gs_base_kernel: u64,
-    /// GS base of user mode.
+    /// The base of GS while user mode runs.
     pub gs_base_user: u64,
 }
 layout!(GuestContext: 5168,

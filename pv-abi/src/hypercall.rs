@@ -42,7 +42,7 @@ wire_enum! {
         XEN_VERSION = 17,
         /// The emergency console.
         CONSOLE_IO = 18,
-        /// Grant tables.
+        /// Lends pages to other domains, and maps what they lend.
         GRANT_TABLE_OP = 20,
         /// Optional emulation modes.
         VM_ASSIST = 21,
@@ -52,11 +52,11 @@ wire_enum! {
         IRET = 23,
         /// Operations on a vCPU of the own domain.
         VCPU_OP = 24,
-        /// Sets a segment base.
+        /// Sets the base of FS or GS, or loads the selector of user mode's GS.
         SET_SEGMENT_BASE = 25,
         /// A batch of extended page-table operations.
         MMUEXT_OP = 26,
-        /// Security module.
+        /// Asks or changes the security policy (XSM).
         XSM_OP = 27,
         /// Non-maskable interrupts.
         NMI_OP = 28,
@@ -64,9 +64,9 @@ wire_enum! {
         SCHED_OP = 29,
         /// Registers entry points of the kernel.
         CALLBACK_OP = 30,
-        /// Profiling.
+        /// Controls the profiler.
         XENOPROF_OP = 31,
-        /// Event channels.
+        /// Binds, closes and signals event channels.
         EVENT_CHANNEL_OP = 32,
         /// Physical devices; I/O privilege.
         PHYSDEV_OP = 33,
@@ -76,15 +76,15 @@ wire_enum! {
         SYSCTL = 35,
         /// Domain control; host domain only.
         DOMCTL = 36,
-        /// Kexec.
+        /// Loads and starts another kernel (kexec).
         KEXEC_OP = 37,
         /// Transcendent memory, gone.
         TMEM_OP = 38,
-        /// Interdomain messages.
+        /// Sends messages between domains (Argo).
         ARGO_OP = 39,
-        /// Performance counters.
+        /// Controls the virtual performance counters.
         XENPMU_OP = 40,
-        /// Device models.
+        /// What an emulator of devices does for its domain.
         DM_OP = 41,
         /// The hypervisor's file system.
         HYPFS_OP = 42,
@@ -98,11 +98,11 @@ pub const HYPERCALL_PAGE_ENTRY_SIZE: usize = 32;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MulticallEntry {
-    /// Hypercall number.
+    /// The number of the hypercall that is to be made.
     pub op: u64,
     /// Written by the hypervisor: what the call returned.
     pub result: u64,
-    /// Its arguments.
+    /// The hypercall's arguments. As many as it has are read.
     pub args: [u64; 6],
 }
 layout!(MulticallEntry: 64, op @ 0, result @ 8, args @ 16);

@@ -6,17 +6,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 wire_enum! {
     /// An operation (`XENMEM_*`).
     pub struct MemoryOp(u64) {
-        /// Adds memory.
+        /// Adds frames to a domain's memory.
         INCREASE_RESERVATION = 0,
-        /// Gives memory up.
+        /// Gives frames of a domain's memory back.
         DECREASE_RESERVATION = 1,
         /// The machine's highest frame.
         MAXIMUM_RAM_PAGE = 2,
-        /// Pages a domain has.
+        /// Tells how many pages a domain has.
         CURRENT_RESERVATION = 3,
         /// Pages a domain may have.
         MAXIMUM_RESERVATION = 4,
-        /// Frames of the M2P.
+        /// Tells the frames that the M2P table lies in.
         MACHPHYS_MFN_LIST = 5,
         /// Adds memory at given pfns.
         POPULATE_PHYSMAP = 6,
@@ -26,7 +26,7 @@ wire_enum! {
         MEMORY_MAP = 9,
         /// The machine's memory map; host domain only.
         MACHINE_MEMORY_MAP = 10,
-        /// Swaps frames.
+        /// Gives frames back and gets others for them, in one call.
         EXCHANGE = 11,
         /// Where the M2P is mapped.
         MACHPHYS_MAPPING = 12,
@@ -66,7 +66,7 @@ layout!(MemoryDomain: 2);
 pub struct MemoryMap {
     /// In: entries the buffer has room for. Out: entries stored.
     pub nr_entries: u32,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
     /// Address of an array of [`E820Entry`].
     pub buffer: u64,
@@ -77,17 +77,17 @@ layout!(MemoryMap: 16, buffer @ 8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, packed)]
 pub struct E820Entry {
-    /// First byte.
+    /// The address of the range's first byte.
     pub addr: u64,
-    /// Bytes.
+    /// Bytes of the range.
     pub size: u64,
-    /// 1: memory.
+    /// What is there: 1 for usable memory.
     pub kind: u32,
 }
 layout!(E820Entry: 20);
 
 impl E820Entry {
-    /// Usable memory.
+    /// The range is usable memory.
     pub const RAM: u32 = 1;
 }
 
@@ -97,15 +97,15 @@ impl E820Entry {
 pub struct MemoryReservation {
     /// Address of an array of frame numbers, one an extent.
     pub extent_start: u64,
-    /// Extents.
+    /// How many extents the list has.
     pub nr_extents: u64,
     /// Each has 2^this pages.
     pub extent_order: u32,
-    /// Flags: `XENMEMF_*`.
+    /// Where the frames may lie: bits of `XENMEMF_*`.
     pub mem_flags: u32,
     /// The domain whose reservation changes.
     pub domid: DomId,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: [u16; 3],
 }
 layout!(MemoryReservation: 32, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24);
@@ -114,7 +114,7 @@ layout!(MemoryReservation: 32, nr_extents @ 8, extent_order @ 16, mem_flags @ 20
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemoryExchange {
-    /// `in`: what is given.
+    /// `in`: the frames that are given back.
     pub input: MemoryReservation,
     /// `out`: what is wanted for it.
     pub output: MemoryReservation,

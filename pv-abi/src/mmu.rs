@@ -29,7 +29,7 @@ pub struct MmuUpdate {
 layout!(MmuUpdate: 16, ptr @ 0, val @ 8);
 
 impl MmuUpdate {
-    /// What it asks for.
+    /// What the update is to do, from the two lowest bits of the address.
     pub const fn kind(&self) -> MmuUpdateKind {
         MmuUpdateKind(self.ptr & 3)
     }
@@ -51,7 +51,7 @@ wire_enum! {
         PIN_L3_TABLE = 2,
         /// The same for an L4 table and all below.
         PIN_L4_TABLE = 3,
-        /// Gives a pin up.
+        /// Ends the pin of a table: it need not stay a table for its own sake.
         UNPIN_TABLE = 4,
         /// Loads the kernel's root table.
         NEW_BASEPTR = 5,
@@ -73,9 +73,9 @@ wire_enum! {
         SET_LDT = 13,
         /// Sets the root table of user mode.
         NEW_USER_BASEPTR = 15,
-        /// Clears a page.
+        /// Fills a page of the caller with zeros.
         CLEAR_PAGE = 16,
-        /// Copies a page.
+        /// Copies a page of the caller to another.
         COPY_PAGE = 17,
         /// `FLUSH_CACHE` on every pcpu.
         FLUSH_CACHE_GLOBAL = 18,
@@ -90,7 +90,7 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MmuExtOp {
-    /// The operation.
+    /// What is to be done.
     pub cmd: MmuExtCommand,
     /// Padding of the C structure; ignored.
     pub padding: u32,

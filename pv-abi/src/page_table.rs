@@ -11,15 +11,15 @@ bitflags! {
     /// Flag bits of a page-table entry, the same on every level but for what the comments say.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct PteFlags: u64 {
-        /// Present.
+        /// The entry maps something; all else counts only then.
         const PRESENT = 1 << 0;
-        /// Writes allowed.
+        /// What it maps may be written.
         const WRITABLE = 1 << 1;
         /// CPL3 may use it. PV guests run their kernels at CPL3 too.
         const USER = 1 << 2;
-        /// Write-through.
+        /// Writes go through the cache to memory.
         const WRITE_THROUGH = 1 << 3;
-        /// Cache disabled.
+        /// What it maps is not cached.
         const CACHE_DISABLE = 1 << 4;
         /// Set by the CPU at the first use.
         const ACCESSED = 1 << 5;
@@ -29,17 +29,17 @@ bitflags! {
         const PAGE_SIZE_OR_PAT = 1 << 7;
         /// Level 1: kept in the TLB across root switches.
         const GLOBAL = 1 << 8;
-        /// For software.
+        /// A bit that the processor leaves to software.
         const AVAIL0 = 1 << 9;
-        /// For software.
+        /// A bit that the processor leaves to software.
         const AVAIL1 = 1 << 10;
-        /// For software.
+        /// A bit that the processor leaves to software.
         const AVAIL2 = 1 << 11;
         /// For software, bits 52–58.
         const AVAIL_HIGH = 0x7f << 52;
         /// Protection key, bits 59–62.
         const PROTECTION_KEY = 0xf << 59;
-        /// No instruction fetch.
+        /// No instruction may be fetched from what it maps.
         const NO_EXECUTE = 1 << 63;
     }
 }
@@ -83,11 +83,11 @@ impl fmt::Debug for Pte {
 /// A level of the page-table tree: 4 is the root's, 1 that of the tables which map pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Level {
-    /// Maps pages.
+    /// A table whose entries map pages.
     L1 = 1,
-    /// Holds L1 tables.
+    /// A table whose entries refer to L1 tables.
     L2 = 2,
-    /// Holds L2 tables.
+    /// A table whose entries refer to L2 tables.
     L3 = 3,
     /// The root; holds L3 tables.
     L4 = 4,

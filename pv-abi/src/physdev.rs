@@ -29,7 +29,7 @@ pub struct SetIoBitmap {
     pub bitmap: u64,
     /// Ports that it has; all others are closed.
     pub nr_ports: u32,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
 }
 layout!(SetIoBitmap: 16, nr_ports @ 8);

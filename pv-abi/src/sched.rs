@@ -5,21 +5,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 wire_enum! {
     /// An operation (`SCHEDOP_*`).
     pub struct SchedOp(u64) {
-        /// Lets others run.
+        /// Others may run first; the caller stays ready.
         YIELD = 0,
         /// Unmasks upcalls and sleeps until an event is pending.
         BLOCK = 1,
-        /// Ends the domain.
+        /// Ends the caller's domain, for a reason.
         SHUTDOWN = 2,
         /// Sleeps until one of some ports is pending, or a time.
         POLL = 3,
-        /// Ends another domain.
+        /// Ends another domain, for a reason.
         REMOTE_SHUTDOWN = 4,
         /// Sets the reason that a later shutdown gives.
         SHUTDOWN_CODE = 5,
-        /// Watchdog timer.
+        /// Sets, stops or restarts a timer that ends the domain when it runs out.
         WATCHDOG = 6,
-        /// Pins the vCPU.
+        /// Pins the caller to a physical CPU, or ends that.
         PIN_OVERRIDE = 7,
     }
 }
@@ -27,17 +27,17 @@ wire_enum! {
 wire_enum! {
     /// Why a domain ends (`SHUTDOWN_*`).
     pub struct ShutdownReason(u32) {
-        /// It is done.
+        /// The domain has powered itself off.
         POWEROFF = 0,
-        /// Start it again.
+        /// The domain asks to be started again.
         REBOOT = 1,
-        /// Save it.
+        /// The domain is ready to be saved.
         SUSPEND = 2,
-        /// It crashed.
+        /// The domain has crashed, and says so.
         CRASH = 3,
-        /// Its watchdog ran out.
+        /// The domain's watchdog has run out.
         WATCHDOG = 4,
-        /// Reset it in place.
+        /// The domain asks to be reset in place: its memory stays.
         SOFT_RESET = 5,
     }
 }
@@ -46,7 +46,7 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Shutdown {
-    /// Why.
+    /// Why the domain ends.
     pub reason: ShutdownReason,
 }
 layout!(Shutdown: 4);
@@ -59,7 +59,7 @@ pub struct Poll {
     pub ports: u64,
     /// Its length; at most [`Poll::MAX_PORTS`].
     pub nr_ports: u32,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
     /// System time in nanoseconds at which to give up; 0: never.
     pub timeout: u64,

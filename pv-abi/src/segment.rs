@@ -21,11 +21,11 @@ pub const DESCRIPTORS_PER_FRAME: u32 = 512;
 wire_enum! {
     /// Which base `set_segment_base` sets (`SEGBASE_*`).
     pub struct SegmentBase(u64) {
-        /// FS.
+        /// Sets the base of FS.
         FS = 0,
-        /// GS of user mode.
+        /// Sets the base that GS has in user mode.
         GS_USER = 1,
-        /// GS of kernel mode.
+        /// Sets the base that GS has in kernel mode.
         GS_KERNEL = 2,
         /// The user GS selector, in bits 0–15; never fails.
         GS_USER_SEL = 3,

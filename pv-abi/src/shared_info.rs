@@ -16,7 +16,7 @@ pub struct VcpuInfo {
     pub evtchn_upcall_pending: u8,
     /// Set by the guest to hold upcalls off.
     pub evtchn_upcall_mask: u8,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: [u8; 6],
     /// Which words of [`SharedInfo::evtchn_pending`] to look at.
     pub evtchn_pending_sel: u64,
@@ -24,7 +24,7 @@ pub struct VcpuInfo {
     pub cr2: u64,
     /// `arch.pad`.
     pub arch_padding: u64,
-    /// The vCPU's clock.
+    /// What the vCPU computes the time from.
     pub time: VcpuTimeInfo,
 }
 layout!(VcpuInfo: 64, evtchn_upcall_pending @ 0, evtchn_upcall_mask @ 1, evtchn_pending_sel @ 8, cr2 @ 16, time @ 32);
@@ -43,9 +43,9 @@ pub struct SharedInfo {
     pub wc_version: u32,
     /// Unix time at system time 0: seconds, low half.
     pub wc_sec: u32,
-    /// Nanoseconds.
+    /// Nanoseconds of the wall clock, at system time 0.
     pub wc_nsec: u32,
-    /// Seconds, high half.
+    /// Seconds of the wall clock at system time 0, the high 32 bits.
     pub wc_sec_hi: u32,
     /// `arch`: written by the guest for tools that read its p2m.
     pub arch: ArchSharedInfo,
@@ -62,7 +62,7 @@ pub struct ArchSharedInfo {
     pub max_pfn: u64,
     /// Root of the three-level p2m tree.
     pub pfn_to_mfn_frame_list_list: u64,
-    /// Why an NMI came.
+    /// Why an NMI came: bits of `XEN_NMIREASON_*`.
     pub nmi_reason: u64,
     /// Address space in which `p2m_vaddr` holds.
     pub p2m_cr3: u64,

@@ -32,11 +32,11 @@ bitflags! {
 pub struct StartInfo {
     /// `xen-<version>-<platform>`, zero-padded.
     pub magic: [u8; 32],
-    /// Pages the domain has.
+    /// How many pages the domain has.
     pub nr_pages: u64,
     /// Machine address of the shared info page.
     pub shared_info: u64,
-    /// [`StartFlags`].
+    /// What the domain is: bits of [`StartFlags`].
     pub flags: u32,
     /// Padding of the C structure.
     pub padding0: u32,
@@ -61,7 +61,7 @@ pub struct StartInfo {
     pub mfn_list: u64,
     /// Virtual address (or pfn, by [`StartFlags::MOD_START_PFN`]) of the ramdisk; 0 where there is none.
     pub mod_start: u64,
-    /// Bytes of the ramdisk.
+    /// Bytes of the ramdisk; 0 where there is none.
     pub mod_len: u64,
     /// The command line, zero-terminated.
     pub cmd_line: [u8; MAX_GUEST_CMDLINE],

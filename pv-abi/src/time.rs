@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct VcpuTimeInfo {
     /// Odd while an update is in progress.
     pub version: u32,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding0: u32,
     /// TSC at the last update.
     pub tsc_timestamp: u64,
@@ -22,9 +22,9 @@ pub struct VcpuTimeInfo {
     pub tsc_to_system_mul: u32,
     /// How far to shift a TSC difference left first; negative: right.
     pub tsc_shift: i8,
-    /// [`TimeFlags`].
+    /// What is promised of the clock: bits of [`TimeFlags`].
     pub flags: u8,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding1: [u8; 2],
 }
 layout!(VcpuTimeInfo: 32,

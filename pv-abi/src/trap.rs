@@ -14,7 +14,7 @@ pub const VECTORS: usize = 256;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TrapInfo {
-    /// The vector.
+    /// The vector of the exception or of the `int` instruction. 0 in the list's last entry.
     pub vector: u8,
     /// Bits 0–1: who may enter by `int n` (0 nobody, 1 and 2 the kernel, 3 everyone). Bit 2: masks events.
     pub flags: u8,
@@ -46,23 +46,23 @@ impl TrapInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IretContext {
-    /// Restored.
+    /// RAX, which is loaded.
     pub rax: u64,
     /// Restored unless [`IretFlags::IN_SYSCALL`].
     pub r11: u64,
     /// Restored unless [`IretFlags::IN_SYSCALL`].
     pub rcx: u64,
-    /// [`IretFlags`].
+    /// How to return: bits of [`IretFlags`].
     pub flags: u64,
-    /// Where to go on.
+    /// The address at which the guest goes on.
     pub rip: u64,
     /// Code selector; bits 16–63 are ignored. Its RPL chooses the mode: 3 is user mode.
     pub cs: u64,
     /// Flags; IF is the inverse of the new upcall mask.
     pub rflags: u64,
-    /// Stack pointer.
+    /// RSP, which is loaded.
     pub rsp: u64,
-    /// Stack selector.
+    /// The selector of the stack.
     pub ss: u64,
 }
 layout!(IretContext: 72, rax @ 0, flags @ 24, rip @ 32, cs @ 40, rflags @ 48, rsp @ 56, ss @ 64);
@@ -81,39 +81,39 @@ wire_enum! {
     pub struct Vector(u8) {
         /// #DE: division by zero or overflow.
         DIVIDE_ERROR = 0,
-        /// #DB: debug.
+        /// #DB: a breakpoint or a single step.
         DEBUG = 1,
         /// Non-maskable interrupt.
         NMI = 2,
-        /// #BP: `int3`.
+        /// #BP: the instruction `int3`.
         BREAKPOINT = 3,
-        /// #OF: `into`.
+        /// #OF: the instruction `into`, of 32-bit code, found an overflow.
         OVERFLOW = 4,
-        /// #BR: `bound`.
+        /// #BR: the instruction `bound`, of 32-bit code, found an index outside.
         BOUND_RANGE = 5,
-        /// #UD: invalid opcode.
+        /// #UD: an instruction that does not exist, or is not allowed.
         INVALID_OPCODE = 6,
         /// #NM: FPU not available.
         DEVICE_NOT_AVAILABLE = 7,
-        /// #DF: double fault.
+        /// #DF: an exception while one was delivered.
         DOUBLE_FAULT = 8,
-        /// #TS: invalid TSS.
+        /// #TS: a task state segment that is not valid.
         INVALID_TSS = 10,
         /// #NP: segment not present.
         SEGMENT_NOT_PRESENT = 11,
-        /// #SS: stack segment.
+        /// #SS: an address outside of the stack segment, or not canonical.
         STACK_FAULT = 12,
         /// #GP: general protection.
         GENERAL_PROTECTION = 13,
-        /// #PF: page fault.
+        /// #PF: a page that is not mapped so. CR2 has the address.
         PAGE_FAULT = 14,
-        /// #MF: x87 error.
+        /// #MF: an exception of the x87 unit.
         X87_ERROR = 16,
-        /// #AC: alignment.
+        /// #AC: an address that is not aligned, where that is checked.
         ALIGNMENT_CHECK = 17,
-        /// #MC: machine check.
+        /// #MC: the processor found an error of the machine.
         MACHINE_CHECK = 18,
-        /// #XM: SIMD error.
+        /// #XM: an exception of the SSE unit.
         SIMD_ERROR = 19,
     }
 }
@@ -131,36 +131,36 @@ bitflags! {
     pub struct PageFaultError: u64 {
         /// The page was present: a protection fault.
         const PRESENT = 1 << 0;
-        /// A write.
+        /// The access was a write.
         const WRITE = 1 << 1;
-        /// From user mode.
+        /// The access came from code at CPL3.
         const USER = 1 << 2;
         /// A reserved bit was set in an entry.
         const RESERVED = 1 << 3;
-        /// An instruction fetch.
+        /// The access was the fetch of an instruction.
         const FETCH = 1 << 4;
     }
 }
 
 /// Bits of RFLAGS that this ABI speaks of.
 pub mod rflags {
-    /// Always set.
+    /// Bit 1, which is always set.
     pub const RESERVED1: u64 = 1 << 1;
     /// Trap after each instruction.
     pub const TF: u64 = 1 << 8;
     /// Interrupts; in frames the inverse of the upcall mask.
     pub const IF: u64 = 1 << 9;
-    /// String direction.
+    /// String instructions go towards lower addresses.
     pub const DF: u64 = 1 << 10;
     /// I/O privilege level, two bits.
     pub const IOPL: u64 = 3 << 12;
-    /// Nested task.
+    /// The task is nested in another; no code of a guest has it set.
     pub const NT: u64 = 1 << 14;
     /// Resume: no breakpoint at the next instruction.
     pub const RF: u64 = 1 << 16;
-    /// Virtual-8086 mode.
+    /// The processor is in virtual-8086 mode.
     pub const VM: u64 = 1 << 17;
-    /// Alignment checks.
+    /// Alignment is checked at CPL3.
     pub const AC: u64 = 1 << 18;
     /// What a program at CPL3 may own: CF PF AF ZF SF TF DF OF NT AC ID.
     pub const USER_MASK: u64 = 0x0024_4dd5;

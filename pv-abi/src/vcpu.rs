@@ -9,29 +9,29 @@ wire_enum! {
     pub struct VcpuOp(u64) {
         /// Gives a vCPU its first context.
         INITIALISE = 0,
-        /// Starts it.
+        /// Starts a vCPU that was initialised, or one that was stopped.
         UP = 1,
-        /// Stops it.
+        /// Stops a vCPU until it is started again.
         DOWN = 2,
-        /// Whether it runs.
+        /// Asks whether a vCPU was started, and not stopped since.
         IS_UP = 3,
-        /// Where its time went.
+        /// Tells where a vCPU's time has gone.
         GET_RUNSTATE_INFO = 4,
         /// Where to publish that.
         REGISTER_RUNSTATE_MEMORY_AREA = 5,
-        /// A timer that repeats.
+        /// Sets the timer that fires again and again.
         SET_PERIODIC_TIMER = 6,
-        /// Stops it.
+        /// Stops the timer that fires again and again.
         STOP_PERIODIC_TIMER = 7,
         /// A timer that fires once.
         SET_SINGLESHOT_TIMER = 8,
-        /// Stops it.
+        /// Stops the timer that fires once.
         STOP_SINGLESHOT_TIMER = 9,
         /// Moves the vCPU's `vcpu_info`.
         REGISTER_VCPU_INFO = 10,
-        /// Sends an NMI.
+        /// Sends a vCPU a non-maskable interrupt.
         SEND_NMI = 11,
-        /// The physical CPU.
+        /// Tells the physical CPU that a vCPU is bound to.
         GET_PHYSID = 12,
         /// Moves the vCPU's time info.
         REGISTER_VCPU_TIME_MEMORY_AREA = 13,
@@ -53,9 +53,9 @@ layout!(SetPeriodicTimer: 8);
 pub struct SetSingleshotTimer {
     /// System time in nanoseconds.
     pub timeout_abs_ns: u64,
-    /// [`SingleshotFlags`].
+    /// What is wanted of it: bits of [`SingleshotFlags`].
     pub flags: u32,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
 }
 layout!(SetSingleshotTimer: 16, flags @ 8);
@@ -75,7 +75,7 @@ bitflags! {
 pub struct RegisterVcpuInfo {
     /// The frame that `vcpu_info` shall lie in.
     pub mfn: Mfn,
-    /// Where in it.
+    /// The structure's first byte in that frame, below 4096.
     pub offset: u32,
     /// `rsvd`: ignored.
     pub reserved: u32,
@@ -85,7 +85,7 @@ layout!(RegisterVcpuInfo: 16, offset @ 8);
 wire_enum! {
     /// What a vCPU does (`RUNSTATE_*`).
     pub struct Runstate(u32) {
-        /// It runs.
+        /// The vCPU is on a physical CPU.
         RUNNING = 0,
         /// It could run, and has no physical CPU.
         RUNNABLE = 1,
@@ -100,9 +100,9 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VcpuRunstateInfo {
-    /// What it does.
+    /// What the vCPU does now.
     pub state: Runstate,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
     /// Since when: system time in nanoseconds, with [`Self::UPDATE`] while the rest is being written.
     pub state_entry_time: u64,

@@ -7,17 +7,17 @@ wire_enum! {
     pub struct VersionOp(u64) {
         /// `major << 16 | minor`; no argument.
         VERSION = 0,
-        /// [`ExtraVersion`].
+        /// Tells the part of the version behind the numbers: [`ExtraVersion`].
         EXTRAVERSION = 1,
-        /// [`CompileInfo`].
+        /// Tells how the hypervisor was compiled: [`CompileInfo`].
         COMPILE_INFO = 2,
-        /// [`CapabilitiesInfo`].
+        /// Tells the kinds of guests that can run: [`CapabilitiesInfo`].
         CAPABILITIES = 3,
-        /// [`ChangesetInfo`].
+        /// Tells the revision of the hypervisor's sources: [`ChangesetInfo`].
         CHANGESET = 4,
         /// [`PlatformParameters`].
         PLATFORM_PARAMETERS = 5,
-        /// [`FeatureInfo`].
+        /// Tells which features a guest may use: [`FeatureInfo`].
         GET_FEATURES = 6,
         /// Bytes in a page; no argument.
         PAGESIZE = 7,
@@ -41,13 +41,13 @@ pub type ChangesetInfo = [u8; 64];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CompileInfo {
-    /// The compiler.
+    /// The compiler's name and version, ended by a zero byte.
     pub compiler: [u8; 64],
-    /// Who compiled it.
+    /// The person who compiled it, ended by a zero byte.
     pub compile_by: [u8; 16],
-    /// Where.
+    /// The host on which it was compiled, ended by a zero byte.
     pub compile_domain: [u8; 32],
-    /// When.
+    /// The date when it was compiled, ended by a zero byte.
     pub compile_date: [u8; 32],
 }
 layout!(CompileInfo: 144, compile_by @ 64, compile_domain @ 80, compile_date @ 112);

@@ -7,7 +7,7 @@
 use crate::ids::GrantRef;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of a sector.
+/// Bytes of a sector, the unit of all sector numbers, whatever the disk's own sectors are.
 pub const SECTOR_BYTES: u64 = 512;
 /// The last sector of a page.
 pub const LAST_SECTOR_OF_PAGE: u8 = (crate::PAGE_SIZE as u64 / SECTOR_BYTES - 1) as u8;
@@ -23,15 +23,15 @@ pub const SEGMENTS_PER_PAGE: usize = crate::PAGE_SIZE / size_of::<Segment>();
 wire_enum! {
     /// What is asked for (`BLKIF_OP_*`).
     pub struct Operation(u8) {
-        /// Read sectors.
+        /// Reads sectors into the front-end's pages.
         READ = 0,
-        /// Write sectors.
+        /// Writes sectors from the front-end's pages.
         WRITE = 1,
         /// Write sectors: after everything before it, and before everything after it.
         WRITE_BARRIER = 2,
         /// Make durable what was written.
         FLUSH_DISKCACHE = 3,
-        /// Forget sectors.
+        /// The sectors' contents are not needed any more; what is read there later may be anything.
         DISCARD = 5,
         /// Read or write, with the segments in pages of their own.
         INDIRECT = 6,
@@ -41,9 +41,9 @@ wire_enum! {
 wire_enum! {
     /// How it ended (`BLKIF_RSP_*`).
     pub struct Status(i16) {
-        /// It is done.
+        /// The request is done.
         OKAY = 0,
-        /// It failed.
+        /// The request has failed.
         ERROR = -1,
         /// This back-end, or this medium, does not do such things.
         EOPNOTSUPP = -2,
@@ -54,13 +54,13 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Segment {
-    /// The page.
+    /// The page that the front-end lends for it.
     pub gref: GrantRef,
-    /// Its first sector.
+    /// The first sector of the page that is used, from 0 to 7.
     pub first_sect: u8,
     /// Its last sector, which belongs to the run.
     pub last_sect: u8,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u16,
 }
 layout!(Segment: 8, first_sect @ 4, last_sect @ 5);
@@ -69,13 +69,13 @@ layout!(Segment: 8, first_sect @ 4, last_sect @ 5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Request {
-    /// Which of these.
+    /// What is asked for: any of these but [`Operation::DISCARD`] and [`Operation::INDIRECT`].
     pub operation: Operation,
     /// How many of `seg` count.
     pub nr_segments: u8,
     /// The device's number, as the front-end knows it.
     pub handle: u16,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
     /// The front-end's own; the response has it.
     pub id: u64,
@@ -94,15 +94,15 @@ pub struct DiscardRequest {
     pub operation: Operation,
     /// [`Self::SECURE`] or 0.
     pub flag: u8,
-    /// As in [`Request`].
+    /// The disk, as in [`Request`].
     pub handle: u16,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding: u32,
-    /// As in [`Request`].
+    /// What names the request in its response, as in [`Request`].
     pub id: u64,
     /// The first sector to be forgotten.
     pub sector_number: u64,
-    /// How many.
+    /// How many sectors are to be forgotten.
     pub nr_sectors: u64,
 }
 layout!(DiscardRequest: 32, flag @ 1, handle @ 2, id @ 8, sector_number @ 16, nr_sectors @ 24);
@@ -122,19 +122,19 @@ pub struct IndirectRequest {
     pub indirect_op: Operation,
     /// How many segments count.
     pub nr_segments: u16,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding0: u32,
-    /// As in [`Request`].
+    /// What names the request in its response, as in [`Request`].
     pub id: u64,
-    /// As in [`Request`].
+    /// The first sector on the disk, as in [`Request`].
     pub sector_number: u64,
-    /// As in [`Request`].
+    /// The disk, as in [`Request`].
     pub handle: u16,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding1: u16,
     /// Pages of [`Segment`]s.
     pub indirect_grefs: [GrantRef; MAX_INDIRECT_PAGES],
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding2: u32,
 }
 layout!(IndirectRequest: 64, nr_segments @ 2, id @ 8, sector_number @ 16, handle @ 24, indirect_grefs @ 28);
@@ -143,15 +143,15 @@ layout!(IndirectRequest: 64, nr_segments @ 2, id @ 8, sector_number @ 16, handle
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Response {
-    /// That of the request.
+    /// The request that is answered, by the number that it has given.
     pub id: u64,
     /// That of the request; of an indirect one, [`IndirectRequest::indirect_op`].
     pub operation: Operation,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding0: u8,
-    /// How it ended.
+    /// Whether the request is done.
     pub status: Status,
-    /// Padding.
+    /// Padding; it has no meaning.
     pub padding1: u32,
 }
 layout!(Response: 16, operation @ 8, status @ 10);
@@ -165,7 +165,7 @@ impl Response {
 
 /// Bits of the node `info`.
 pub mod info {
-    /// A CD (`VDISK_CDROM`).
+    /// The disk is a CD (`VDISK_CDROM`).
     pub const CDROM: u32 = 1;
     /// It can be taken out (`VDISK_REMOVABLE`).
     pub const REMOVABLE: u32 = 2;

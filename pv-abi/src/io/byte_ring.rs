@@ -7,9 +7,9 @@
 /// consumed what was not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadIndices {
-    /// The producer's index.
+    /// The producer's index: how many bytes it has put in, modulo 2^32.
     pub prod: u32,
-    /// The consumer's index.
+    /// The consumer's index: how many bytes it has taken out, modulo 2^32.
     pub cons: u32,
 }
 

@@ -6,21 +6,21 @@ wire_enum! {
     pub struct XenbusState(u32) {
         /// There is none, or none that can be read.
         UNKNOWN = 0,
-        /// Starting.
+        /// This end is being set up, and has published nothing yet.
         INITIALISING = 1,
         /// `XenbusStateInitWait`: waits for what the other end has to tell.
         INIT_WAIT = 2,
         /// Has told all, and waits to be connected.
         INITIALISED = 3,
-        /// In use.
+        /// This end is connected: requests can be made, or are served.
         CONNECTED = 4,
-        /// On its way down.
+        /// This end is being taken down, and asks the other to follow.
         CLOSING = 5,
-        /// Down.
+        /// This end is down, and holds nothing of the other any more.
         CLOSED = 6,
         /// Being changed while in use.
         RECONFIGURING = 7,
-        /// That is done.
+        /// A change of the device's configuration is done.
         RECONFIGURED = 8,
     }
 }

@@ -14,17 +14,17 @@ wire_enum! {
         CONTROL = 0,
         /// Names of a node's children.
         DIRECTORY = 1,
-        /// A node's value.
+        /// Asks for a node's value.
         READ = 2,
-        /// A node's permissions.
+        /// Asks for a node's permissions.
         GET_PERMS = 3,
         /// Wants to be told of changes.
         WATCH = 4,
         /// Does not want that any more.
         UNWATCH = 5,
-        /// Starts a transaction.
+        /// Starts a transaction, and tells its number.
         TRANSACTION_START = 6,
-        /// Ends it.
+        /// Ends a transaction: its changes are made all together, or dropped.
         TRANSACTION_END = 7,
         /// A domain is to be served.
         INTRODUCE = 8,
@@ -32,7 +32,7 @@ wire_enum! {
         RELEASE = 9,
         /// Where relative paths of a domain start.
         GET_DOMAIN_PATH = 10,
-        /// Sets a node's value.
+        /// Sets a node's value. The node is made where it is not there.
         WRITE = 11,
         /// Makes a node, where there is none.
         MKDIR = 12,
@@ -46,7 +46,7 @@ wire_enum! {
         ERROR = 16,
         /// Whether a domain is served.
         IS_DOMAIN_INTRODUCED = 17,
-        /// A domain runs again.
+        /// A domain that was shut down goes on: its shutdown is forgotten.
         RESUME = 18,
         /// A domain acts for another.
         SET_TARGET = 19,
@@ -54,7 +54,7 @@ wire_enum! {
         RESET_WATCHES = 21,
         /// Names of some of a node's children.
         DIRECTORY_PART = 22,
-        /// Stays no type.
+        /// A number that no type will ever have.
         INVALID = 0xffff,
     }
 }
@@ -77,7 +77,7 @@ layout!(Header: 16, message_type @ 0, req_id @ 4, tx_id @ 8, len @ 12);
 wire_enum! {
     /// Which string is which in a watch event (`XS_WATCH_*`, `enum xs_watch_type`).
     pub struct WatchField(u32) {
-        /// What changed.
+        /// The path of the node that has changed.
         PATH = 0,
         /// What the watch was registered with.
         TOKEN = 1,
@@ -124,7 +124,7 @@ pub const RING_SIZE: u32 = 1024;
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct DomainInterface {
-    /// Requests.
+    /// Bytes of the guest's requests.
     pub req: [u8; RING_SIZE as usize],
     /// Replies and watch events.
     pub rsp: [u8; RING_SIZE as usize],
@@ -150,7 +150,7 @@ bitflags! {
     /// What a server can do (`XENSTORE_SERVER_FEATURE_*`).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ServerFeatures: u32 {
-        /// Connect a ring anew.
+        /// The guest may ask for its ring to be connected anew.
         const RECONNECTION = 1;
         /// Say why it serves no more.
         const ERROR = 2;
@@ -160,7 +160,7 @@ bitflags! {
 wire_enum! {
     /// The state of a ring (`XENSTORE_*`).
     pub struct Connection(u32) {
-        /// In use.
+        /// The ring is in use.
         CONNECTED = 0,
         /// The guest wants it empty, without watches and transactions.
         RECONNECT = 1,
@@ -170,7 +170,7 @@ wire_enum! {
 wire_enum! {
     /// Why a server serves a ring no more (`XENSTORE_ERROR_*`).
     pub struct RingError(u32) {
-        /// It serves it.
+        /// The server serves the ring.
         NONE = 0,
         /// The event channel does not work.
         COMM = 1,

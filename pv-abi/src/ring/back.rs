@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 pub struct BackRing<Memory, Request, Response> {
     memory: Memory,
     slots: u32,
-    /// Requests taken.
+    /// The requests' consumer index: how many were taken, modulo 2^32.
     taken: u32,
     /// Responses put; those beyond `published` are not shown yet.
     put: u32,

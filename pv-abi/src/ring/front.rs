@@ -14,7 +14,7 @@ pub struct FrontRing<Memory, Request, Response> {
     /// Requests put; those beyond `published` are not shown yet.
     put: u32,
     published: u32,
-    /// Responses taken.
+    /// The responses' consumer index: how many were taken, modulo 2^32.
     taken: u32,
     messages: PhantomData<fn(Request) -> Response>,
 }
