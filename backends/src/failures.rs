@@ -16,7 +16,7 @@ pub struct Failure<'a> {
     pub operation: &'static str,
     /// Where, as ` sector 8`; may be empty.
     pub place: String,
-    /// What the host said.
+    /// What the host's call failed with.
     pub error: &'a io::Error,
     /// What became of it, as `the guest was told of an error`.
     pub outcome: &'static str,
@@ -66,7 +66,7 @@ impl Failures {
         (state.total, state.last.clone())
     }
 
-    /// There is one more.
+    /// Counts one more failure, and tells it where it is the first of its kind.
     pub fn add(&self, failure: &Failure<'_>) {
         self.add_at(failure, Instant::now());
     }

@@ -63,7 +63,7 @@ impl FakePage {
         self.script_state().loads.get(&offset).copied().unwrap_or(0)
     }
 
-    /// Takes the page away.
+    /// Takes the page away: from now on every access fails.
     pub fn take_away(&self) {
         self.script_state().gone = true;
     }
@@ -155,7 +155,7 @@ struct Tables {
     ports: Vec<Port>,
 }
 
-/// An own port.
+/// An own end of a channel.
 struct Port {
     remote: (DomId, EventPort),
     notifications: usize,

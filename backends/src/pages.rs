@@ -8,12 +8,12 @@ use pv_abi::ring::RingMemory;
 pub struct Pages<P>(Vec<P>);
 
 impl<P: Page> Pages<P> {
-    /// Pages in their order.
+    /// Pages that lie one behind the other, in this order.
     pub fn new(pages: Vec<P>) -> Self {
         Self(pages)
     }
 
-    /// Their bytes.
+    /// Bytes of all pages together.
     pub fn bytes(&self) -> usize {
         self.0.len().saturating_mul(PAGE_SIZE)
     }

@@ -23,14 +23,14 @@ impl HostError {
 /// What a back-end may do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Read it.
+    /// The page is read, and never written.
     ReadOnly,
-    /// Read and write it.
+    /// The page is read and written.
     ReadWrite,
 }
 
 impl Access {
-    /// Whether it may write.
+    /// Whether the page may be written.
     pub const fn is_writable(self) -> bool {
         matches!(self, Self::ReadWrite)
     }

@@ -24,7 +24,7 @@ impl<P: Page> Buffer<P> {
         Self { pieces, bytes, access }
     }
 
-    /// Its length.
+    /// Bytes of all pieces together.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -37,7 +37,7 @@ impl Disk {
         self
     }
 
-    /// Its name.
+    /// What the disk is called in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -52,7 +52,7 @@ impl Disk {
         self.writable
     }
 
-    /// Its image.
+    /// What the disk's sectors are kept in.
     pub fn image(&self) -> &Arc<dyn Image> {
         &self.image
     }

@@ -27,7 +27,7 @@ pub struct BlockDriver {
 }
 
 impl BlockDriver {
-    /// Serves `disk`.
+    /// The driver of one disk, whatever becomes of its front-ends.
     pub fn new(disk: Arc<Disk>) -> Self {
         Self { disk }
     }

@@ -52,7 +52,7 @@ impl<P: Page> Flight<P> {
         Self::new(id, Operation::READ, Order::Free, &[Step::Read], offset, 0, buffer)
     }
 
-    /// See [`Self::read`].
+    /// Moves the buffer's bytes to `offset` on.
     pub fn write(id: u64, offset: u64, buffer: Buffer<P>) -> Self {
         Self::new(id, Operation::WRITE, Order::Write, &[Step::Write], offset, 0, buffer)
     }
@@ -113,12 +113,12 @@ impl<P: Page> Flight<P> {
         }
     }
 
-    /// Bytes that it moves.
+    /// Bytes that the request moves.
     pub fn bytes(&self) -> u64 {
         self.buffer.bytes() as u64
     }
 
-    /// Its call is a flush.
+    /// Whether the call that it is at is a flush.
     pub fn is_flushing(&self) -> bool {
         self.steps.first() == Some(&Step::Flush)
     }

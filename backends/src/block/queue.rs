@@ -8,7 +8,7 @@ use super::flight::{Flight, Order};
 use crate::host::Page;
 
 pub(super) struct Queue<P> {
-    /// By their tokens.
+    /// Requests that are under way, by their tokens.
     flights: Vec<Option<Flight<P>>>,
     free: Vec<u32>,
     held: Option<Flight<P>>,

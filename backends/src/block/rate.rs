@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub struct Limit {
     /// Bytes per second, read and written.
     pub bytes_per_second: Option<NonZeroU64>,
-    /// Requests per second.
+    /// Requests per second; none for no limit.
     pub operations_per_second: Option<NonZeroU64>,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// None without a limit.
+    /// What keeps to `limit` from `now` on; none where it limits nothing.
     pub fn new(limit: Limit, now: Instant) -> Option<Self> {
         let bucket = |rate: Option<NonZeroU64>| rate.map(|rate| Bucket::new(rate, now));
         let rate =

@@ -10,9 +10,9 @@ use zerocopy::{FromBytes, IntoBytes};
 /// What the requests of a front-end are checked against.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Sectors of the disk.
+    /// Sectors of the disk. No request may reach beyond.
     pub sectors: u64,
-    /// It may be written.
+    /// Whether the disk may be written.
     pub writable: bool,
     /// Segments of an indirect request.
     pub indirect_segments: u16,
@@ -23,7 +23,7 @@ pub(super) struct Limits {
 pub struct Refused {
     /// What the front-end is told.
     pub status: Status,
-    /// What people are told.
+    /// Why the request was refused, for people.
     pub reason: &'static str,
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// What a thread is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Command {
-    /// Serve its device.
+    /// Serve its device, and sleep while there is nothing to do.
     #[default]
     Serve,
     /// Finish what it began, and sleep until it is told otherwise.

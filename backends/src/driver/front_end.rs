@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 /// A front-end that wants to be connected.
 pub struct FrontEnd<'a, H> {
-    /// The host domain.
+    /// The host domain, which maps its pages and binds its port.
     pub host: Arc<H>,
-    /// Whose it is.
+    /// The domain that the front-end is in.
     pub domain: DomId,
     /// To be rung by its notifications.
     pub bell: Arc<Bell>,

@@ -25,10 +25,10 @@ pub struct DeviceLifecycle<H: Host> {
     watches: Connection,
 }
 
-/// Why a life has ended.
+/// Why the life of a device has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifecycleEnd {
-    /// It was asked to.
+    /// It was told to stop.
     Stopped,
     /// Nobody wants the device any more, and its front-end has let go.
     Removed,

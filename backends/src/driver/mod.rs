@@ -68,11 +68,11 @@ pub trait Device: Send {
 /// Whether a device's thread may sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleep {
-    /// There is work.
+    /// Not now: there is work.
     No,
     /// Until the bell is rung.
     UntilRung,
-    /// No longer than this.
+    /// Until the bell is rung, but no longer than this.
     AtMost(Duration),
 }
 

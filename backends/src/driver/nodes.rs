@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 /// Nodes below a device's directory, and their values.
 pub type Nodes = BTreeMap<&'static str, String>;
 
-/// Where a device is.
+/// Where a device's nodes are in the store: of which class and number it is, and whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Its class: `vbd`, `vif`.
     pub class: &'static str,
-    /// Whose it is.
+    /// The domain that has the front-end.
     pub domain: DomId,
     /// Its number in that domain.
     pub number: u32,

@@ -32,9 +32,9 @@ pub enum Action {
     ReadRingAndConnect,
     /// Lets go of ring and grants, where it has any.
     Disconnect,
-    /// Writes its state.
+    /// Publish this state as the back-end's.
     SetState(XenbusState),
-    /// Ends.
+    /// Remove the device's nodes: nobody wants it any more.
     Remove,
 }
 

@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// What went wrong with a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The store refused.
+    /// The store has refused a request.
     #[error("can't {operation} {path} in xenstore: {} ({errno})", errno.text())]
     Refused {
-        /// What was asked for.
+        /// What was asked for, as a verb.
         operation: &'static str,
-        /// Of which node.
+        /// The node that it was asked of.
         path: String,
-        /// Why it was not done.
+        /// Why the store has refused it.
         errno: Errno,
     },
     /// Who served the store has gone.
@@ -44,7 +44,7 @@ impl From<io::Error> for ClientError {
     }
 }
 
-/// A connection.
+/// A connection to the store of another process, over its socket.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,

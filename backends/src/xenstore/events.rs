@@ -6,7 +6,7 @@ use pv_abi::io::xenstore::PAYLOAD_MAX;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Something changed.
+/// What a watch has seen: a node that has changed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Event {
     /// What: relative where the watch's path was. Never above that path.

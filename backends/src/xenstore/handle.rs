@@ -15,11 +15,11 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("can't {operation} {path} in xenstore: {} ({errno})", errno.text())]
 pub struct StoreError {
-    /// What was asked for.
+    /// What was asked for, as a verb.
     pub operation: &'static str,
-    /// Of which node.
+    /// The node that it was asked of.
     pub path: String,
-    /// Why it was not done.
+    /// Why the store has refused it.
     pub errno: Errno,
 }
 
@@ -35,7 +35,7 @@ struct Shared {
 }
 
 impl StoreHandle {
-    /// Shares a store.
+    /// A handle to `store`, and all its clones are handles to the same.
     pub fn new(store: Store) -> Self {
         Self(Arc::new(FairMutex::new(Shared { store, wakes: BTreeMap::new() })))
     }
@@ -57,7 +57,7 @@ impl StoreHandle {
         result
     }
 
-    /// Holds the lock once.
+    /// Does a bounded piece of work under the lock, which is taken once.
     fn piece<R>(&self, work: impl FnOnce(&mut Store) -> R) -> R {
         let mut shared = self.0.lock();
         let result = work(&mut shared.store);

@@ -48,12 +48,12 @@ pub use watching::Untold;
 
 use pv_abi::DomId;
 
-/// Who uses the store.
+/// Who uses the store, and so what it may do there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Caller {
     /// The host domain: may do everything, without quota.
     Privileged,
-    /// A guest.
+    /// A guest, which may do what nodes' permissions let it.
     Domain(DomId),
 }
 

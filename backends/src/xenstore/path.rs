@@ -68,7 +68,7 @@ impl Path {
         self.0.starts_with('@')
     }
 
-    /// The text.
+    /// The absolute path, or the special name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -13,13 +13,13 @@ pub struct Access {
 }
 
 impl Access {
-    /// Nothing.
+    /// Neither reading nor writing.
     pub const NONE: Self = Self { read: false, write: false };
-    /// Reading.
+    /// Reading the node, and not writing it.
     pub const READ: Self = Self { read: true, write: false };
-    /// Writing.
+    /// Writing the node, and not reading it.
     pub const WRITE: Self = Self { read: false, write: true };
-    /// Both.
+    /// Reading and writing the node.
     pub const BOTH: Self = Self { read: true, write: true };
 
     fn parse(letter: u8) -> Option<Self> {
@@ -102,7 +102,7 @@ impl Permissions {
         Ok(Self { owner, others, entries: entries.collect::<Result<_, _>>()? })
     }
 
-    /// What a reply carries.
+    /// The owner, then the others: a letter and a number each, ended by a zero byte.
     pub(super) fn to_wire(&self) -> Vec<u8> {
         let all = [(self.owner, self.others)].into_iter().chain(self.entries.iter().copied());
         all.flat_map(|(domain, access)| format!("{}{}\0", access.letter(), domain.0).into_bytes()).collect()

@@ -15,7 +15,7 @@ pub struct Quota {
     pub node_bytes: usize,
     /// Entries of a node's permissions, the owner's included; else ENOSPC.
     pub permissions: usize,
-    /// Watches; else E2BIG.
+    /// Watches that one connection may have; more are E2BIG.
     pub watches: usize,
     /// Open transactions; else ENOSPC.
     pub transactions: usize,

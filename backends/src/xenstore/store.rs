@@ -47,7 +47,7 @@ impl Default for Store {
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store, in which each guest has this quota.
     pub fn new(quota: Quota) -> Self {
         Self {
             tree: Tree::new(),

@@ -48,7 +48,7 @@ impl Account {
     }
 }
 
-/// Everybody's account.
+/// What each owner's nodes take.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct Accounts(BTreeMap<DomId, Account>);
 

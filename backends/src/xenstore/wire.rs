@@ -16,7 +16,7 @@ const HEADER: usize = size_of::<Header>();
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a request of type {message_type} with {length} bytes, where {PAYLOAD_MAX} are allowed")]
 pub struct TooLong {
-    /// What the request is.
+    /// What the request asks for.
     pub message_type: MessageType,
     /// The length that its header gives.
     pub length: u32,
@@ -41,7 +41,7 @@ impl Wire {
         Self { connection, input: Vec::new(), output: Vec::new(), sent: 0 }
     }
 
-    /// Whose they are.
+    /// The connection whose bytes these are.
     pub fn connection(&self) -> ConnectionId {
         self.connection
     }

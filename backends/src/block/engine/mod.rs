@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use uring::Uring;
 
-/// A call on an image.
+/// A call on an image, which an engine makes.
 pub enum Call<P> {
     /// Bytes of the image into memory.
     Read(Transfer<P>),
@@ -26,16 +26,16 @@ pub enum Call<P> {
     Flush,
     /// Bytes nobody needs any more.
     Discard {
-        /// The first one.
+        /// The first byte of the range.
         offset: u64,
-        /// How many.
+        /// Bytes of the range.
         length: u64,
     },
 }
 
 /// Where from and where to.
 pub struct Transfer<P> {
-    /// The memory.
+    /// The pages that are read into or written from.
     pub buffer: Arc<Buffer<P>>,
     /// Where in the memory to begin.
     pub from: usize,

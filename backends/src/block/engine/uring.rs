@@ -48,7 +48,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The engine that works through io_uring.
 pub(crate) struct Uring<P: Page> {
     ring: IoUring,
-    /// By token.
+    /// The calls that the host works on, by token.
     under_way: Vec<Option<UnderWay<P>>>,
     /// Tokens of those that are in the ring's queue and that the kernel has not got, in their order there.
     unsubmitted: VecDeque<u32>,
@@ -72,7 +72,7 @@ pub(crate) struct Uring<P: Page> {
 
 /// What the kernel was given pointers to.
 struct UnderWay<P> {
-    /// It owns the pages.
+    /// The call. It owns the pages for as long as the host may touch them.
     call: Call<P>,
     _vectors: Vec<libc::iovec>,
 }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 pub struct ImageError {
-    /// The file.
+    /// The file that cannot be used.
     pub path: PathBuf,
     /// Why, as part of a sentence.
     pub reason: String,
 }
 
 impl ImageError {
-    /// An error of `path`.
+    /// That the image at `path` cannot be used, and why.
     pub fn new(path: &Path, reason: impl Into<String>) -> Self {
         Self { path: path.to_owned(), reason: reason.into() }
     }

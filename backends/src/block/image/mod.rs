@@ -25,7 +25,7 @@ use vm_memory::VolatileSlice;
 /// The bytes of a disk. Calls wait until they are done; each is made once, so that whoever makes them decides about
 /// short transfers and interruptions.
 pub trait Image: Send + Sync + fmt::Debug {
-    /// How many bytes.
+    /// Bytes of the disk that the image is. A guest sees whole sectors of them.
     fn bytes(&self) -> u64;
 
     /// Copies bytes from `offset` on into memory, and says how many: 0 only where there are none.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// How an image holds a disk's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// As they are.
+    /// The file's bytes are the disk's.
     Raw,
     /// As QEMU's copy-on-write format, versions 2 and 3.
     Qcow2,

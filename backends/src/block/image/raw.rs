@@ -70,7 +70,7 @@ impl RawImage {
         self.direct
     }
 
-    /// The file.
+    /// The file that the image is.
     pub fn file(&self) -> &File {
         &self.file
     }

@@ -27,7 +27,7 @@ fn position(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(io::Error::other)
 }
 
-/// One `preadv`.
+/// Reads by one `preadv`, which may fall short.
 pub(super) fn read(file: &File, offset: u64, into: &[VolatileSlice<'_>]) -> io::Result<usize> {
     let (vectors, offset) = (vectors(into), position(offset)?);
     // SAFETY: each vector is a slice of `into`, which is mapped and writable for the time of the call; nothing but the
@@ -45,7 +45,7 @@ pub fn read_cached(file: &File, offset: u64, into: &[VolatileSlice<'_>]) -> io::
     result(moved)
 }
 
-/// One `pwritev`.
+/// Writes by one `pwritev`, which may fall short.
 pub(super) fn write(file: &File, offset: u64, from: &[VolatileSlice<'_>]) -> io::Result<usize> {
     let (vectors, offset) = (vectors(from), position(offset)?);
     // SAFETY: as in `read`; the kernel only reads the memory.

@@ -63,7 +63,7 @@ impl Layout {
         }
     }
 
-    /// The largest count.
+    /// The largest reference count that the image's width holds.
     const fn largest(&self) -> u64 {
         u64::MAX >> 64_u32.saturating_sub(1 << self.order)
     }

@@ -70,7 +70,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Bytes of a cluster.
+    /// Bytes of a cluster, a power of two.
     pub const fn cluster_bytes(&self) -> u64 {
         1 << self.cluster_bits
     }

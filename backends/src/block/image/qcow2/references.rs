@@ -65,7 +65,7 @@ struct Block {
 struct References<'a> {
     file: &'a File,
     layout: Layout,
-    /// Bytes of the file.
+    /// Bytes of the file when it was looked at.
     end: u64,
     /// Those of clusters that were met.
     blocks: HashMap<u64, Option<Block>>,

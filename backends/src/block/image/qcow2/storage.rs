@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-/// An open, locked file.
+/// An image's file, open and locked, as the library of qcow2 uses it.
 #[derive(Debug)]
 pub struct StrictFile {
     file: ImageFile,
