@@ -120,12 +120,12 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestArray<T> {
             .ok_or(Refusal::new(Errno::EFAULT, "the array ends beyond the last address"))
     }
 
-    /// Elements.
+    /// How many elements the array has.
     pub fn len(&self) -> u64 {
         self.length
     }
 
-    /// Whether it has none.
+    /// Whether the array has no element.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }

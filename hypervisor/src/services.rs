@@ -22,13 +22,13 @@ pub struct Services {
     pub mmu: Arc<Mmu>,
     /// What guests ring without a hypercall.
     pub doorbells: Arc<dyn Doorbells>,
-    /// All domains.
+    /// All domains but the host domain.
     pub domains: Domains,
-    /// System time.
+    /// The clock of system time.
     pub clock: Arc<dyn Clock>,
     /// Who runs, and the timers.
     pub scheduler: Arc<Scheduler>,
-    /// What `cpuid` says.
+    /// What `cpuid` answers to guests.
     pub cpuid: Arc<MachineCpuid>,
     /// Whether the machine raises #NM at the first use of the FPU while CR0.TS is set. Where it does not, TS stays clear.
     pub raises_nm: bool,

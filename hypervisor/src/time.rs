@@ -21,9 +21,9 @@ pub const SLEW: u64 = 1024;
 /// Two readings of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// System time.
+    /// System time in nanoseconds.
     pub now: u64,
-    /// The TSC.
+    /// The TSC at that time, as the guest reads it.
     pub tsc: u64,
 }
 

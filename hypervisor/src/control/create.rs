@@ -18,7 +18,7 @@ pub const MAX_VCPUS: u32 = LEGACY_MAX_VCPUS as u32;
 /// What a domain is to be.
 #[derive(Debug)]
 pub struct DomainConfig {
-    /// Its name, for people.
+    /// What the domain is called in messages.
     pub name: String,
     /// Its vCPUs, at least 1 and at most [`MAX_VCPUS`].
     pub vcpus: u32,

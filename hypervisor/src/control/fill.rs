@@ -10,7 +10,7 @@ use pv_abi::{DomId, EventPort, GrantRef};
 /// A domain that can start, and be served.
 #[derive(Clone, Copy, Debug)]
 pub struct FilledDomain {
-    /// What was built.
+    /// Where the builder has put what the domain starts with.
     pub built: BuiltDomain,
     /// The port that it offers to its console's back-end.
     pub console_port: EventPort,

@@ -32,7 +32,7 @@ use std::time::Duration;
 /// A pcpu and what wakes it from guest mode.
 pub type PcpuParts = (Box<dyn Pcpu>, Arc<dyn Kick>);
 
-/// The hypervisor.
+/// A machine with its layers, and the threads that run them.
 #[derive(Debug)]
 pub struct Hypervisor {
     services: Arc<Services>,

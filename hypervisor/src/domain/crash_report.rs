@@ -12,11 +12,11 @@ pub struct SymbolTable(Vec<Symbol>);
 /// A function of a kernel image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symbol {
-    /// Its first address.
+    /// The linear address of the function's first byte.
     pub address: u64,
     /// Its bytes; 0 where the image does not say.
     pub size: u64,
-    /// Its name.
+    /// The function's name, demangled where that is possible.
     pub name: String,
 }
 
@@ -49,26 +49,26 @@ impl SymbolTable {
 /// An address of code, with its name where that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The address.
+    /// The linear address.
     pub address: u64,
-    /// Function and offset.
+    /// The function that the address is in, and the offset there.
     pub symbol: Option<String>,
 }
 
 /// What is told of a crash, or of a failure of the host.
 #[derive(Clone, Debug)]
 pub struct CrashReport {
-    /// Why, in words.
+    /// Why the domain could not go on, in words.
     pub reason: String,
     /// The host failed, or the hypervisor has a defect; the guest is not to blame.
     pub is_hosts: bool,
-    /// The domain.
+    /// The domain that has crashed.
     pub domain: DomId,
     /// The vCPU that it happened on.
     pub vcpu: VcpuId,
     /// Which half of the guest ran.
     pub mode: Mode,
-    /// Its registers.
+    /// The vCPU's registers at that moment.
     pub registers: Registers,
     /// Code and stack selectors.
     pub selectors: (u16, u16),

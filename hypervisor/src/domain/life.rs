@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How a domain ended.
+/// How a domain has ended.
 #[derive(Clone, Debug)]
 pub enum End {
     /// It said that it is done.
@@ -19,7 +19,7 @@ pub enum End {
     Crashed(Box<CrashReport>),
     /// The host failed, or the hypervisor has a defect; the guest is not to blame.
     HostFailed(Box<CrashReport>),
-    /// The host ended it.
+    /// Somebody on the host has ended it.
     Destroyed,
 }
 
@@ -48,7 +48,7 @@ pub enum Stage {
     /// Being built; no vCPU has run.
     #[default]
     Built,
-    /// Its vCPUs run.
+    /// Its vCPUs run when they are ready.
     Running,
     /// Its vCPUs leave their pcpus and get none. What happens to them meanwhile (events, timers) is not lost.
     Paused,
@@ -61,11 +61,11 @@ pub enum Stage {
 /// What is left of a domain.
 #[derive(Clone, Debug)]
 pub struct DomainEnd {
-    /// How it ended.
+    /// How the domain has ended.
     pub end: End,
     /// What it reports to whoever started it.
     pub status: u8,
-    /// What it did.
+    /// What the domain did in its life, counted.
     pub statistics: StatisticsSnapshot,
 }
 
@@ -111,7 +111,7 @@ impl Default for Life {
 }
 
 impl Life {
-    /// Where it is now.
+    /// Where the life is now. It may have moved on when the caller looks.
     pub fn stage(&self) -> Stage {
         self.stage.lock().clone()
     }

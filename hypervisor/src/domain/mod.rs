@@ -38,11 +38,11 @@ pub trait Wake: Send + Sync + std::fmt::Debug {
 /// What a domain is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// Its number.
+    /// The domain's number.
     pub id: DomId,
-    /// Its name, for people.
+    /// What the domain is called in messages.
     pub name: String,
-    /// Its shared page.
+    /// The page that the domain shares with the hypervisor (`shared_info`).
     pub shared: SharedPage,
     /// Its vCPUs, number 0 first.
     pub vcpus: Vec<VcpuHandle>,
@@ -50,11 +50,11 @@ pub struct Parts {
     pub maximum_pages: u64,
     /// Its emergency console.
     pub console: Arc<dyn Console>,
-    /// Who wakes its vCPUs.
+    /// Who wakes the domain's vCPUs: the scheduler.
     pub wake: Arc<dyn Wake>,
 }
 
-/// A domain.
+/// A domain: all that is known of it, but for its frames and its page tables.
 #[derive(Debug)]
 pub struct Domain {
     parts: Parts,
@@ -88,27 +88,27 @@ impl Domain {
         }
     }
 
-    /// Its number.
+    /// The domain's number.
     pub fn id(&self) -> DomId {
         self.parts.id
     }
 
-    /// Its name.
+    /// What the domain is called in messages.
     pub fn name(&self) -> &str {
         &self.parts.name
     }
 
-    /// Its shared page.
+    /// The page that the domain shares with the hypervisor (`shared_info`).
     pub fn shared(&self) -> &SharedPage {
         &self.parts.shared
     }
 
-    /// Its event channels.
+    /// The domain's event channels.
     pub fn ports(&self) -> &Ranked<PortTable> {
         &self.ports
     }
 
-    /// Its grant table.
+    /// What the domain lends to others.
     pub fn grants(&self) -> &Ranked<GrantTable> {
         &self.grants
     }
@@ -118,12 +118,12 @@ impl Domain {
         &self.maptrack
     }
 
-    /// All its vCPUs.
+    /// All vCPUs of the domain, number 0 first, whether started or not.
     pub fn vcpus(&self) -> &[VcpuHandle] {
         &self.parts.vcpus
     }
 
-    /// One of its vCPUs.
+    /// The vCPU of that number; none where the domain has none such.
     pub fn vcpu(&self, id: VcpuId) -> Option<&VcpuHandle> {
         self.parts.vcpus.get(usize::try_from(id.0).ok()?)
     }
@@ -152,7 +152,7 @@ impl Domain {
         &self.life
     }
 
-    /// Its counters.
+    /// What the domain does, counted.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
@@ -178,7 +178,7 @@ impl Domain {
         self.exit_status.load(Ordering::Relaxed)
     }
 
-    /// Sets that.
+    /// Sets what the domain reports to whoever started it.
     pub fn set_exit_status(&self, status: u8) {
         self.exit_status.store(status, Ordering::Relaxed);
     }
@@ -201,7 +201,7 @@ impl Domain {
         self.symbols.get()
     }
 
-    /// Sets them, once.
+    /// Sets the kernel's symbols. The first setting counts.
     pub fn set_symbols(&self, symbols: SymbolTable) {
         let _ = self.symbols.set(symbols);
     }

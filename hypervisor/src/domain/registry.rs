@@ -43,7 +43,7 @@ impl Domains {
         self.0.lock().domains.insert(domain.id(), domain);
     }
 
-    /// Forgets a domain.
+    /// Forgets a domain, so that its number may be used again.
     pub fn remove(&self, id: DomId) {
         let removed = self.0.lock().domains.remove(&id);
         drop(removed); // outside the lock: it may be the last reference
@@ -54,7 +54,7 @@ impl Domains {
         self.0.lock().domains.get(&id).cloned()
     }
 
-    /// All of them.
+    /// All domains there are now, by rising number.
     pub fn all(&self) -> Vec<Arc<Domain>> {
         self.0.lock().domains.values().cloned().collect()
     }

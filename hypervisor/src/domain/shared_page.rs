@@ -32,7 +32,7 @@ impl SharedPage {
         Ok(Self { memory, frame })
     }
 
-    /// Its frame.
+    /// The frame that the page is.
     pub fn frame(&self) -> Mfn {
         self.frame
     }

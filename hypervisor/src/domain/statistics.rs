@@ -8,22 +8,22 @@ pub const HYPERCALLS: usize = 129;
 /// Kinds of exits, as statistics tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitKind {
-    /// `syscall`.
+    /// The instruction `syscall`.
     Syscall,
     /// A store to the doorbell.
     Doorbell,
     /// A ring of a doorbell that does not hang there.
     Unanswered,
-    /// An exception.
+    /// An exception that the processor has raised.
     Exception,
-    /// A kick.
+    /// A kick: somebody wanted the pcpu back.
     Kicked,
     /// What the machine cannot carry out.
     Unhandled,
 }
 
 impl ExitKind {
-    /// All kinds.
+    /// All kinds, in the order in which they are told.
     pub const ALL: [Self; 6] =
         [Self::Syscall, Self::Doorbell, Self::Unanswered, Self::Exception, Self::Kicked, Self::Unhandled];
 }
@@ -66,21 +66,21 @@ pub struct StatisticsSnapshot {
 }
 
 impl StatisticsSnapshot {
-    /// Exits of a kind.
+    /// How many exits of a kind there were.
     pub fn exits_of(&self, kind: ExitKind) -> u64 {
         self.exits.get(kind as usize).map_or(0, |(_, count)| *count)
     }
 }
 
 impl Statistics {
-    /// Counts an exit.
+    /// Counts an exit of that kind.
     pub fn exit(&self, kind: ExitKind) {
         if let Some(counter) = self.exits.get(kind as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Counts a hypercall.
+    /// Counts a hypercall of that number.
     pub fn hypercall(&self, number: u64) {
         let index = usize::try_from(number).unwrap_or(usize::MAX).min(HYPERCALLS - 1);
         if let Some(counter) = self.hypercalls.get(index) {
@@ -88,7 +88,7 @@ impl Statistics {
         }
     }
 
-    /// Counts an upcall.
+    /// Counts an upcall that was delivered.
     pub fn upcall(&self) {
         self.upcalls.fetch_add(1, Ordering::Relaxed);
     }
@@ -104,7 +104,7 @@ impl Statistics {
         self.hypercalls.get(index).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    /// All of them now.
+    /// All counters, each as it is at its moment.
     pub fn snapshot(&self) -> StatisticsSnapshot {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let names = ["syscall", "doorbell", "unanswered", "exception", "kicked", "unhandled"];

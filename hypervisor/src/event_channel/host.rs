@@ -41,7 +41,7 @@ pub fn connect(
 }
 
 impl HostChannel {
-    /// The guest's port.
+    /// The guest's port that the channel is connected to.
     pub fn port(&self) -> EventPort {
         self.port
     }

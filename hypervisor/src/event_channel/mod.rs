@@ -40,9 +40,9 @@ use std::sync::Arc;
 /// A port that is to be made pending, and the vCPU that it notifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The port.
+    /// The port on which the event comes.
     pub port: EventPort,
-    /// The vCPU.
+    /// The vCPU that is told of the event.
     pub vcpu: VcpuId,
 }
 

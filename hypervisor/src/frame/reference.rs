@@ -23,12 +23,12 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The frame.
+    /// The frame that the reference keeps.
     pub const fn mfn(&self) -> Mfn {
         self.mfn
     }
 
-    /// What it keeps.
+    /// What the reference keeps of the frame: that it is owned, or that it has a type, too.
     pub const fn kind(&self) -> ReferenceKind {
         self.kind
     }

@@ -13,7 +13,7 @@ pub struct FramesAtRest {
 }
 
 impl FrameTable {
-    /// The state now.
+    /// All words, owners and counts, while nobody changes them.
     pub(crate) fn at_rest(&self) -> FramesAtRest {
         let records = self.records.iter();
         let records = records.map(|record| {

@@ -51,7 +51,7 @@ pub enum Operation {
 /// What the caller of [`step`] has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing.
+    /// Nothing follows from the operation.
     Nothing,
     /// Check the contents from the start. The references just taken belong to that work until it is done.
     Validate,
@@ -60,7 +60,7 @@ pub enum Effect {
     Resume,
     /// Give back what the contents refer to. The reference just released belongs to that work until then.
     Devalidate,
-    /// The frame is free.
+    /// The last reference is gone: the frame is free, and its owner is to be forgotten.
     Freed,
 }
 

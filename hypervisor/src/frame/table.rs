@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use zerocopy::FromZeros;
 
-/// One frame.
+/// What the frame table knows of one frame.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
 pub(super) struct Record {
@@ -38,13 +38,13 @@ pub(super) struct Record {
 pub struct Conservation {
     /// Frames of the machine.
     pub total: u64,
-    /// Free.
+    /// Frames that nobody owns.
     pub free: u64,
     /// Owned by somebody, the hypervisor included.
     pub owned: u64,
 }
 
-/// The frame table.
+/// What is known of all frames of the machine.
 #[derive(Debug)]
 pub struct FrameTable {
     pub(super) records: Vec<Record>,
@@ -84,7 +84,7 @@ impl FrameTable {
         &self.m2p
     }
 
-    /// All frame numbers.
+    /// The numbers of all frames of the machine, by rising number.
     pub fn all(&self) -> impl Iterator<Item = Mfn> + use<> {
         (0..self.records.len() as u64).map(Mfn)
     }

@@ -58,7 +58,7 @@ impl FrameType {
 /// How far the check of a frame's contents is. [`Phase::Valid`] wherever there is nothing to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// All of it holds.
+    /// All entries of the table are checked, and hold their references.
     Valid,
     /// Some of the contents are checked, perhaps by a call that was interrupted.
     Validating,
@@ -73,9 +73,9 @@ pub struct Word {
     pub general: u32,
     /// References that need the type.
     pub uses: u32,
-    /// The type.
+    /// What the frame is used as.
     pub kind: FrameType,
-    /// See [`Phase`].
+    /// How far the check of a table has come.
     pub phase: Phase,
     /// A guest keeps it validated: one type reference.
     pub pinned: bool,
@@ -94,7 +94,7 @@ const ALLOCATED: u64 = 1 << 62;
 const PERMANENT: u64 = 1 << 63;
 
 impl Word {
-    /// The highest count.
+    /// The highest count that a word can hold. An operation that would go beyond is refused.
     pub const MAX: u32 = (1 << COUNT_BITS) - 1;
 
     /// A frame that nobody has.

@@ -39,12 +39,12 @@ impl HostGrant {
         &self.mmu
     }
 
-    /// The frame.
+    /// The frame that is lent.
     pub const fn mfn(&self) -> Mfn {
         self.mfn
     }
 
-    /// What it is lent for.
+    /// Whether the page is lent for writing.
     pub const fn access(&self) -> Access {
         self.access
     }

@@ -13,11 +13,11 @@ use std::sync::Arc;
 /// A mapping that a domain asks for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Who lends.
+    /// The domain that lends the page.
     pub granter: Arc<Domain>,
-    /// By which entry.
+    /// The entry of the granter's table that permits the mapping.
     pub reference: GrantRef,
-    /// For what.
+    /// Whether the page is to be mapped for writing.
     pub access: Access,
     /// Which entry is to map it, if one is.
     pub target: Option<EntryTarget>,

@@ -56,7 +56,7 @@ pub enum Stop {
     Refused(GrantStatus),
     /// The budget ended before; the same, tried again, goes on.
     Preempted,
-    /// The grantee's end.
+    /// The machine has failed, and the grantee cannot go on.
     Lost(Failure),
 }
 

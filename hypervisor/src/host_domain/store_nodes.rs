@@ -6,17 +6,17 @@ use pv_abi::{DomId, Errno, EventPort, GrantRef, PAGE_SIZE};
 /// What there is to say of a domain.
 #[derive(Clone, Debug)]
 pub struct StoreNodes<'a> {
-    /// Its number.
+    /// The domain's number.
     pub domain: DomId,
-    /// Its name.
+    /// What the domain is called.
     pub name: &'a str,
-    /// Its memory.
+    /// How many pages the domain may have.
     pub pages: u64,
-    /// Its vCPUs.
+    /// How many vCPUs the domain has.
     pub vcpus: u32,
-    /// Its console's port.
+    /// The domain's port for its console.
     pub console_port: EventPort,
-    /// Its store's port.
+    /// The domain's port for its ring to the store.
     pub store_port: EventPort,
 }
 

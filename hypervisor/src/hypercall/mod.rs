@@ -59,7 +59,7 @@ pub type Arguments = [u64; 6];
 /// What happens after a hypercall.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It returns this.
+    /// The call is done, and returns this to the guest.
     Done(u64),
     /// The registers are those to go on with (`iret`).
     Resumed,
@@ -73,11 +73,11 @@ pub enum Outcome {
     AwaitingRoom,
     /// Its budget is used up: it goes on after a look at events and at the time.
     Preempted,
-    /// The domain has ended.
+    /// The domain has ended, and does not go on.
     Ended,
 }
 
-/// What a handler says.
+/// What a handler says: an outcome, or why the domain cannot go on.
 pub type Reply = Result<Outcome, Failure>;
 
 /// A hypercall's implementation.
@@ -88,11 +88,11 @@ pub type Handler = fn(&mut Call<'_>, Arguments) -> Reply;
 pub struct Call<'a> {
     /// What handlers work with.
     pub services: &'a Services,
-    /// The caller's domain.
+    /// The domain that makes the call.
     pub domain: &'a Arc<Domain>,
     /// The caller, as others see it.
     pub handle: &'a VcpuHandle,
-    /// The caller.
+    /// The vCPU that makes the call.
     pub vcpu: &'a mut Vcpu,
     /// How far the call has come before.
     pub progress: Progress,
@@ -130,7 +130,7 @@ impl<'a> Call<'a> {
         self.work == 0 || self.budget.is_exhausted()
     }
 
-    /// The caller's memory.
+    /// The memory that the caller sees.
     pub fn space(&self) -> GuestSpace<'a> {
         self.vcpu.space(&self.services.mmu)
     }
@@ -163,7 +163,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The usual success.
+/// What most calls say when they have succeeded: 0.
 const fn done() -> Reply {
     Ok(Outcome::Done(0))
 }

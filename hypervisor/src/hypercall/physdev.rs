@@ -4,7 +4,7 @@ use super::{Arguments, Call, Reply, done, no_such_operation, refuse};
 use pv_abi::Errno;
 use pv_abi::physdev::{PhysdevOp, SetIoBitmap, SetIopl};
 
-/// Ports that there are.
+/// How many I/O ports there are.
 const PORTS: u32 = 65_536;
 
 /// `physdev_op(op, argument)`.

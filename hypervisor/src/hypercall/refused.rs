@@ -8,7 +8,7 @@ pub fn not_permitted(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
     refuse(Errno::EPERM, "only the host domain controls the machine")
 }
 
-/// `argo_op`.
+/// Answers calls that Xen knows and Paravane does not have: −ENOSYS.
 pub fn not_implemented(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
     refuse(Errno::ENOSYS, "not offered")
 }

@@ -7,14 +7,14 @@ use super::{
 use pv_abi::extension::HYPERCALL_NUMBER;
 use pv_abi::hypercall::HypercallNumber as N;
 
-/// A row of the table.
+/// A hypercall, and who carries it out.
 #[derive(Clone, Copy, Debug)]
 pub struct Hypercall {
-    /// Its number.
+    /// The number that the guest gives in RAX.
     pub number: u64,
     /// Its name in Xen's headers.
     pub name: &'static str,
-    /// What it does.
+    /// The function that carries it out.
     pub handler: Handler,
 }
 
@@ -61,7 +61,7 @@ pub static TABLE: &[Hypercall] = &[
     Hypercall { number: HYPERCALL_NUMBER, name: "EXTENSION", handler: extension::extension },
 ];
 
-/// The row of a number.
+/// The row of a number; none where no hypercall has it.
 pub fn find(number: u64) -> Option<&'static Hypercall> {
     let place = TABLE.binary_search_by_key(&number, |row| row.number).ok()?;
     TABLE.get(place)

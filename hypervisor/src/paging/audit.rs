@@ -17,7 +17,7 @@ struct Found {
     uses: BTreeMap<FrameType, u32>,
 }
 
-/// A recount.
+/// Counts of references as they follow from all that refers to frames.
 #[derive(Default)]
 struct Recount<'a> {
     lent: &'a [(EntryPlace, Mfn)],

@@ -34,7 +34,7 @@ impl Batch {
         Self { domain, budget, changes: Vec::new(), held: Vec::new(), table: None, updated: 0 }
     }
 
-    /// Whose it is.
+    /// The domain whose page tables are updated.
     pub const fn domain(&self) -> DomId {
         self.domain
     }

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a call that was interrupted must be made again"]
 pub enum Progress {
-    /// It did.
+    /// The call did what it was asked for.
     Done,
     /// Its budget ran out. Nothing that the guest can see has happened; the same call, made again with the same
     /// arguments, goes on.
@@ -25,7 +25,7 @@ impl AsMut<Self> for Budget {
 }
 
 impl Budget {
-    /// So many steps.
+    /// A budget of so many steps.
     pub const fn new(steps: u32) -> Self {
         Self(steps)
     }
@@ -35,7 +35,7 @@ impl Budget {
         Self(u32::MAX)
     }
 
-    /// What is left.
+    /// How many steps are left.
     pub const fn left(self) -> u32 {
         self.0
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Running counts.
+        /// What the paging code has done since the machine's start, counted.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub(super) $name: AtomicU64,)*
@@ -33,7 +33,7 @@ counters! {
     tables_validated,
     /// Tables that ceased to be tables.
     tables_retired,
-    /// Changes settled.
+    /// Changed entries that were made to take effect.
     changes_settled,
     /// Calls that were refused.
     refusals,

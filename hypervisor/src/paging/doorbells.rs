@@ -9,7 +9,7 @@ use crate::machine::DOORBELL_SLOT;
 use pv_abi::DomId;
 use pv_abi::page_table::{FIRST_HYPERVISOR_SLOT, Pte};
 
-/// By page, who has it.
+/// For each doorbell page, the domain that has it.
 #[derive(Debug)]
 pub(super) struct DoorbellPages(Ranked<Vec<Option<DomId>>>);
 

@@ -20,9 +20,9 @@ use pv_abi::{Errno, Mfn};
 pub enum EntryTarget {
     /// The one that maps an address in the tree of a root.
     Linear {
-        /// A root in use.
+        /// A root table that is in use.
         root: Mfn,
-        /// The address.
+        /// The linear address that the entry maps.
         address: u64,
     },
     /// The one at a machine address.
@@ -41,9 +41,9 @@ impl EntryTarget {
 /// An entry of an L1 table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryPlace {
-    /// The table.
+    /// The table that the entry is in.
     pub table: Mfn,
-    /// The entry's index.
+    /// The entry's index in the table, below 512.
     pub index: usize,
 }
 

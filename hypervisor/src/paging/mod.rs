@@ -96,7 +96,7 @@ impl Mmu {
         &self.layout
     }
 
-    /// The frame table.
+    /// What is known of all frames.
     pub fn frames(&self) -> &FrameTable {
         &self.frames
     }
@@ -109,7 +109,7 @@ impl Mmu {
         self.translations.flush()
     }
 
-    /// What was done so far.
+    /// What was done since the machine's start, counted.
     pub fn counters(&self) -> CountersNow {
         self.counters.now()
     }

@@ -17,9 +17,9 @@ pub(super) enum Deferred {
     GiveBack(Reference),
     /// A table whose type nobody holds any more. It keeps its last references until the work is done.
     TearDown {
-        /// The table.
+        /// The table that is taken apart.
         table: Mfn,
-        /// Its level.
+        /// The level of that table.
         level: Level,
         /// Whether no pcpu can have anything that was derived from it.
         retired: bool,

@@ -15,7 +15,7 @@ use pv_abi::page_table::{Level, Pte, is_hypervisor_slot};
 pub(super) enum Taken {
     /// None: it is not present.
     Nothing,
-    /// This one.
+    /// The entry holds this reference.
     Reference(Reference),
     /// The table below it is not checked to the end yet.
     Preempted,

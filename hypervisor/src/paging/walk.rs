@@ -11,11 +11,11 @@ use pv_abi::{DomId, Mfn};
 /// Where an address leads, at the moment of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// The L1 table.
+    /// The L1 table that the entry is in.
     pub table: Mfn,
     /// The index of its entry.
     pub index: usize,
-    /// The entry.
+    /// The entry as it was read.
     pub entry: Pte,
     /// Whether all four levels allow writing.
     pub writable: bool,

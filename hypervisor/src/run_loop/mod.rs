@@ -39,7 +39,7 @@ use std::sync::Arc;
 /// Why a vCPU's turn ends.
 #[derive(Debug)]
 enum TurnEnd {
-    /// Others shall run.
+    /// Others shall run; the vCPU stays ready.
     Over,
     /// It sleeps until an upcall is pending.
     Blocked,
@@ -47,11 +47,11 @@ enum TurnEnd {
     Polling(Vec<EventPort>),
     /// It sleeps until its domain's emergency console has room.
     AwaitingRoom,
-    /// Its domain has ended.
+    /// The vCPU's domain has ended.
     Ended,
 }
 
-/// What a pcpu did.
+/// What a pcpu did when it looked for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Did {
     Turn,

@@ -87,9 +87,9 @@ impl fmt::Debug for Scheduler {
 pub enum Next {
     /// Run this vCPU, once the one that the pcpu ran before is saved, if that is another.
     Run {
-        /// Whose turn it is.
+        /// The vCPU, and until when it may run.
         turn: Turn,
-        /// Its domain.
+        /// The domain that the vCPU is of.
         domain: Arc<Domain>,
     },
     /// Save the vCPU that the pcpu ran last, if there is one: its domain is paused.
@@ -106,7 +106,7 @@ pub enum Leave<'a> {
     Ready,
     /// It sleeps, unless the closure says that what it waits for is there.
     Blocked(&'a dyn Fn() -> bool),
-    /// It never runs again.
+    /// The vCPU never runs again.
     Ended,
 }
 
@@ -333,7 +333,7 @@ impl Scheduler {
         }
     }
 
-    /// `pcpu` is back.
+    /// `pcpu` is not in a guest any more.
     pub fn entered(&self, pcpu: usize) {
         if let Some(pcpu) = self.pcpus.get(pcpu) {
             pcpu.in_guest.store(false, Ordering::SeqCst);
@@ -375,7 +375,7 @@ impl Scheduler {
         lost
     }
 
-    /// Makes everybody stop.
+    /// Makes all pcpus and the alarm's thread stop.
     pub fn stop(&self) {
         let mut state = self.state.lock();
         state.stopping = true;

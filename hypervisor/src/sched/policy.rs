@@ -9,7 +9,7 @@ use std::fmt::Debug;
 /// A vCPU's turn on a pcpu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Whose it is.
+    /// The vCPU that may run.
     pub vcpu: VcpuKey,
     /// System time at which it ends if somebody else waits.
     pub until: u64,
@@ -45,7 +45,7 @@ struct Share {
     ready: VecDeque<VcpuKey>,
 }
 
-/// Length of a slice.
+/// How long a vCPU may run while others wait, in nanoseconds.
 pub const SLICE: u64 = 5 * MILLISECOND;
 
 impl Policy for FairShare {

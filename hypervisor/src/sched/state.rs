@@ -10,7 +10,7 @@ use pv_abi::vcpu::Runstate;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a vCPU does.
+/// Whether a vCPU is on a pcpu, waits for one, or sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
     Ready,
@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub paused: bool,
     /// The pcpu that holds what was not saved of it.
     pub loaded: Option<usize>,
-    /// Where its time goes.
+    /// Where the vCPU's time has gone.
     pub account: Account,
 }
 
@@ -72,7 +72,7 @@ impl Entry {
     }
 }
 
-/// What a pcpu does.
+/// What the scheduler knows of a pcpu.
 #[derive(Debug, Default)]
 pub(super) struct PcpuState {
     pub turn: Option<Turn>,

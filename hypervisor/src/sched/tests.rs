@@ -181,21 +181,24 @@ fn a_paused_domain_is_on_no_pcpu_and_misses_nothing() {
     scheduler.leave(1, second, &Leave::Blocked(&|| false));
     scheduler.entering(0);
     assert!(life.pause());
-    std::thread::scope(|scope| {
+    // What is wrong is told behind the scope, which waits for the thread that pauses.
+    let (kicked, saved, early, paused) = std::thread::scope(|scope| {
         let pausing = scope.spawn(|| scheduler.pause(&guest.domain));
         while !scheduler.turn_is_over(0) {
             std::thread::yield_now();
         }
-        assert_eq!((kicks[0].kicks(), kicks[1].kicks()), (1, 0));
+        let kicked = [kicks[0].kicks(), kicks[1].kicks()];
         scheduler.idle(1); // does not sleep: there is something to save
-        assert!(saves(&scheduler, 1));
+        let second_is_saved = saves(&scheduler, 1);
         scheduler.saved(second);
         scheduler.entered(0);
         scheduler.leave(0, first, &Leave::Ready);
-        assert!(saves(&scheduler, 0) && !pausing.is_finished());
+        let saved = [second_is_saved, saves(&scheduler, 0)];
+        let early = pausing.is_finished();
         scheduler.saved(first);
-        assert!(pausing.join().unwrap());
+        (kicked, saved, early, pausing.join().unwrap())
     });
+    assert_eq!((kicked, saved, early, paused), ([1, 0], [true; 2], false, true));
     assert!(scheduler.pause(&guest.domain), "it is");
     scheduler.wake(second);
     let third = guest.domain.vcpus()[2].key();

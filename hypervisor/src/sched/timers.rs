@@ -3,7 +3,7 @@
 use crate::vcpu::VcpuKey;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a timer is for.
+/// What is done when a timer runs out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TimerKind {
     /// `set_timer_op` and `VCPUOP_set_singleshot_timer`: raises VIRQ_TIMER.

@@ -7,7 +7,7 @@ use pv_abi::DomId;
 /// From when to when, in nanoseconds of system time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Its beginning.
+    /// When it began, in nanoseconds of system time.
     pub start: u64,
     /// Its end, not before that.
     pub end: u64,
@@ -16,7 +16,7 @@ pub struct Span {
 /// What became of a hypercall, for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Called {
-    /// It returned this.
+    /// The call returned this value.
     Returned(u64),
     /// It did something else.
     Became(&'static str),
@@ -27,68 +27,68 @@ pub enum Called {
 pub enum Record {
     /// A domain was made. To be recorded before everything else about it.
     Domain {
-        /// Its number.
+        /// The domain's number.
         id: DomId,
-        /// Its name.
+        /// What the domain is called.
         name: String,
     },
-    /// A vCPU had a pcpu.
+    /// A vCPU was on a pcpu.
     Turn {
-        /// The pcpu.
+        /// The pcpu's number.
         pcpu: usize,
-        /// The vCPU.
+        /// The vCPU that had the pcpu.
         vcpu: VcpuKey,
-        /// When.
+        /// When the vCPU got the pcpu, and when it left.
         span: Span,
         /// Since when the vCPU had waited, and for what; none at its first turn.
         rest: Option<(u64, Rest)>,
     },
-    /// The guest ran.
+    /// Code of the guest ran.
     Guest {
-        /// The pcpu.
+        /// The pcpu's number.
         pcpu: usize,
         /// In which mode it was entered.
         mode: Mode,
-        /// When.
+        /// From the entry to the exit.
         span: Span,
     },
     /// An exit from the guest was dealt with.
     Exit {
-        /// The pcpu.
+        /// The pcpu's number.
         pcpu: usize,
-        /// The vCPU.
+        /// The vCPU that left the machine.
         vcpu: VcpuKey,
-        /// The exit.
+        /// Why the vCPU left the machine.
         exit: Exit,
         /// The mode that it came from.
         mode: Mode,
-        /// Where the guest was.
+        /// The address that the guest was at.
         rip: u64,
-        /// From the exit on.
+        /// From the exit until it was acted on.
         span: Span,
     },
     /// A hypercall was made, on its own or as part of a multicall, or gone on with.
     Hypercall {
-        /// Who made it.
+        /// The vCPU that made the call.
         vcpu: VcpuKey,
         /// Its name; none for a number that means nothing.
         name: Option<&'static str>,
-        /// Its number.
+        /// The hypercall's number.
         number: u64,
-        /// Its arguments.
+        /// The hypercall's arguments, as they were in the registers.
         arguments: [u64; 6],
-        /// What became of it.
+        /// How this run of the call ended.
         called: Called,
         /// It was interrupted before.
         continued: bool,
-        /// When.
+        /// When the handler ran.
         span: Span,
     },
     /// Events were delivered.
     Upcall {
-        /// To whom.
+        /// The vCPU that got the upcall.
         vcpu: VcpuKey,
-        /// When.
+        /// When the upcall was delivered.
         span: Span,
     },
 }

@@ -18,10 +18,10 @@ const NAP: Duration = Duration::from_millis(2);
 /// Bytes of events that are written at once.
 const BATCH: usize = 1 << 20;
 
-/// What a trace came to.
+/// How much of a trace was written.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Events written.
+    /// Events that are in the file.
     pub events: u64,
     /// Records lost because the writer did not keep up.
     pub dropped: u64,

@@ -13,7 +13,7 @@ struct Handler {
     cs: u16,
     masks_events: bool,
     clears_direction: bool,
-    /// For reports.
+    /// What is delivered, for reports.
     what: What,
 }
 

@@ -20,10 +20,10 @@ pub struct Progress {
 /// A hypercall that was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Continuation {
-    /// Its number.
+    /// The hypercall's number.
     pub number: u64,
-    /// Its arguments.
+    /// The hypercall's arguments, as they were when it was made.
     pub arguments: [u64; 6],
-    /// How far it has come.
+    /// How far the hypercall has come.
     pub progress: Progress,
 }

@@ -24,7 +24,7 @@ const NO_SUCH_REGISTER: Refusal = Refusal::new(Errno::ENODEV, "no such debug reg
 /// The debug registers of a vCPU, and those of its breakpoints that are not loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breakpoints {
-    /// What is loaded.
+    /// What a pcpu loads of them.
     pub loaded: DebugRegisters,
     /// The bits of DR7 that arm breakpoints for I/O.
     io: u64,
@@ -115,12 +115,12 @@ impl Breakpoints {
 }
 
 impl Vcpu {
-    /// Its debug registers.
+    /// The debug registers as the guest sees them.
     pub fn breakpoints(&self) -> Breakpoints {
         Breakpoints { loaded: self.context.debug, io: self.io_breakpoints }
     }
 
-    /// Sets them.
+    /// Sets the debug registers as the guest sees them.
     pub fn set_breakpoints(&mut self, breakpoints: Breakpoints) {
         (self.context.debug, self.io_breakpoints) = (breakpoints.loaded, breakpoints.io);
     }

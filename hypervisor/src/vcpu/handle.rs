@@ -38,7 +38,7 @@ impl<'a> Claim<'a> {
         state.ok_or(Refusal::new(Errno::EEXIST, "the vCPU is in use"))
     }
 
-    /// It is initialised.
+    /// The vCPU is initialised, and stays so.
     pub fn keep(self) {
         self.0.stage.store(INITIALISED, Ordering::SeqCst);
     }
@@ -55,9 +55,9 @@ impl Drop for Claim<'_> {
 /// Names a vCPU within the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VcpuKey {
-    /// Its domain.
+    /// The domain that the vCPU is of.
     pub domain: DomId,
-    /// Its number there.
+    /// The vCPU's number in that domain.
     pub vcpu: VcpuId,
 }
 
@@ -89,12 +89,12 @@ impl VcpuHandle {
         Self { key, info, info_frame, stage, polls, awaits_room, descriptors_stale, runstate_area, state }
     }
 
-    /// Its name.
+    /// What names the vCPU in the machine.
     pub fn key(&self) -> VcpuKey {
         self.key
     }
 
-    /// Its `vcpu_info`.
+    /// What the vCPU and the hypervisor tell each other of events (`vcpu_info`).
     pub fn info(&self) -> &InfoPage {
         &self.info
     }
@@ -153,7 +153,7 @@ impl VcpuHandle {
         self.polls.load(Ordering::SeqCst)
     }
 
-    /// Sets that.
+    /// Sets whether it is in `SCHEDOP_poll`.
     pub fn set_polls(&self, polls: bool) {
         self.polls.store(polls, Ordering::SeqCst);
     }
@@ -163,7 +163,7 @@ impl VcpuHandle {
         self.awaits_room.load(Ordering::SeqCst)
     }
 
-    /// Sets that.
+    /// Sets whether it waits for room in its domain's emergency console.
     pub fn set_awaits_room(&self, awaits: bool) {
         self.awaits_room.store(awaits, Ordering::SeqCst);
     }
@@ -173,7 +173,7 @@ impl VcpuHandle {
         self.runstate_area.load(Ordering::SeqCst)
     }
 
-    /// Sets that.
+    /// Sets the address at which it is told where its time goes; 0 for nowhere.
     pub fn set_runstate_area(&self, address: u64) {
         self.runstate_area.store(address, Ordering::SeqCst);
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct InfoPage {
     memory: Arc<MachineMemory>,
-    /// Its machine address.
+    /// The machine address of the structure.
     place: AtomicU64,
 }
 

@@ -51,7 +51,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Rest {
     /// For a pcpu: it could run.
     Ready,
-    /// For an event.
+    /// It sleeps until an event comes.
     Blocked,
 }
 
@@ -60,7 +60,7 @@ pub enum Rest {
 pub struct StartState {
     /// The kernel's root table, pinned.
     pub root: Mfn,
-    /// Its entry point.
+    /// The address of its first instruction.
     pub entry: u64,
     /// Top of the boot stack.
     pub stack: u64,
@@ -71,13 +71,13 @@ pub struct StartState {
 /// A vCPU's private state.
 #[derive(Debug)]
 pub struct Vcpu {
-    /// Its domain.
+    /// The domain that it is of.
     pub domain: DomId,
-    /// Its number.
+    /// Its number in the domain.
     pub id: VcpuId,
     /// How many vCPUs its domain has.
     pub domain_vcpus: u32,
-    /// What a pcpu loads.
+    /// All that a pcpu loads of it.
     pub context: Context,
     /// Which half of the guest runs.
     pub mode: Mode,
@@ -87,7 +87,7 @@ pub struct Vcpu {
     pub other_gs_base: u64,
     /// GS selector of the mode that does not run.
     pub other_gs: u16,
-    /// Where exceptions go.
+    /// Where its kernel wants exceptions delivered.
     pub traps: TrapTable,
     /// Where everything else goes.
     pub callbacks: Callbacks,
@@ -105,7 +105,7 @@ pub struct Vcpu {
     pub assists: Arc<AtomicU64>,
     /// A hypercall that has to be finished before the guest runs again.
     pub continuation: Option<Continuation>,
-    /// Its clock.
+    /// What its guest computes the time from.
     pub clock: VcpuClock,
     /// Since when it has been without a pcpu, and why, where that is traced.
     pub rest: Option<(u64, Rest)>,

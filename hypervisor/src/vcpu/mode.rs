@@ -10,7 +10,7 @@ use pv_abi::Mfn;
 /// Which half of the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Its kernel.
+    /// The guest's kernel runs, on the kernel's root table.
     Kernel,
     /// A program of its kernel's.
     User,

@@ -14,7 +14,7 @@ use pv_abi::trap::rflags;
 /// What was done to make the vCPU fit to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
-    /// Upcalls delivered.
+    /// How many upcalls were delivered.
     pub upcalls: u32,
 }
 

@@ -13,7 +13,7 @@ impl Default for TrapTable {
 }
 
 impl TrapTable {
-    /// A vector's entry.
+    /// The handler of a vector. Its address is 0 where none is set.
     pub fn get(&self, vector: u8) -> TrapInfo {
         self.0.get(usize::from(vector)).copied().unwrap_or_default()
     }
@@ -25,7 +25,7 @@ impl TrapTable {
         }
     }
 
-    /// Forgets all handlers.
+    /// Forgets the handlers of all vectors.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

@@ -13,13 +13,13 @@ pub const MAX_MAPPINGS: usize = 8192;
 /// One mapping: the only truth about it.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Who lends.
+    /// The domain that lends the page.
     pub granter: Arc<Domain>,
-    /// By which entry.
+    /// The entry of the granter's table that permits the mapping.
     pub reference: GrantRef,
-    /// For what.
+    /// Whether the page is mapped for writing.
     pub access: Access,
-    /// Which frame.
+    /// The frame that is mapped, of the granter.
     pub frame: Mfn,
     /// Where it was mapped for the grantee's kernel, if it was.
     pub host: Option<HostMapping>,
@@ -30,7 +30,7 @@ pub struct Record {
 /// The entry that maps a granted frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMapping {
-    /// Where it is.
+    /// The page-table entry that maps the frame.
     pub place: EntryPlace,
     /// What the grantee called that place.
     pub target: EntryTarget,
@@ -39,7 +39,7 @@ pub struct HostMapping {
 /// What of a mapping ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parts {
-    /// Everything.
+    /// Both parts: the kernel's mapping and the device's.
     All,
     /// What the grantee names, as `struct gnttab_unmap_grant_ref` has it.
     Named {

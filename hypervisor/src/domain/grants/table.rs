@@ -32,13 +32,13 @@ pub struct GrantTable {
 /// An entry that is in use (an *active entry* of Xen's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Active {
-    /// By whom.
+    /// The domain that uses the entry.
     pub by: DomId,
     /// What it lent at the first pin.
     pub frame: Mfn,
-    /// Pins for reading.
+    /// How many pins keep the entry in use for reading.
     pub readers: u32,
-    /// Pins for writing.
+    /// How many pins keep the entry in use for writing.
     pub writers: u32,
 }
 
@@ -66,7 +66,7 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Its frames.
+    /// The frames that the table lies in, in their order.
     pub fn frames(&self) -> &[Mfn] {
         &self.frames
     }
@@ -145,7 +145,7 @@ impl GrantTable {
         &self.active
     }
 
-    /// Where an entry is.
+    /// The frame that an entry lies in, and its offset there.
     fn slot(&self, reference: GrantRef) -> Option<(Mfn, usize)> {
         let table = self.frames.get((reference.0 / ENTRIES_PER_FRAME) as usize)?;
         let index = (reference.0 % ENTRIES_PER_FRAME) as usize;

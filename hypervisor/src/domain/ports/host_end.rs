@@ -42,7 +42,7 @@ impl HostPort for Bell {
 pub struct HostEnd {
     /// The host's number for it: no two ends of a domain have had the same.
     pub number: u32,
-    /// Whom to tell.
+    /// What is told of an event on the port.
     pub port: Arc<dyn HostPort>,
     /// How the guest can tell it without a hypercall.
     pub doorbell: Option<Doorbell>,

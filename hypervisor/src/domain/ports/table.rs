@@ -21,14 +21,14 @@ use std::collections::BTreeMap;
 pub enum PortState {
     /// `remote` may connect to it.
     Unbound {
-        /// Who may.
+        /// The domain that may bind the port.
         remote: DomId,
     },
     /// Connected to another domain's port, which is connected to this one.
     Interdomain {
-        /// The other domain.
+        /// The domain of the other end.
         remote: DomId,
-        /// Its port.
+        /// The port of the other end, in its domain.
         port: EventPort,
     },
     /// Connected to the host domain.
@@ -42,7 +42,7 @@ pub enum PortState {
 /// A port that is not closed.
 #[derive(Debug)]
 pub struct Port {
-    /// What it is.
+    /// What the port is used for.
     pub state: PortState,
     /// The vCPU that it notifies.
     pub vcpu: VcpuId,
@@ -137,7 +137,7 @@ impl PortTable {
         self.ports.values().filter(has_one).count()
     }
 
-    /// Ports in use.
+    /// How many ports are in use.
     pub fn len(&self) -> usize {
         self.ports.len()
     }
