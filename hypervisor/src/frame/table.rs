@@ -33,7 +33,7 @@ pub(super) struct Record {
     pub(super) progress: AtomicU16,
 }
 
-/// Where all frames are.
+/// How many frames are free and how many are owned; together they must be all of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conservation {
     /// Frames of the machine.
