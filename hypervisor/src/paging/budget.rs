@@ -45,7 +45,7 @@ impl Budget {
         self.0 == 0
     }
 
-    /// Pays for one step.
+    /// Takes one step off the budget. An unlimited budget stays as it is, and an exhausted one stays at 0.
     pub(super) const fn spend(&mut self) {
         if self.0 != u32::MAX {
             self.0 = self.0.saturating_sub(1);

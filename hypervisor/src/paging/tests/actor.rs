@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// What an actor did.
+/// How many operations of an actor were done, refused and preempted.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Outcomes {
     pub done: u32,

@@ -36,7 +36,7 @@ impl Pcpu {
         places.iter().filter(reaches).map(|&(view, ..)| view).collect()
     }
 
-    /// Comes for one touch.
+    /// Goes into the guest, touches all places once, and comes out. Returns the views that reached `page`.
     fn visit(&self, places: &[(View, Mfn, u64)], page: Mfn) -> Vec<View> {
         self.go_in();
         let reached = self.touch(places, page);

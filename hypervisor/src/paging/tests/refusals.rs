@@ -8,7 +8,7 @@ use pv_abi::mmu::MmuUpdateKind;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{Errno, Mfn};
 
-/// Two domains that run.
+/// Two domains, each with a tree of page tables that a vCPU has as its root.
 struct Two {
     world: World,
     a: Tree,

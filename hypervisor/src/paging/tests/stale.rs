@@ -9,7 +9,7 @@ use crate::paging::{Budget, Roots};
 use pv_abi::Mfn;
 use pv_abi::page_table::{ENTRIES, Level, Pte};
 
-/// How a right is lost.
+/// How a guest loses the right to access a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     Unmap,
@@ -74,7 +74,7 @@ impl Loss {
     }
 }
 
-/// All of them.
+/// All ways to lose a right: the listed ones, and each pair of levels for a table that is retyped or given away.
 pub fn losses() -> impl Iterator<Item = Loss> {
     let pairs = || Level::ALL.into_iter().flat_map(|from| Level::ALL.map(|to| (from, to)));
     let retyped = pairs().filter(|(from, to)| from != to).map(|(from, to)| Loss::TableRetyped(from, to));
@@ -115,7 +115,7 @@ impl Scene {
         self.world.machine.translations.access(pcpu, root, at, true)
     }
 
-    /// Root and address.
+    /// The root table and the linear address through which `view` uses the right.
     pub fn place(&self, loss: Loss, view: View) -> (Mfn, u64) {
         let alias = if loss == Loss::Move(Level::L2) { address(7) } else { ALIAS };
         match view {

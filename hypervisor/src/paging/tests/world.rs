@@ -104,7 +104,7 @@ impl World {
         Tree { domain, l4, l3, l2, l1, pages }
     }
 
-    /// A vCPU on a tree.
+    /// The roots of a vCPU whose kernel root is the L4 table of `tree`. Validates the tree where nobody has yet.
     pub fn start(&self, tree: &Tree) -> Roots {
         let mut roots = Roots::default();
         self.base(tree.domain, &mut roots, tree.l4).unwrap();
@@ -201,7 +201,7 @@ pub fn why<T>(outcome: Result<T, Failure>) -> &'static str {
     }
 }
 
-/// What a frame is.
+/// The type that the frame table has for a frame.
 pub fn kind(world: &World, mfn: Mfn) -> FrameType {
     world.mmu.frames().word(mfn).kind
 }
