@@ -33,7 +33,7 @@ pub struct Registers {
 /// FPU, vector and other extended state.
 #[derive(Clone, Debug, Default)]
 pub enum FpuState {
-    /// That after reset.
+    /// The state after a reset of the processor.
     #[default]
     Initial,
     /// What was saved of a vCPU, in the standard format of XSAVE (Intel SDM volume 1, 13.4).
@@ -53,11 +53,11 @@ impl fmt::Debug for XsaveArea {
 /// Debug registers: what stands here is loaded, as far as [`Pcpu::enter`]'s own check lets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebugRegisters {
-    /// DR0–3.
+    /// DR0 to DR3: the linear addresses of the four breakpoints.
     pub addresses: [u64; 4],
     /// DR6; read back after a #DB.
     pub status: u64,
-    /// DR7.
+    /// DR7: which breakpoints are armed, of which kind and length.
     pub control: u64,
 }
 
@@ -97,13 +97,13 @@ pub struct Context {
     pub cs: u16,
     /// Stack selector; the RPL is 3.
     pub ss: u16,
-    /// Data selectors.
+    /// DS, a data selector. One that names neither data of CPL3 nor code that CPL3 can read is loaded as null.
     pub ds: u16,
-    /// See `ds`.
+    /// ES, a data selector: see `ds`.
     pub es: u16,
-    /// See `ds`.
+    /// FS, a data selector: see `ds`. Its base is `fs_base`.
     pub fs: u16,
-    /// See `ds`.
+    /// GS, a data selector: see `ds`. Its base is `gs_base`.
     pub gs: u16,
     /// FS base; read back at every exit, since a guest may change it.
     pub fs_base: u64,
@@ -116,7 +116,7 @@ pub struct Context {
     pub root_replaced: bool,
     /// The guest's part of the GDT: descriptors from entry 0 on, already validated.
     pub descriptors: Vec<u64>,
-    /// Debug registers.
+    /// The debug registers that the guest runs with.
     pub debug: DebugRegisters,
     /// FPU state; valid while the vCPU is on no pcpu.
     pub fpu: FpuState,
@@ -136,9 +136,9 @@ pub struct Context {
 
 /// Descriptors of the flat segments, at the hypervisor's end of each GDT.
 pub const CODE64_RING3: u64 = 0x00af_fb00_0000_ffff;
-/// See [`CODE64_RING3`].
+/// The flat code segment of 32-bit code at CPL3: see [`CODE64_RING3`].
 pub const CODE32_RING3: u64 = 0x00cf_fb00_0000_ffff;
-/// See [`CODE64_RING3`].
+/// The flat data segment at CPL3, for stacks as well: see [`CODE64_RING3`].
 pub const DATA_RING3: u64 = 0x00cf_f300_0000_ffff;
 
 impl Context {
@@ -239,7 +239,7 @@ pub enum Exit {
     Unanswered,
     /// It raised an exception.
     Exception {
-        /// The vector, below 32.
+        /// The exception's vector, below 32.
         vector: u8,
         /// The hardware's error code; 0 where the vector has none.
         error_code: u64,
@@ -318,7 +318,7 @@ pub trait Pcpu: Send {
 
 /// Wakes a pcpu from guest mode, from any thread: [`Pcpu::enter`] returns soon after, or at its next call.
 pub trait Kick: Send + Sync {
-    /// Does it.
+    /// Kicks the pcpu. Does not wait until the pcpu has left guest mode.
     fn kick(&self);
 }
 

@@ -68,7 +68,7 @@ impl MachineMemory {
         Ok(Self { region, file, frames })
     }
 
-    /// Pages of the machine.
+    /// How many frames of 4 KiB the machine has.
     pub fn frames(&self) -> u64 {
         self.frames
     }

@@ -47,7 +47,7 @@ pub use translations::{Change, Translations};
 pub struct MachineError {
     /// What was being done, and on what.
     pub what: String,
-    /// What the host said.
+    /// The error that the host returned.
     pub source: std::io::Error,
 }
 

@@ -8,11 +8,11 @@ use std::fmt::Debug;
 /// One entry that was present and has been replaced in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The table.
+    /// The page table that holds the entry.
     pub table: Mfn,
     /// The entry's index, below 512.
     pub index: u16,
-    /// The table's level.
+    /// The level of that table.
     pub level: Level,
     /// What the entry was. What it is stands in memory.
     pub old: Pte,

@@ -6,16 +6,16 @@ use super::{EAX, EBX, ECX, EDX, MachineCpuid, Registers};
 
 const HTT: u32 = 1 << 28;
 const CMP_LEGACY: u32 = 1 << 1;
-/// Kinds of levels.
+/// Level types in ECX bits 15–8 of leaf 0xb (Intel SDM volume 2, CPUID): threads of a core, and cores.
 const THREADS: u32 = 1;
 const CORES: u32 = 2;
 /// Caches of this level and above are shared by all vCPUs, those below by none.
 const SHARED_LEVEL: u32 = 3;
 
-/// A vCPU that asks.
+/// The vCPU that executes `cpuid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// Its number.
+    /// The vCPU's number in its domain, from 0 on.
     pub vcpu: u32,
     /// How many its domain has; at least 1.
     pub of: u32,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use table::{CONDITIONAL, Need, ROWS, Register, Row, Subleaves};
 
-/// EAX, EBX, ECX, EDX.
+/// What `cpuid` returns: EAX, EBX, ECX and EDX, in this order.
 pub type Registers = [u32; 4];
 /// A question: EAX and ECX. ECX is 0 where the leaf does not look at it.
 pub type Question = (u32, u32);
@@ -54,32 +54,32 @@ pub type Leaf = (Question, Registers);
 /// A feature that guests do not get, though the processor has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HiddenFeature {
-    /// Its bit.
+    /// The number of the feature's bit in its register, 0 to 31.
     pub bit: u32,
     /// Its name; empty where it is not known here.
     pub name: &'static str,
-    /// Why.
+    /// Why guests do not get the feature, as part of a sentence.
     pub why: &'static str,
 }
 
 /// A register of a leaf, for whoever wants to know what became of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Told {
-    /// EAX of the question.
+    /// The leaf: EAX when `cpuid` is executed.
     pub leaf: u32,
-    /// ECX of the question.
+    /// The subleaf: ECX when `cpuid` is executed; 0 where the leaf ignores it.
     pub subleaf: u32,
-    /// EAX, EBX, ECX or EDX.
+    /// The register's name: EAX, EBX, ECX or EDX.
     pub register: &'static str,
     /// What the leaf is about.
     pub about: &'static str,
     /// What the processor has.
     pub processor: u32,
-    /// What guests get.
+    /// What the vCPU that asks gets.
     pub guest: u32,
     /// Why that differs, where it is not features that are hidden.
     pub made_up: Option<&'static str>,
-    /// What is hidden.
+    /// The features that the processor has and guests do not get. Empty where the register is no set of features.
     pub hidden: Vec<HiddenFeature>,
 }
 

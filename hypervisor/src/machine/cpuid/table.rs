@@ -10,7 +10,7 @@ use Register::{Features, MadeUp, Passed, Zero};
 pub enum Register {
     /// What the processor has.
     Passed,
-    /// Nothing.
+    /// Guests read 0.
     Zero,
     /// What is said to be made of; the code is beside this table.
     MadeUp(&'static str),
@@ -21,18 +21,18 @@ pub enum Register {
 /// A feature that guests do not get.
 #[derive(Clone, Copy, Debug)]
 pub struct Hidden {
-    /// Its bit.
+    /// The number of the feature's bit in its register, 0 to 31.
     pub bit: u32,
-    /// Its name.
+    /// The feature's name, such as `MONITOR`.
     pub name: &'static str,
-    /// Why.
+    /// Why guests do not get the feature, as part of a sentence.
     pub why: &'static str,
 }
 
 /// Which subleaves of a leaf there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subleaves {
-    /// ECX is ignored.
+    /// There is one answer: the leaf ignores ECX.
     None,
     /// This one. Rows of one leaf stand together.
     One(u32),
@@ -44,16 +44,16 @@ pub enum Subleaves {
     Components,
 }
 
-/// A leaf.
+/// What guests get of one leaf, or of some of its subleaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// EAX of the question.
+    /// The leaf: EAX when `cpuid` is executed.
     pub leaf: u32,
-    /// ECX of the question.
+    /// The subleaves that the row is for: values of ECX when `cpuid` is executed.
     pub subleaves: Subleaves,
-    /// What it is about.
+    /// What the leaf is about, in a word or two for people.
     pub about: &'static str,
-    /// EAX, EBX, ECX, EDX.
+    /// What guests get of EAX, EBX, ECX and EDX, in this order.
     pub registers: [Register; 4],
 }
 
@@ -77,7 +77,7 @@ const fn hidden(bit: u32, name: &'static str, why: &'static str) -> Hidden {
     Hidden { bit, name, why }
 }
 
-/// A mask of bits.
+/// A word in which the bits of these numbers, 0 to 31, are set.
 #[allow(clippy::indexing_slicing, reason = "at compile time")]
 const fn bits(list: &[u32]) -> u32 {
     let (mut mask, mut n) = (0, 0);
@@ -403,15 +403,15 @@ impl Need {
 /// A feature that needs something.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditional {
-    /// The leaf and subleaf.
+    /// The leaf and the subleaf that tell of the feature.
     pub question: (u32, u32),
     /// 0 for EAX to 3 for EDX.
     pub register: usize,
-    /// Its bit.
+    /// The number of the feature's bit in that register, 0 to 31.
     pub bit: u32,
-    /// Its name.
+    /// The feature's name, such as `AVX2`.
     pub name: &'static str,
-    /// What it needs.
+    /// What must be so for guests to get the feature.
     pub need: Need,
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What hangs where.
+/// The doorbells of a fake machine: a descriptor to write to for each page number and value.
 #[derive(Debug, Default)]
 pub struct FakeDoorbells(Mutex<BTreeMap<(usize, u32), OwnedFd>>);
 
@@ -21,7 +21,7 @@ impl FakeDoorbells {
         hung.get(&(page, value)).is_some_and(|bell| write(bell, &1u64.to_ne_bytes()).is_ok())
     }
 
-    /// Doorbells that hang.
+    /// How many doorbells hang, in all pages together.
     pub fn count(&self) -> usize {
         self.hung().len()
     }

@@ -19,16 +19,16 @@ const PRIVATE_FRAMES: u64 = 3;
 /// Pcpus of a fake machine.
 pub const PCPUS: usize = 2;
 
-/// A machine for tests.
+/// A machine for tests: real memory, and a model of what its pcpus cache. No KVM is used.
 #[derive(Clone, Debug)]
 pub struct FakeMachine {
-    /// Its memory.
+    /// The memory of the machine.
     pub memory: Arc<MachineMemory>,
-    /// Where things are.
+    /// Which frames and which slots of root tables are the hypervisor's.
     pub layout: Arc<Layout>,
     /// Its pcpus and what they cache.
     pub translations: Arc<FakeTranslations>,
-    /// Its doorbells.
+    /// The machine's doorbells, which a test rings itself.
     pub doorbells: Arc<FakeDoorbells>,
 }
 

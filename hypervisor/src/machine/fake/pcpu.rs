@@ -80,7 +80,7 @@ pub struct FakeKick {
 }
 
 impl FakeKick {
-    /// Kicks so far.
+    /// How many times the pcpu was kicked so far.
     pub fn kicks(&self) -> u64 {
         self.kicks.load(Ordering::SeqCst)
     }
@@ -120,7 +120,7 @@ impl FakePcpu {
         Self { index, scripts, clock, kick: Arc::default() }
     }
 
-    /// What kicks it.
+    /// The handle by which other threads kick this pcpu.
     pub fn kick(&self) -> Arc<FakeKick> {
         self.kick.clone()
     }

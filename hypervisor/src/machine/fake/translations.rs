@@ -28,7 +28,7 @@ pub enum Kind {
 /// What a fake machine leaves out, to prove that a test would notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Nothing.
+    /// The machine leaves nothing out.
     None,
     /// Changes of entries are not settled.
     NoSettle,
@@ -38,7 +38,7 @@ pub enum Sabotage {
     Broken,
 }
 
-/// Why an access faults.
+/// Why an access raises a page fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Some entry is not present, or names no memory.
@@ -52,13 +52,13 @@ pub enum Fault {
 /// One entry that a cached translation was derived from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Derived {
-    /// The table.
+    /// The page table that holds the entry.
     pub table: Mfn,
     /// Its level at that time.
     pub level: Level,
-    /// The entry's index.
+    /// The entry's index in the table, below 512.
     pub index: usize,
-    /// What it was.
+    /// The entry's value when the translation was made.
     pub entry: Pte,
 }
 

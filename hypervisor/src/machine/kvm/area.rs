@@ -30,7 +30,7 @@ pub const DIRECT_MAP: u64 = 0xffff_8180_0000_0000;
 pub const STUB: u64 = AREA;
 /// The page with the gate of `syscall`, where a host leaves that at CPL3 ([`super::entry`]).
 pub const LSTAR: u64 = AREA + PAGE_SIZE as u64;
-/// The IDT.
+/// The page of the IDT, which all pcpus share.
 pub const IDT: u64 = AREA + 2 * PAGE_SIZE as u64;
 /// The hypercall doorbell: mapped for CPL3, with nothing behind it.
 pub const DOORBELL: u64 = AREA + 3 * PAGE_SIZE as u64;
@@ -211,7 +211,7 @@ impl Area {
     pub const fn lstar(&self) -> Mfn {
         self.shared_page(1)
     }
-    /// Frame of the IDT.
+    /// The frame of the page at [`IDT`].
     pub const fn idt(&self) -> Mfn {
         self.shared_page(2)
     }

@@ -23,17 +23,17 @@ pub const CODE: u64 = 0x40_0000;
 /// Where the window starts.
 pub const WINDOW: u64 = 0x80_0000;
 
-/// Bytes of `syscall`.
+/// Bytes of the instruction `syscall` (0f 05).
 const SYSCALL_LENGTH: u64 = 2;
 
 /// Why the guest stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BareExit {
-    /// `syscall`.
+    /// It executed `syscall`.
     Syscall,
     /// A store to the doorbell.
     Doorbell,
-    /// An exception.
+    /// It raised the exception of this vector.
     Exception(u8),
 }
 
@@ -115,7 +115,7 @@ impl Bare {
         })
     }
 
-    /// Its memory.
+    /// The memory of the bare VM.
     pub fn memory(&self) -> &MachineMemory {
         &self.memory
     }

@@ -8,11 +8,11 @@ use kvm_bindings::kvm_segment;
 use pv_abi::segment::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::{Mfn, PAGE_SIZE};
 
-/// Code of the stub.
+/// Selector of the stub's code segment: 64-bit code at CPL0.
 pub const STUB_CS: u16 = 0xe008;
 /// Stack of the stub; `syscall` wants it behind the code.
 pub const STUB_SS: u16 = 0xe010;
-/// The TSS, two entries.
+/// Selector of the TSS. Its descriptor takes two entries of the GDT, as in all 64-bit code.
 const TSS_SELECTOR: u16 = 0xe040;
 
 const CODE64_RING0: u64 = 0x00af_9b00_0000_ffff;
@@ -108,7 +108,7 @@ pub fn idtr() -> (u64, u16) {
     (IDT, VECTORS * 16 - 1)
 }
 
-/// The task register.
+/// The task register of a pcpu, with the TSS in its pages.
 pub fn task_register(pages: &PcpuPages) -> kvm_segment {
     kvm_segment {
         base: pages.tss().1,

@@ -10,7 +10,7 @@ use super::stub::{self, VECTOR_STRIDE, VECTORS};
 use pv_abi::PAGE_SIZE;
 use pv_abi::trap::Vector;
 
-/// What `iretq` pops.
+/// What the CPU pushes for an exception and `iretq` pops; an error code below it is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub rip: u64,
@@ -21,7 +21,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Bytes of a frame.
+    /// Bytes of a frame on the stack: five words of 8.
     pub const SIZE: u64 = 40;
 
     pub fn at_cpl3(&self) -> bool {
@@ -34,11 +34,11 @@ impl Frame {
 pub enum Origin {
     /// In the guest, which raised `vector`.
     Guest {
-        /// The vector.
+        /// The exception's vector, below 32.
         vector: u8,
         /// Its error code; zero where it has none.
         error_code: u64,
-        /// Where the guest was.
+        /// The guest's registers that the CPU pushed.
         frame: Frame,
     },
     /// At the stub's first instruction on the way into a guest: nothing was done yet.

@@ -66,7 +66,7 @@ use vm::EmptyVm;
 pub struct MachineConfig {
     /// Pages, the hypervisor's own included ([`frames_needed`]).
     pub frames: u64,
-    /// Pcpus.
+    /// How many pcpus the machine is to have, at least 1.
     pub pcpus: u32,
     /// CPUID leaves beside the processor's, or in place of them: made from those, and the TSC's rate in kHz.
     pub leaves: fn(&MachineCpuid, u32) -> Vec<Leaf>,
@@ -83,7 +83,7 @@ pub const MOST_FRAMES: u64 = DoorbellAddresses::HIGHEST.most_frames();
 /// A machine, its pcpus not yet running.
 #[derive(Debug)]
 pub struct KvmMachine {
-    /// Its memory.
+    /// The memory of the machine.
     pub memory: Arc<MachineMemory>,
     /// Where the hypervisor's things are.
     pub layout: Arc<Layout>,
@@ -93,7 +93,7 @@ pub struct KvmMachine {
     pub doorbells: Arc<dyn Doorbells>,
     /// Its pcpus, each to be moved to a thread of its own, and what kicks them.
     pub pcpus: Vec<(KvmPcpu, Arc<Shared>)>,
-    /// What CPUID tells.
+    /// The leaves of `cpuid` that guests get.
     pub cpuid: MachineCpuid,
     /// What the probes found.
     pub report: ProbeReport,

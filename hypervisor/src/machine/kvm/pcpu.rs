@@ -472,7 +472,7 @@ fn takes_fsgsbase(run: &Run, live: &kvm_sregs) -> Result<bool, MachineError> {
     back.map(|()| true).map_err(|error| MachineError::new("KVM_SET_SREGS", error))
 }
 
-/// This host CPU's TSC.
+/// The TSC of the host CPU that this thread is on.
 pub fn host_tsc() -> u64 {
     #[allow(unsafe_code)]
     // SAFETY: reads a counter; every x86-64 CPU has it.

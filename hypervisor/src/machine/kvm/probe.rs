@@ -38,10 +38,10 @@ pub enum TableWay {
     Invalidate,
 }
 
-/// What a gate costs.
+/// How long a hypercall by one gate takes on this host.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct GateCost {
-    /// The gate.
+    /// The gate that was measured.
     pub gate: Gate,
     /// Median of a round trip to the host process, in nanoseconds.
     pub round_trip_ns: u64,
@@ -50,11 +50,11 @@ pub struct GateCost {
 /// What the probes found.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProbeReport {
-    /// The kind of KVM.
+    /// Whether KVM uses VMX or SVM.
     pub kvm: KvmKind,
     /// How tables are changed.
     pub tables: TableWay,
-    /// What the gates cost.
+    /// How long a round trip by each gate takes.
     pub gates: Vec<GateCost>,
     /// The gate of the hypercall page.
     pub gate: Gate,
@@ -62,7 +62,7 @@ pub struct ProbeReport {
     pub m2p_at_fixed_address: bool,
     /// Guest TSC minus host TSC, a pcpu each.
     pub tsc_offsets: Vec<i64>,
-    /// TSC frequency in kHz.
+    /// The frequency of the guests' TSC in kHz, as KVM tells it (KVM_GET_TSC_KHZ).
     pub tsc_khz: u32,
     /// Whether the branch predictor is cleared between two vCPUs.
     pub ibpb: bool,

@@ -6,12 +6,12 @@ use kvm_bindings::{kvm_debugregs, kvm_regs};
 /// Both directions from one list of names.
 macro_rules! same_names {
     ($($name:ident)*) => {
-        /// For KVM.
+        /// The general registers, RIP and RFLAGS in KVM's structure.
         pub fn to_kvm(registers: &Registers) -> kvm_regs {
             kvm_regs { $($name: registers.$name),* }
         }
 
-        /// From KVM.
+        /// The general registers, RIP and RFLAGS from KVM's structure.
         pub fn from_kvm(registers: &kvm_regs) -> Registers {
             Registers { $($name: registers.$name),* }
         }

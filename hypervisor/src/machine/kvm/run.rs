@@ -20,18 +20,18 @@ use vmm_sys_util::ioctl_io_nr;
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
-/// Why KVM_RUN returned.
+/// Why the ioctl `KVM_RUN` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A signal, or `immediate_exit`.
     Interrupted,
-    /// `out` to a port.
+    /// The machine executed `out` to this port.
     Out { port: u16 },
     /// An access to a machine address without memory.
     Mmio { address: u64, length: u32, is_write: bool },
     /// KVM could not emulate an instruction.
     InternalError { suberror: u32 },
-    /// A triple fault.
+    /// The machine had a triple fault.
     Shutdown,
     /// The CPU refused the guest state.
     FailedEntry { reason: u64 },
@@ -143,7 +143,7 @@ impl Run {
         &self.vcpu
     }
 
-    /// What a kick needs.
+    /// The mapping of `kvm_run`, which whoever kicks this vCPU needs.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }

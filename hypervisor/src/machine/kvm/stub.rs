@@ -86,7 +86,7 @@ unsafe extern "C" {
 /// Offsets into the stub's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
-    /// Returns to the guest.
+    /// Where the code is that returns to the guest under the root that is loaded.
     pub resume: u64,
     /// Loads a root table and returns to the guest.
     pub load_root: u64,

@@ -51,7 +51,7 @@ pub struct Invalidate {
 }
 
 impl Invalidate {
-    /// With its scribe.
+    /// Makes it for a machine with this memory. `scribe` stores the upper entries.
     pub fn new(memory: Arc<MachineMemory>, scribe: Scribe) -> Self {
         Self { memory, scribe: Mutex::new(scribe) }
     }

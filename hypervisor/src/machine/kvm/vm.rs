@@ -34,15 +34,15 @@ const MSR_MISC_FEATURES_ENABLES: u32 = 0x140;
 /// Why there is no machine. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// No device node.
+    /// The device node `/dev/kvm` does not exist, or no driver is behind it.
     #[error(
         "/dev/kvm does not exist: load the module (modprobe kvm-intel or kvm-amd), and enable virtualisation in the firmware or for this virtual machine; one without VMX and SVM can have kvm_pvm (modprobe kvm-pvm), where its kernel does"
     )]
     Missing,
-    /// No permission.
+    /// This user may not open `/dev/kvm`; the text says what to do.
     #[error("/dev/kvm may not be opened by this user: {0}")]
     NotPermitted(String),
-    /// In use.
+    /// Another hypervisor uses the CPU's virtualisation.
     #[error(
         "/dev/kvm is busy: another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualisation; stop it and try again"
     )]
@@ -61,17 +61,17 @@ pub enum HostError {
         /// Pages that it can have.
         most: u64,
     },
-    /// A probe failed.
+    /// A start-up probe failed: no guest can be isolated on this host.
     #[error(
         "start-up probe `{probe}` failed: {why}; guests cannot be isolated on this host, so none is started"
     )]
     Probe {
-        /// Its name.
+        /// The name of the probe that failed.
         probe: &'static str,
-        /// What was seen.
+        /// What the probe saw in place of what it should see.
         why: String,
     },
-    /// Anything else.
+    /// The host failed in another way.
     #[error(transparent)]
     Machine(#[from] MachineError),
 }

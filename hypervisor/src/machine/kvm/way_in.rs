@@ -40,7 +40,7 @@ pub struct Difference {
 pub enum WayIn {
     /// Where the hardware is: only general registers are told.
     Registers,
-    /// Through the stub.
+    /// The stub at CPL0 returns to the guest.
     Stub {
         /// Segments and the root that the stub runs on are loaded by the host first.
         segments: bool,
