@@ -40,7 +40,7 @@ fn ask(world: &World, guest: &Guest, port: EventPort) -> Result<Doorbell, Errno>
     world.call(guest, EXTENSION, &[DOORBELL, page(1)]).map(|_| world.peek(guest, page(1)))
 }
 
-/// The guest rings.
+/// The guest stores `value` to its doorbell page. Returns whether a doorbell hangs there.
 fn ring(world: &World, guest: &Guest, value: u32) -> bool {
     let page = world.services.mmu.doorbell_page(guest.domain.id()).unwrap();
     world.machine.doorbells.ring(page, value)
