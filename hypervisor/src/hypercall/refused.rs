@@ -13,7 +13,7 @@ pub fn not_implemented(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
     refuse(Errno::ENOSYS, "not offered")
 }
 
-/// `xenpmu_op`.
+/// Answers `xenpmu_op`, which Paravane does not support: −EOPNOTSUPP.
 pub fn not_supported(_call: &mut Call<'_>, _arguments: Arguments) -> Reply {
     refuse(Errno::EOPNOTSUPP, "there are no performance counters")
 }

@@ -13,7 +13,7 @@ const COST: u32 = 8;
 /// Mappings ended at a time, and settled together.
 const CHUNK: usize = 32;
 
-/// Ends mappings.
+/// `GNTTABOP_unmap_grant_ref`: ends `count` mappings, which the array at the guest's address `at` names.
 pub(super) fn unmap_grant_ref(call: &mut Call<'_>, at: u64, count: u64) -> Reply {
     end(unmap_each(call, at, count, false))
 }

@@ -13,9 +13,9 @@ use pv_abi::version::FeatureInfo;
 use pv_abi::{DomId, EventPort, VcpuId};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Not canonical.
+/// The first address that is not canonical.
 const WILD: u64 = 1 << 47;
-/// Not mapped.
+/// An address in the page below the guest's memory: nothing is mapped there.
 const UNMAPPED: u64 = BASE - 4096;
 
 pub fn trap_table(world: &World, guest: &Guest) {

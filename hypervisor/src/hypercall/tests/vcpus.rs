@@ -32,7 +32,7 @@ fn context(guest: &Guest) -> Box<GuestContext> {
     first
 }
 
-/// `vcpu_op`, by vCPU 0.
+/// The hypercall `vcpu_op` (number 24), made by vCPU 0 about `vcpu`, with its argument at the address `at`.
 fn op(world: &World, guest: &Guest, op: Op, vcpu: u64, at: u64) -> Result<u64, Errno> {
     world.call(guest, 24, &[op.0, vcpu, at])
 }
