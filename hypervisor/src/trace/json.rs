@@ -17,7 +17,7 @@ const DOMAINS: u64 = 1000;
 /// Threads of a process: their numbers are unique beyond it.
 const THREADS: u64 = 1000;
 
-/// A line of time.
+/// A line in the viewer: one pcpu, or one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Track {
     Pcpu(usize),

@@ -27,14 +27,14 @@ pub enum Called {
 pub enum Record {
     /// A domain was made. To be recorded before everything else about it.
     Domain {
-        /// The domain's number.
+        /// The number of the new domain.
         id: DomId,
         /// What the domain is called.
         name: String,
     },
-    /// A vCPU was on a pcpu.
+    /// A vCPU had a pcpu for one turn.
     Turn {
-        /// The pcpu's number.
+        /// The number of the pcpu that the vCPU was on.
         pcpu: usize,
         /// The vCPU that had the pcpu.
         vcpu: VcpuKey,
@@ -45,7 +45,7 @@ pub enum Record {
     },
     /// Code of the guest ran.
     Guest {
-        /// The pcpu's number.
+        /// The number of the pcpu that ran the guest.
         pcpu: usize,
         /// In which mode it was entered.
         mode: Mode,
@@ -54,7 +54,7 @@ pub enum Record {
     },
     /// An exit from the guest was dealt with.
     Exit {
-        /// The pcpu's number.
+        /// The number of the pcpu that dealt with the exit.
         pcpu: usize,
         /// The vCPU that left the machine.
         vcpu: VcpuKey,
@@ -81,7 +81,7 @@ pub enum Record {
         called: Called,
         /// It was interrupted before.
         continued: bool,
-        /// When the handler ran.
+        /// From the call of the handler until its return.
         span: Span,
     },
     /// Events were delivered.
