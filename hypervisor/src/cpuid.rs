@@ -6,7 +6,7 @@ use pv_abi::extension::{self, ExtensionFeatures};
 use pv_abi::time::multiplier_for;
 use std::fmt::Debug;
 
-/// What answers `cpuid`.
+/// Answers the instruction `cpuid` for a guest.
 pub trait CpuidPolicy: Debug {
     /// EAX, EBX, ECX, EDX of a leaf.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers;
