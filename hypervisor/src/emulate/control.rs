@@ -12,7 +12,7 @@ const OSXSAVE: u64 = 1 << 18;
 /// What a kernel finds in CR4, whatever it writes: PAE MCE OSFXSR OSXMMEXCPT.
 const CR4_FIXED: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
 
-/// `mov r64, crN`.
+/// `mov r64, crN` for CR0, CR2, CR3 and CR4, as the guest's kernel finds them. None for other registers.
 pub fn read_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let value = match trapped.instruction.op1_register() {
         Register::CR0 => CR0 | if trapped.vcpu.context.task_switched { CR0_TS } else { 0 },
@@ -40,7 +40,7 @@ pub fn write_control(trapped: &Trapped<'_>, registers: &mut Registers) -> Option
     }
 }
 
-/// `clts`.
+/// `clts`: clears CR0.TS.
 #[allow(clippy::unnecessary_wraps)] // it is a `Step`
 pub fn clear_task_switched(_: &Trapped<'_>, _: &mut Registers) -> Option<Effect> {
     Some(Effect::TaskSwitched(false))
@@ -68,7 +68,7 @@ fn debug_number(trapped: &Trapped<'_>, register: Register) -> Result<u64, Effect
     }
 }
 
-/// `mov r64, drN`.
+/// `mov r64, drN`. DR4 and DR5 mean DR6 and DR7, but raise #UD where CR4.DE is set.
 pub fn read_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let number = match debug_number(trapped, trapped.instruction.op1_register()) {
         Ok(number) => number,
@@ -79,7 +79,7 @@ pub fn read_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Ef
     Some(Effect::Registers)
 }
 
-/// `mov drN, r64`.
+/// `mov drN, r64`, as far as [`Breakpoints::set`] permits it. DR4 and DR5 as in [`read_debug`].
 pub fn write_debug(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let number = match debug_number(trapped, trapped.instruction.op0_register()) {
         Ok(number) => number,

@@ -25,13 +25,13 @@ pub fn syscall(trapped: &Trapped<'_>, _: &mut Registers) -> Option<Effect> {
     (trapped.vector == Vector::INVALID_OPCODE).then_some(effect)
 }
 
-/// `sysenter`.
+/// `sysenter`, which goes to the callback that the kernel has registered for it.
 #[allow(clippy::unnecessary_wraps)] // it is a `Step`
 pub fn sysenter(_: &Trapped<'_>, _: &mut Registers) -> Option<Effect> {
     Some(Effect::Sysenter)
 }
 
-/// `cpuid`.
+/// `cpuid`: EAX, EBX, ECX and EDX get what the vCPU is told of leaf EAX, subleaf ECX.
 #[allow(clippy::unnecessary_wraps)] // it is a `Step`
 pub fn cpuid(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let leaf = trapped.cpuid(registers.rax as u32, registers.rcx as u32);

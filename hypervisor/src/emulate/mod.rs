@@ -25,11 +25,11 @@ use step::{Trapped, single_step};
 /// An exception as the machine reports it.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// The vector.
+    /// The exception's vector, below 32.
     pub vector: u8,
     /// The hardware's error code.
     pub error_code: u64,
-    /// CR2.
+    /// CR2: the linear address of the access; meaningful for a page fault.
     pub cr2: u64,
 }
 

@@ -8,7 +8,7 @@ use pv_abi::address::is_canonical;
 /// What is behind a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// FS base.
+    /// IA32_FS_BASE: FS base.
     FsBase,
     /// GS base of the mode that runs.
     GsBase,
@@ -29,7 +29,7 @@ enum Kind {
 enum Vendor {
     Any,
     Intel,
-    /// And Hygon.
+    /// AMD, and Hygon.
     Amd,
 }
 
@@ -86,7 +86,7 @@ pub fn read(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> 
     Some(Effect::Registers)
 }
 
-/// `wrmsr`.
+/// `wrmsr`: EDX and EAX go to the MSR that ECX names. None where the guest has no such MSR, or may not write that.
 pub fn write(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let value = edx_eax(registers);
     let kind = find(trapped, registers)?;

@@ -21,7 +21,7 @@ use store::Store;
 
 /// Entries that a repeated instruction stores before others are let run.
 const ENTRIES_AT_ONCE: u64 = 64;
-/// Bytes of an entry.
+/// Bytes of a page-table entry.
 const ENTRY: u64 = 8;
 
 /// Carries out the store that raised `fault`. True where it was, or has come so far that the guest is to execute it again.

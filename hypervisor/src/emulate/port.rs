@@ -28,7 +28,7 @@ fn port(instruction: &Instruction, operand: u32, registers: &Registers) -> u16 {
     }
 }
 
-/// `in`.
+/// `in`: AL, AX or EAX gets what is read of the ports.
 pub fn input(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let instruction = trapped.instruction;
     let port = port(instruction, 1, registers);
@@ -37,7 +37,7 @@ pub fn input(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect>
     Some(Effect::Ports { port, size: into.size() })
 }
 
-/// `out`.
+/// `out`: what is written to the ports goes nowhere.
 #[allow(clippy::unnecessary_wraps)] // it is a `Step`
 pub fn output(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let instruction = trapped.instruction;
@@ -47,7 +47,7 @@ pub fn output(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect
 /// Strings that are moved between ports and memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// The port.
+    /// The number of the first port.
     port: u16,
     /// Where what is read from ports goes to, and what is written to them comes from.
     index: Register,
@@ -61,14 +61,14 @@ pub struct Transfer {
     input: Option<[u8; 4]>,
 }
 
-/// `ins`.
+/// `ins`: memory at RDI or EDI gets what is read of the ports. None for 32-bit code.
 pub fn string_input(trapped: &Trapped<'_>, registers: &mut Registers) -> Option<Effect> {
     let wide = trapped.instruction.op0_kind() == OpKind::MemoryESRDI;
     let index = if wide { Register::RDI } else { Register::EDI };
     transfer(trapped, 0, index, |size| Some(read(registers.rdx as u16, size).to_le_bytes()))
 }
 
-/// `outs`.
+/// `outs`: memory at RSI or ESI is read, and goes nowhere. None for 32-bit code.
 pub fn string_output(trapped: &Trapped<'_>, _: &mut Registers) -> Option<Effect> {
     let wide = trapped.instruction.op1_kind() == OpKind::MemorySegRSI;
     let index = if wide { Register::RSI } else { Register::ESI };
@@ -99,7 +99,7 @@ fn transfer(
 /// How a transfer has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transferred {
-    /// All of it is done.
+    /// All elements are moved.
     All,
     /// There is nothing to be moved.
     Empty,
@@ -159,7 +159,7 @@ impl Transfer {
         }
     }
 
-    /// Counts an element.
+    /// Counts one element: moves the index register by its size, and takes 1 off the counter where there is one.
     fn advance(self, registers: &mut Registers) -> Option<()> {
         let size = self.size as u64;
         let step = if registers.rflags & rflags::DF == 0 { size } else { size.wrapping_neg() };

@@ -17,7 +17,7 @@ use pv_abi::address::is_canonical;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use pv_abi::trap::{PageFaultError, Vector, rflags};
 
-/// DR6: a single step.
+/// DR6.BS: the #DB is a single step's.
 const SINGLE_STEP: u64 = 1 << 14;
 
 /// An instruction that trapped, and all that its effect depends on beside general registers.
@@ -25,13 +25,13 @@ const SINGLE_STEP: u64 = 1 << 14;
 pub struct Trapped<'a> {
     /// The instruction, as it was fetched.
     pub instruction: &'a Instruction,
-    /// What it raised.
+    /// The exception that the instruction raised: #UD or #GP.
     pub vector: Vector,
-    /// Whose it is.
+    /// The vCPU that executed it.
     pub vcpu: &'a Vcpu,
     /// CR2 as the guest has it.
     pub cr2: u64,
-    /// What `cpuid` says.
+    /// What the instruction `cpuid` tells this vCPU.
     pub policy: &'a dyn CpuidPolicy,
     /// Whether CR0.TS can be set ([`Services::raises_nm`]).
     pub raises_nm: bool,
@@ -55,28 +55,28 @@ impl Trapped<'_> {
 /// What an instruction changes beside general registers, and how it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing.
+    /// General registers change, or nothing does.
     Registers,
-    /// CR2.
+    /// CR2, as the guest's kernel finds it, gets this value.
     Cr2(u64),
     /// The root of kernel mode.
     Root(Mfn),
-    /// CR0.TS.
+    /// CR0.TS is set or cleared.
     TaskSwitched(bool),
-    /// CR4.
+    /// CR4 is written with this value; bits that are not the kernel's to choose are ignored.
     Cr4(u64),
-    /// XCR0.
+    /// XCR0 gets this value, which the machine offers.
     Xcr0(u64),
-    /// Debug registers.
+    /// All debug registers get these values.
     Breakpoints(Breakpoints),
     /// Ports are accessed, behind which there is nothing but breakpoints.
     Ports {
-        /// The first.
+        /// The number of the first port.
         port: u16,
-        /// How many: 1, 2 or 4.
+        /// How many ports, which is the bytes of the access: 1, 2 or 4.
         size: usize,
     },
-    /// FS base.
+    /// FS base gets this address, which is canonical.
     FsBase(u64),
     /// GS base of the mode that runs.
     GsBase(u64),
@@ -84,20 +84,20 @@ pub enum Effect {
     KernelGsBase(u64),
     /// Memory, or nothing where it is read.
     Transfer(Transfer),
-    /// A trap by `int n`.
+    /// A trap of this vector, by `int n`. RIP is behind the instruction then.
     Interrupt(u8),
     /// Another exception than the one that it raised.
     Fault {
-        /// The vector.
+        /// The vector of the other exception.
         vector: Vector,
-        /// Its error code.
+        /// The error code of the other exception; 0 where the vector has none.
         error_code: u64,
     },
     /// `syscall` of 64-bit code.
     Syscall,
     /// `syscall` of 32-bit code.
     Syscall32,
-    /// `sysenter`.
+    /// `sysenter` of a program.
     Sysenter,
 }
 

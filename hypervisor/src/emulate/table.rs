@@ -9,11 +9,11 @@ use iced_x86::Code::{self, *};
 /// For whom an instruction is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Everybody.
+    /// The kernel and its programs.
     Anybody,
     /// Whoever has the I/O privilege ([`Vcpu::has_io_privilege`]).
     IoPrivilege,
-    /// The kernel.
+    /// The kernel only: it is refused to programs.
     Kernel,
 }
 
@@ -32,14 +32,14 @@ impl Rule {
 /// None where it is the guest's own fault; then the registers do not matter. RIP is left alone.
 pub type Step = fn(&Trapped<'_>, &mut Registers) -> Option<Effect>;
 
-/// A row of the table.
+/// One or several instructions that trap and are carried out in the same way.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// The instruction, in the decoder's words.
     pub codes: &'static [Code],
-    /// For whom.
+    /// Whether programs may execute them, too.
     pub rule: Rule,
-    /// What it does.
+    /// The function that carries them out.
     pub step: Step,
 }
 
@@ -47,7 +47,7 @@ const fn row(codes: &'static [Code], rule: Rule, step: Step) -> Row {
     Row { codes, rule, step }
 }
 
-/// All instructions.
+/// All instructions that are carried out where they raise #UD or #GP, and for whom.
 pub static TABLE: &[Row] = &[
     row(&[Int_imm8], Rule::Anybody, entry::software_interrupt),
     row(&[Syscall], Rule::Anybody, entry::syscall),

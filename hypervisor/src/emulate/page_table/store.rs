@@ -18,7 +18,7 @@ const ARITHMETIC: u64 = CARRY | PARITY | AUXILIARY | ZERO | SIGN | OVERFLOW;
 pub struct Store {
     /// The linear address that is stored to.
     pub address: u64,
-    /// Bytes: 1, 2, 4 or 8.
+    /// How many bytes are stored: 1, 2, 4 or 8.
     pub bytes: u64,
     operation: Operation,
 }
