@@ -21,7 +21,7 @@ const MAPPED: PteFlags =
 /// What a domain is built for.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    /// The domain.
+    /// The number of the domain that is built.
     pub domain: DomId,
     /// The frame of its shared info page ([`Mmu::allocate_shared`]); none of its pfns names it.
     pub shared_info: Mfn,
@@ -36,7 +36,7 @@ pub struct Identity {
 pub struct BuiltDomain {
     /// The root of its page tables, pinned.
     pub root: Mfn,
-    /// RIP.
+    /// RIP: the virtual address of the kernel's first instruction.
     pub entry: u64,
     /// RSP: the top of the boot stack.
     pub stack: u64,
@@ -91,7 +91,7 @@ fn take_memory(mmu: &Mmu, domain: DomId, pages: u64) -> Result<Vec<Mfn>, BuildEr
 struct Site<'a> {
     memory: &'a MachineMemory,
     plan: &'a Plan,
-    /// The mfn of each pfn.
+    /// The frame of each page of the domain, by pfn.
     p2m: Vec<Mfn>,
 }
 

@@ -12,11 +12,11 @@ const TYPE_EXEC: u16 = 2;
 const TYPE_DYN: u16 = 3;
 const MACHINE_X86_64: u16 = 62;
 
-/// A segment to load.
+/// `p_type` of a segment to load (`PT_LOAD`).
 pub const LOAD: u32 = 1;
-/// A segment of notes.
+/// `p_type` of a segment of notes (`PT_NOTE`).
 pub const NOTE: u32 = 4;
-/// A section of notes.
+/// `sh_type` of a section of notes (`SHT_NOTE`).
 pub const SECTION_NOTE: u32 = 7;
 /// A section without bytes in the file.
 const SECTION_NOBITS: u32 = 8;
@@ -84,7 +84,10 @@ pub struct Elf<'a> {
 }
 
 impl<'a> Elf<'a> {
-    /// Reads the headers.
+    /// Reads the headers of a little-endian ELF64 file for x86-64.
+    ///
+    /// # Errors
+    /// What the file is instead, or which of its headers cannot be used.
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
         check_identity(file)?;
         let (header, _) = Header::ref_from_prefix(file).map_err(|_| truncated("its headers", 64, file))?;

@@ -11,7 +11,7 @@ use std::fmt;
 /// Why a file is no kernel that can be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// Nothing in it.
+    /// The file has no bytes.
     #[error("it is empty")]
     Empty,
     /// It is something else, and what.
@@ -23,7 +23,7 @@ pub enum ImageError {
     /// Compressed data that is not what it should be.
     #[error("its {compression} data cannot be unpacked: {reason}")]
     Damaged {
-        /// The format.
+        /// The format of the data.
         compression: Compression,
         /// What its decoder says.
         reason: String,
@@ -31,7 +31,7 @@ pub enum ImageError {
     /// It would be larger than any kernel is.
     #[error("its {compression} data unpacks to more than {}", Amount(limit / PAGE_SIZE as u64))]
     UnpacksToMore {
-        /// The format.
+        /// The format of the data.
         compression: Compression,
         /// Bytes that would have been fine.
         limit: u64,
@@ -47,7 +47,7 @@ pub enum ImageError {
     UnpacksToLess {
         /// Bytes that it should have.
         declared: u64,
-        /// Bytes that it has.
+        /// Bytes that the data unpacks to.
         unpacked: u64,
     },
     /// A bzImage from before its payload could be found.
@@ -55,7 +55,7 @@ pub enum ImageError {
     OldBootProtocol {
         /// The protocol's number before the dot.
         major: u16,
-        /// That behind it.
+        /// The protocol's number behind the dot.
         minor: u16,
     },
     /// The payload of a bzImage is neither compressed nor ELF.
@@ -71,13 +71,13 @@ pub enum ImageError {
         /// Bytes in the file, or in what was unpacked from it.
         length: usize,
     },
-    /// Class ELF32.
+    /// The ELF class is 32-bit (`ELFCLASS32`).
     #[error("a 32-bit image; only 64-bit guests are supported")]
     Bits32,
     /// Data encoding other than little-endian.
     #[error("not a little-endian ELF image")]
     NotLittleEndian,
-    /// `e_machine`.
+    /// `e_machine` is not 62 (x86-64), but this.
     #[error("built for {}, not for x86-64 (ELF machine 62)", machine_name(*.0))]
     WrongMachine(u16),
     /// `e_type` is neither EXEC nor DYN.
@@ -114,9 +114,9 @@ pub enum ImageError {
     SegmentShrinks {
         /// Index among the program headers.
         index: usize,
-        /// Bytes in the file.
+        /// Bytes that the file has for the segment (`p_filesz`).
         file: u64,
-        /// Bytes in memory.
+        /// Bytes that the segment takes in memory (`p_memsz`).
         memory: u64,
     },
     /// A LOAD segment that no domain could hold, or whose addresses wrap.
@@ -126,7 +126,7 @@ pub enum ImageError {
         index: usize,
         /// Its physical address, as the file has it.
         address: u64,
-        /// Bytes in memory.
+        /// Bytes that the segment takes in memory (`p_memsz`).
         memory: u64,
     },
     /// Two LOAD segments want the same memory.
@@ -165,15 +165,15 @@ pub enum PlanError {
     MemoryTooSmall {
         /// The least that would do.
         needs: Amount,
-        /// What there is.
+        /// The memory that the domain has.
         has: Amount,
     },
     /// More than a domain may have.
     #[error("memory too large: a domain may have {most}, not {has}")]
     MemoryTooLarge {
-        /// The most.
+        /// The most memory that a domain may have.
         most: Amount,
-        /// What was asked for.
+        /// The memory that was asked for.
         has: Amount,
     },
     /// They would fit but for the ramdisk.
@@ -181,13 +181,13 @@ pub enum PlanError {
     RamdiskTooBig {
         /// The least that would do.
         needs: Amount,
-        /// What there is.
+        /// The memory that the domain has.
         has: Amount,
     },
     /// Longer than `start_info` has room for.
     #[error("command line too long: {length} bytes, at most {} fit", super::MAX_COMMAND_LINE)]
     CommandLineTooLong {
-        /// Its bytes.
+        /// Bytes of the command line, without a zero byte at its end.
         length: usize,
     },
     /// A zero byte would end it early.
@@ -198,9 +198,9 @@ pub enum PlanError {
         "the address range {start:#x} + {bytes:#x} wanted by the kernel's notes is not the guest's to use"
     )]
     AddressRange {
-        /// Its first address.
+        /// The first virtual address of the range.
         start: u64,
-        /// Its length.
+        /// Bytes of the range.
         bytes: u64,
     },
 }
@@ -211,9 +211,9 @@ pub enum BuildError {
     /// The machine has not got the memory.
     #[error("the domain needs {needs}, and the machine has {has} left")]
     MachineTooSmall {
-        /// The domain's memory.
+        /// The memory that the domain is to have.
         needs: Amount,
-        /// What is free.
+        /// The memory that no domain has.
         has: Amount,
     },
     /// The page tables were refused, or the machine failed.

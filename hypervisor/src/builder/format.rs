@@ -5,11 +5,11 @@ use super::compression::Compression;
 /// What a file begins like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// ELF, of any machine.
+    /// An ELF file for any machine.
     Elf,
     /// Linux for x86, as it is installed.
     BzImage,
-    /// Something compressed.
+    /// Data compressed in a format that can be unpacked.
     Compressed(Compression),
     /// Something compressed in a way that is not supported; its name.
     CompressedOtherwise(&'static str),

@@ -16,13 +16,13 @@ pub struct KernelImage<'a> {
     file: &'a [u8],
     /// What to load, by ascending address, without overlaps.
     pub segments: Vec<Segment>,
-    /// What the image wants.
+    /// What the image's Xen notes ask for.
     pub notes: Notes,
     /// Virtual address of the first instruction.
     pub entry: u64,
 }
 
-/// A part of the image.
+/// A LOAD segment of the image: what is copied from the file, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Index among the file's program headers.
@@ -31,7 +31,7 @@ pub struct Segment {
     pub address: u64,
     /// Where its bytes lie in the file; what the memory has beyond them is zero.
     pub file: Range<usize>,
-    /// Bytes in memory.
+    /// Bytes that the segment takes in memory; never fewer than its bytes in the file.
     pub memory: u64,
 }
 

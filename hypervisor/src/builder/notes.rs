@@ -24,7 +24,7 @@ pub struct Notes {
     pub mod_start_pfn: bool,
     /// There is an entry point for PVH guests.
     pub pvh_entry: bool,
-    /// XEN_VERSION.
+    /// The note XEN_VERSION: the version of Xen's interface that the kernel is for. Empty without the note.
     pub xen_version: String,
     /// Name of the guest system.
     pub guest_os: String,

@@ -28,20 +28,20 @@ const P2M_ENTRY: u64 = 8;
 /// What a domain is to have.
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
-    /// Its memory.
+    /// The domain's memory, in pages of 4 KiB.
     pub pages: u64,
-    /// Bytes of its ramdisk.
+    /// The ramdisk's size in bytes; none where there is no ramdisk.
     pub ramdisk: Option<u64>,
-    /// Its command line.
+    /// The kernel's command line, without a zero byte.
     pub command_line: String,
 }
 
 /// Where the ramdisk goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ramdisk {
-    /// Its pfns.
+    /// The pfns of the ramdisk's pages.
     pub pages: Range<u64>,
-    /// Its bytes.
+    /// The ramdisk's size in bytes; the last page may have more.
     pub bytes: u64,
     /// Whether the initial mapping has it.
     pub mapped: bool,
@@ -50,19 +50,19 @@ pub struct Ramdisk {
 /// Where everything goes. Numbers are pfns unless they say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Pages of the domain.
+    /// How many pages of 4 KiB the domain has.
     pub pages: u64,
     /// Virtual address of pfn 0.
     pub virt_base: u64,
-    /// The kernel image.
+    /// The pages of the kernel image, from the first to the last segment.
     pub kernel: Range<u64>,
     /// The ramdisk, if there is one.
     pub ramdisk: Option<Ramdisk>,
-    /// The p2m list.
+    /// The pages of the p2m list: an mfn of 8 bytes for each pfn.
     pub p2m: Range<u64>,
     /// Virtual address of the p2m list.
     pub p2m_address: u64,
-    /// The start_info page.
+    /// The page of `start_info` (`public/xen.h`).
     pub start_info: u64,
     /// The page of the xenstore ring.
     pub xenstore: u64,
@@ -70,7 +70,7 @@ pub struct Plan {
     pub console: u64,
     /// The page tables, the root first.
     pub table_frames: Range<u64>,
-    /// The boot stack.
+    /// The page of the stack that the first vCPU starts with.
     pub stack: u64,
     /// The page tables' contents.
     pub tables: Tables,
@@ -78,7 +78,7 @@ pub struct Plan {
     pub entry: u64,
     /// The page that is filled with hypercall entries.
     pub hypercall_page: Option<u64>,
-    /// The command line.
+    /// The kernel's command line, as `start_info` gets it.
     pub command_line: String,
 }
 

@@ -24,9 +24,9 @@ struct Entry {
 /// A function of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Its first address.
+    /// The virtual address of the function's first byte.
     pub address: u64,
-    /// Its bytes.
+    /// Bytes of the function, as the symbol has them.
     pub size: u64,
     /// Its name, safe to be shown.
     pub name: String,

@@ -11,7 +11,7 @@ pub struct Mapping {
     pub address: u64,
     /// The pfn mapped there; the next ones follow.
     pub first_pfn: u64,
-    /// Pages.
+    /// How many pages are mapped.
     pub pages: u64,
 }
 
@@ -28,10 +28,10 @@ impl Mapping {
     }
 }
 
-/// One page table.
+/// A page table of the initial address space: its level, and where the addresses that it translates start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Table {
-    /// Its level.
+    /// The level of the table; L4 is the root's.
     pub level: Level,
     /// The first virtual address that it translates; 0 for the root.
     pub base: u64,
@@ -42,7 +42,7 @@ pub struct Table {
 pub enum Target {
     /// The table at this position in the list of tables.
     Table(usize),
-    /// A page of the domain.
+    /// The page of the domain that has this pfn.
     Page(u64),
 }
 
@@ -66,17 +66,17 @@ impl Tables {
         Self { list, position, mappings }
     }
 
-    /// How many there are.
+    /// How many tables there are, the root included.
     pub fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// What is mapped.
+    /// What the tables map: the initial mapping first.
     pub fn mappings(&self) -> &[Mapping] {
         &self.mappings
     }
 
-    /// The tables.
+    /// The tables in the order in which they lie in memory, the root first.
     pub fn list(&self) -> &[Table] {
         &self.list
     }
