@@ -17,7 +17,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// What a file holds.
+/// A kind of file. One of the same kind, or an empty one, is replaced without `force`.
 pub struct Kind {
     /// What to call it, with its article.
     pub name: &'static str,
@@ -36,9 +36,9 @@ pub enum NewFile {
     Device(File),
     /// One that takes its place later.
     Aside {
-        /// The new one.
+        /// The new file, under a name of its own in the directory of `target`.
         file: NamedTempFile,
-        /// Where it is to be.
+        /// The path that the new file gets when it is published.
         target: PathBuf,
         /// What is there, open and locked.
         old: Option<(File, Lock)>,
@@ -127,7 +127,7 @@ impl NewFile {
     }
 }
 
-/// A file in its place.
+/// A file in its place. It is locked until this is dropped; a device is not locked.
 pub struct Published {
     _file: File,
     _lock: Option<Lock>,

@@ -12,7 +12,7 @@ pub enum Status {
     Configuration,
     /// The command line makes no sense.
     Usage,
-    /// The guest crashed.
+    /// The guest crashed: exit status 3.
     Crashed,
     /// The guest ended with a failure.
     Failed,
@@ -55,9 +55,9 @@ impl From<Status> for ExitCode {
 /// Why nothing was done: one line for the user, and the exit status.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit status.
+    /// What the process reports to whoever started it.
     pub status: Status,
-    /// The line.
+    /// The line that tells the user why.
     pub message: String,
 }
 

@@ -43,7 +43,7 @@ impl Args {
     }
 }
 
-/// The commands.
+/// The commands of the command line, each with its options.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a guest, or several; their console is this terminal, Ctrl-] leaves, Ctrl-A and a digit turns to another
@@ -62,10 +62,10 @@ pub enum Command {
     Completions(CompletionsArgs),
 }
 
-/// `run`.
+/// What is said to `paravane run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunCommand {
-    /// The options.
+    /// The options, which also stand without the word `run`.
     #[command(flatten)]
     pub options: RunArgs,
     /// Files that describe a domain each, in TOML: name, kernel, ramdisk, cmdline, memory, vcpus, disks, exec
@@ -85,7 +85,7 @@ impl RunCommand {
     }
 }
 
-/// The options of `run`.
+/// The options of `run`: those of one domain, and those of the whole run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// A kernel with Xen notes, in place of the bundled guest kernel: an ELF image, also compressed, or a bzImage (vmlinuz)
@@ -157,7 +157,7 @@ impl RunArgs {
     }
 }
 
-/// `check`.
+/// What is said to `paravane check`.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// As JSON, for programs
@@ -168,7 +168,7 @@ pub struct CheckArgs {
     pub cpuid: bool,
 }
 
-/// `kernel`.
+/// What is said to `paravane kernel`.
 #[derive(Debug, clap::Args)]
 pub struct KernelArgs {
     /// Where to write it; - is stdout
@@ -179,7 +179,7 @@ pub struct KernelArgs {
     pub force: bool,
 }
 
-/// `man`.
+/// What is said to `paravane man`.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
     /// The directory for the pages, such as /usr/local/share/man/man1; - is stdout
@@ -190,7 +190,7 @@ pub struct ManArgs {
     pub force: bool,
 }
 
-/// `completions`.
+/// What is said to `paravane completions`.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
     /// The shell
@@ -198,7 +198,7 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// `bench`.
+/// What is said to `paravane bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// What to measure: core, block [default: core]
@@ -215,13 +215,13 @@ pub struct BenchArgs {
     pub linux: Option<PathBuf>,
 }
 
-/// `xs`.
+/// What is said to `paravane xs`.
 #[derive(Debug, clap::Args)]
 pub struct XsArgs {
     /// The socket of the one that is meant [default: that of the only one running]
     #[arg(long, value_name = "PATH", global = true)]
     pub socket: Option<PathBuf>,
-    /// What to do.
+    /// What is to be done with the store.
     #[command(subcommand)]
     pub command: XsCommand,
 }

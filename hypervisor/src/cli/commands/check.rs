@@ -9,7 +9,7 @@ use hypervisor::machine::cpuid::{Asker, HiddenFeature, MachineCpuid, Told};
 use hypervisor::machine::kvm::{CpuidAnswer, HostError, KvmKind, KvmMachine, ProbeReport, TableWay};
 use serde::Serialize;
 
-/// Bits of XCR0.
+/// The bit of XCR0 for AVX; then those that AVX-512 needs, with x87, SSE and AVX.
 const AVX: u64 = 1 << 2;
 const AVX_512: u64 = 0xe7;
 

@@ -15,7 +15,7 @@ const KIND: Kind = Kind { name: "a kernel of Paravane", is_held_by: is_bundled_k
 /// No bundled kernel is larger.
 const LARGEST: u64 = 64 << 20;
 
-/// Writes it.
+/// `paravane kernel`: writes the bundled guest kernel to a file, or to stdout.
 pub fn kernel(args: &KernelArgs) -> Result<Status, Failure> {
     if is_stdout(&args.output) {
         let _ = print(KERNEL_IMAGE)?;

@@ -7,9 +7,9 @@ use hadris_fat::write::FileWriter;
 use std::io::{self, Cursor};
 use std::sync::Arc;
 
-/// What it is called.
+/// What messages call the disk.
 pub const NAME: &str = "demo disk";
-/// Its size.
+/// The size of the disk in MiB.
 pub const MIB: usize = 4;
 const README: &[u8] = b"This disk is in memory: what is written to it is gone when paravane ends.\n\
 write /xvda/note.txt anything, then ls /xvda; --disk PATH attaches an image instead.\n";

@@ -19,7 +19,7 @@ const MAX_DISKS: usize = 64;
 /// A disk as its user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
-    /// The image.
+    /// The path of the disk's image.
     pub path: PathBuf,
     /// Whether the guest may only read it.
     pub read_only: bool,

@@ -6,7 +6,7 @@ use crate::cli::status::Failure;
 use hypervisor::builder::Amount;
 use hypervisor::machine::kvm::{MOST_FRAMES, frames_needed};
 
-/// Pages of a mebibyte.
+/// Pages of 4 KiB in a mebibyte.
 const MEBIBYTE: u64 = 256;
 
 /// Frames of a domain that are not its memory: its shared info page, and room for the builder.

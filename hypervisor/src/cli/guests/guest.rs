@@ -12,20 +12,20 @@ use std::sync::Arc;
 
 /// A guest whose files are read and fit together.
 pub struct Guest<'a> {
-    /// What its user wants.
+    /// What the user wants of the guest.
     pub spec: &'a Spec,
-    /// Its files.
+    /// The bytes of its kernel and of its ramdisk.
     pub images: &'a Images,
     /// The kernel among them.
     pub kernel: KernelImage<'a>,
-    /// Its disks.
+    /// Its disks, open; the first is `xvda`.
     pub disks: Vec<Arc<Disk>>,
     /// Where the shell's commands come from.
     pub commands: Commands<'a>,
 }
 
 impl<'a> Guest<'a> {
-    /// Looks at the files.
+    /// Reads the headers and notes of the kernel, and opens the disks.
     pub fn new(spec: &'a Spec, images: &'a Images) -> Result<Self, Failure> {
         let commands = match &spec.exec {
             Some(exec) => Commands::Given(exec),

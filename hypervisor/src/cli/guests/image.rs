@@ -15,7 +15,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// Reads the files.
+    /// Reads the kernel, unpacked, and the ramdisk. Without a path it is the bundled kernel.
     pub fn read(spec: &Spec) -> Result<Self, Failure> {
         let (name, kernel) = match &spec.kernel {
             Some(path) => {
@@ -37,7 +37,7 @@ impl Images {
         &self.name
     }
 
-    /// The kernel.
+    /// The kernel image, its headers and notes read and checked.
     pub fn kernel(&self) -> Result<KernelImage<'_>, Failure> {
         KernelImage::parse(&self.kernel).map_err(|error| Failure::about(&self.name, error))
     }
@@ -52,7 +52,7 @@ impl Images {
         self.ramdisk.as_ref().map_or(&[], |(_, bytes)| bytes)
     }
 
-    /// Lays a domain out.
+    /// Plans the domain of `spec`. An error names the file or the setting that does not fit.
     pub fn plan(&self, image: &KernelImage<'_>, spec: &Spec, command_line: String) -> Result<Plan, Failure> {
         let ramdisk = self.ramdisk.as_ref().map(|(_, bytes)| bytes.len() as u64);
         let wishes = Wishes { pages: spec.memory.0, ramdisk, command_line };

@@ -12,9 +12,9 @@ pub const DEFAULT_MEMORY: &str = "128M";
 /// A domain as its user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Who says so.
+    /// Where the description comes from; messages name it.
     pub origin: Origin,
-    /// Its name.
+    /// What messages call the domain.
     pub name: String,
     /// An image, in place of the bundled kernel.
     pub kernel: Option<PathBuf>,
@@ -22,9 +22,9 @@ pub struct Spec {
     pub ramdisk: Option<PathBuf>,
     /// The kernel's command line.
     pub cmdline: String,
-    /// Its memory.
+    /// The domain's memory.
     pub memory: Amount,
-    /// Its vCPUs.
+    /// How many vCPUs the domain has.
     pub vcpus: u32,
     /// Its disks, the first being `xvda`.
     pub disks: Vec<DiskSpec>,
@@ -54,7 +54,7 @@ impl Spec {
 pub enum Origin {
     /// Options of the command line.
     Options,
-    /// A file.
+    /// The file at this path, in TOML.
     File(PathBuf),
 }
 

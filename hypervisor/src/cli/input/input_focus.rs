@@ -23,7 +23,7 @@ pub enum Takes {
 struct Target {
     input: Arc<Input>,
     takes: Takes,
-    /// The domain has ended.
+    /// Whether the domain has ended: nothing is typed to it any more.
     gone: AtomicBool,
 }
 

@@ -5,12 +5,12 @@ use super::keys::{Action, Keys};
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// What stdin is.
+/// What stdin is, and whether it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stdin {
     /// Nobody's business: all domains have their commands.
     Unread,
-    /// A terminal.
+    /// A terminal: keys are read as they are pressed.
     Terminal,
     /// Something else, with an end.
     Pipe,

@@ -1,11 +1,11 @@
 //! What keys mean: most are the guest's.
 
-/// Ctrl-]: leaves.
+/// Ctrl-]: the user leaves the session.
 const LEAVE: u8 = 0x1d;
 /// Ctrl-A: with several domains, the next key says which of them is typed to. As in `screen` and QEMU.
 const PREFIX: u8 = 0x01;
 
-/// What a key does.
+/// What a key does to the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// It is typed to the guest.
@@ -14,7 +14,7 @@ pub enum Action {
     To(usize),
     /// Keys go to the next domain from now on.
     Next,
-    /// The session is left.
+    /// The user leaves the session.
     Leave,
 }
 

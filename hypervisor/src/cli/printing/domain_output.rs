@@ -70,7 +70,7 @@ fn paper(names: &[String], is_terminal: bool) -> io::Result<Paper<BufWriter<Stdo
 }
 
 impl DomainOutput {
-    /// Whether it is marked.
+    /// Whether the run has several domains, so that each line is marked with a name.
     pub fn is_one_of_several(&self) -> bool {
         self.is_one_of_several
     }

@@ -31,7 +31,7 @@ pub struct MarkedLines<W> {
     out: W,
     is_terminal: bool,
     speakers: Vec<Speaker>,
-    /// Whose line is open.
+    /// The index of the domain whose line is open; none where no line is.
     open: Option<usize>,
 }
 

@@ -14,7 +14,7 @@ impl Write for Output {
         Ok(bytes.len())
     }
 
-    /// The guest pauses.
+    /// The guest pauses: a terminal shows what it has said, whether or not the line is whole.
     fn flush(&mut self) -> io::Result<()> {
         self.0.pause();
         Ok(())

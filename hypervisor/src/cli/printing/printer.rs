@@ -24,7 +24,7 @@ const MESSAGES: usize = 256;
 /// How long output is still written once the user has left.
 const PARTING: Duration = Duration::from_secs(1);
 
-/// What is written on.
+/// How what domains say is written.
 pub enum Paper<W> {
     /// What the only domain says, as it is.
     Plain(W),
@@ -106,7 +106,7 @@ impl State {
     }
 }
 
-/// Work for the thread.
+/// What the thread that writes does next.
 enum Work {
     Message(Box<dyn FnOnce() + Send>),
     Write { who: usize, first: Option<Hook>, bytes: Vec<u8>, pauses: bool, ends: bool },
@@ -264,7 +264,7 @@ impl Printer {
         }
     }
 
-    /// Waits for work.
+    /// Waits for the next work: a message, else output of the next domain that has any.
     fn next(&self) -> Work {
         let mut state = self.state();
         loop {
@@ -313,7 +313,7 @@ impl Printer {
 pub struct Stdout(io::Stdout);
 
 impl Stdout {
-    /// It.
+    /// A handle on this process's stdout.
     pub fn new() -> Self {
         Self(io::stdout())
     }

@@ -47,7 +47,7 @@ fn mention(text: &str) {
 pub struct Telling {
     /// How often each hypercall was made, and what the exits were.
     pub statistics: bool,
-    /// For programs.
+    /// Whether the end is told as JSON, for programs.
     pub json: bool,
 }
 
@@ -90,14 +90,14 @@ pub fn demo_disk() {
     ));
 }
 
-/// What a run came to.
+/// The numbers that are told at the end of a domain.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
     /// From the start of the guest to its end.
     pub time: Duration,
-    /// Exits from the guest.
+    /// How many exits from the guest there were, of all kinds.
     pub exits: u64,
-    /// Hypercalls it made.
+    /// How many hypercalls the guest made, of all numbers.
     pub hypercalls: u64,
     /// What validation came to.
     pub validation: Validation,
@@ -113,7 +113,7 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// So far.
+    /// What validation came to since the hypervisor started.
     pub fn of(hypervisor: &Hypervisor) -> Self {
         let counters = hypervisor.services().mmu.counters();
         let validated = counters.entries_validated.saturating_add(counters.entries_updated);

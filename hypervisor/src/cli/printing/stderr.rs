@@ -29,7 +29,10 @@ struct Messages {
 
 static STDERR: Messages = Messages::new();
 
-/// Starts the thread.
+/// Starts the thread that writes messages.
+///
+/// # Errors
+/// The host's, where it starts no thread. Messages are written at once then.
 pub fn start() -> io::Result<()> {
     STDERR.state().started = true;
     let body = || STDERR.write_all(&mut io::stderr());

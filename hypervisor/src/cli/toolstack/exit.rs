@@ -147,7 +147,7 @@ impl Exit {
         self.is_over()
     }
 
-    /// What the host did.
+    /// Takes the first failure that was reported here; none where there was none.
     pub fn take_failure(&self) -> Option<Failure> {
         self.state().failure.take()
     }

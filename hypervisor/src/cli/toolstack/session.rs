@@ -27,15 +27,15 @@ const FIRST_SCREEN: Duration = Duration::from_millis(500);
 pub struct Session<'a> {
     /// Its place among the guests of this run.
     pub index: usize,
-    /// The hypervisor.
+    /// The hypervisor, which all guests of this run share.
     pub hypervisor: Arc<Hypervisor>,
-    /// The guest.
+    /// The guest that is booted: its files, its disks, and what its user wants.
     pub guest: Guest<'a>,
     /// The store of the machine.
     pub store: StoreHandle,
-    /// Where its words go.
+    /// Where what the domain says is shown.
     pub domain_output: DomainOutput,
-    /// Where it is typed to.
+    /// The input of each domain, and which of them the keys go to.
     pub focus: Arc<InputFocus>,
     /// What ends the guests from outside.
     pub exit: Arc<Exit>,
@@ -45,7 +45,7 @@ pub struct Session<'a> {
 
 /// A domain of a guest that runs.
 pub struct RunningDomain {
-    /// When it was begun.
+    /// When the domain was about to be created.
     pub born: Instant,
     /// What validation came to before that.
     pub validation_before: Validation,
