@@ -80,19 +80,19 @@ unsafe extern "sysv64" {
     fn paravane_bench_chase(rounds: u64, address: u64, word: u64) -> u64;
 }
 
-/// What is computed.
+/// What a row computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Computation {
     /// General registers only.
     Integer,
-    /// Vectors of 256 bits.
+    /// AVX: vectors of 256 bits.
     Avx,
     /// Loads of which each depends on the one before, all over a [`Chain`].
     Chase,
 }
 
 impl Computation {
-    /// Its code.
+    /// The machine code of the computation, padded to 128 bytes. It can lie at any address.
     pub fn code(self) -> &'static [u8] {
         let code = match self {
             Self::Integer => paravane_bench_integer as *const u8,
@@ -151,7 +151,7 @@ impl Chain {
         Self { words }
     }
 
-    /// As it lies in memory.
+    /// The links as they lie in memory: a line of 64 bytes each.
     pub fn bytes(&self) -> &[u8] {
         self.words.as_bytes()
     }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// What it says on the console.
 pub const MESSAGE: &str = "paravane: the first process";
 
-/// Bytes of the program.
+/// Bytes of the program, an ELF file with padding.
 const PROGRAM_SIZE: usize = 256;
 
 global_asm!(

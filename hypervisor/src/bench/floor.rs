@@ -21,9 +21,9 @@ const RET: u8 = 0xc3;
 pub struct Trapping {
     /// What comes before it, and raises none.
     pub before: &'static [u8],
-    /// The instruction.
+    /// The bytes of the instruction.
     pub instruction: &'static [u8],
-    /// Which exception.
+    /// The exception that the instruction raises.
     pub vector: Vector,
 }
 
@@ -34,9 +34,9 @@ pub const FAULT: Trapping =
 /// By which way the guest leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// A hypercall gate.
+    /// The guest makes a hypercall by this gate.
     Gate(Gate),
-    /// An exception.
+    /// The guest executes an instruction that raises an exception.
     Exception(Trapping),
 }
 
@@ -65,7 +65,7 @@ impl Way {
 pub struct Touch {
     /// So many pages of the window.
     pub pages: u64,
-    /// From one to the next.
+    /// How many pages it is from one of them to the next.
     pub stride: u64,
 }
 

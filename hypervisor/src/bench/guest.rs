@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 /// Longer than anything takes that a guest is told to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the guest says.
+/// What the guest says on its line.
 #[derive(Debug)]
 enum Said {
     /// It asks for a command, since this moment.
     Asks(Instant),
-    /// Two words.
+    /// The two words of a result: see [`super::image`].
     Result([u64; 2]),
 }
 
@@ -107,7 +107,7 @@ impl Line {
 #[derive(Debug)]
 pub struct Laboratory {
     line: Line,
-    /// The guest's domain.
+    /// The domain that the guest runs in.
     pub site: Site,
     /// What the machine's probes found.
     pub report: ProbeReport,
@@ -116,7 +116,7 @@ pub struct Laboratory {
 }
 
 impl Laboratory {
-    /// Starts the guest.
+    /// Makes a machine, and starts a guest with a window and a second root on it.
     pub fn new() -> Result<Self, BenchError> {
         Self::with(MACHINE_FRAMES, Site::new)
     }

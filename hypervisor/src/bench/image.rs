@@ -30,29 +30,29 @@ pub const BASE: u64 = 0xffff_ffff_8000_0000;
 pub const HYPERCALL_PAGE: u64 = 0x1000;
 /// Eight words: a program's address, R12, and what else it takes.
 pub const COMMAND: u64 = 0x2000;
-/// Two words.
+/// Two words of 8 bytes: RAX and RBX of the program that returned.
 pub const RESULT: u64 = 0x2100;
-/// 24 bytes each.
+/// Two structures `mmuext_op` of 24 bytes each; or the port of the guest's event channel.
 pub const OPERATIONS: u64 = 0x2200;
-/// Code.
+/// The code that a program calls. The host writes it; it ends with `ret`.
 pub const GATE: u64 = 0x2300;
-/// The stack lies below.
+/// Where the stack for traps from user mode ends; it grows down from here.
 pub const KERNEL_STACK: u64 = 0x4000;
 /// The most updates in a list.
 pub const UPDATES: u64 = 2048;
-/// 16 bytes each.
+/// The list of the `mmu_update`s that map pages: 16 bytes each, [`UPDATES`] at most.
 pub const MAPS: u64 = 0x8000;
-/// Directly behind.
+/// The list of the `mmu_update`s that unmap them, directly behind the other.
 pub const UNMAPS: u64 = MAPS + UPDATES * 16;
 /// Where the image ends in memory.
 const END: u64 = UNMAPS + UPDATES * 16;
-/// Bytes of the file.
+/// Bytes of the ELF file: what lies from the hypercall page on is not in it.
 const FILE_SIZE: usize = HYPERCALL_PAGE as usize;
 /// Bytes of the floors' guest before what it measures.
 const BARE_SIZE: usize = 128;
-/// Bytes of a command.
+/// Bytes of a command: eight words of 8.
 pub const COMMAND_SIZE: usize = 64;
-/// Bytes of a result.
+/// Bytes of a result: two words of 8.
 pub const RESULT_SIZE: usize = 16;
 
 global_asm!(
@@ -429,7 +429,7 @@ pub enum Program {
     Update,
     /// Prepares [`Self::Event`].
     EventSetup,
-    /// Events to itself.
+    /// Sends events to its own vCPU, each of which brings an upcall.
     Event,
     /// Prepares [`Self::Fault`].
     FaultSetup,
@@ -467,7 +467,7 @@ impl Program {
     }
 }
 
-/// The kernel image.
+/// The file of the bench's kernel: an ELF image with Xen notes.
 pub fn kernel() -> &'static [u8] {
     &paravane_bench_image
 }

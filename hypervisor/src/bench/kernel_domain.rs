@@ -18,11 +18,11 @@ use std::time::Duration;
 /// What is booted, in how much memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel<'a> {
-    /// The unpacked image.
+    /// The bytes of the kernel image, unpacked.
     pub image: &'a [u8],
     /// Its ramdisk; empty where it has none.
     pub ramdisk: &'a [u8],
-    /// Its command line.
+    /// The kernel's command line.
     pub command_line: &'a str,
     /// The domain's memory. The machine has a little more.
     pub pages: u64,
@@ -76,7 +76,7 @@ impl KernelDomain {
         self.services.disk_host().notifications()
     }
 
-    /// Starts it.
+    /// Starts the domain's vCPU at the kernel's entry point.
     pub fn start(&self) -> Result<(), BenchError> {
         Ok(self.hypervisor.start(&self.domain, &self.filled.start_state())?)
     }
@@ -86,7 +86,7 @@ impl KernelDomain {
         self.domain.statistics().snapshot()
     }
 
-    /// Whether it has ended.
+    /// Whether the domain has ended, in whatever way.
     pub fn has_ended(&self) -> bool {
         self.domain.life().has_ended()
     }

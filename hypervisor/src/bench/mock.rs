@@ -19,7 +19,7 @@ pub struct Mock {
 }
 
 impl Mock {
-    /// For `frames` frames.
+    /// A mock of `frames` frames that nobody refers to yet.
     pub fn new(frames: u64) -> Self {
         let entries = (0..WORDS as u64).map(AtomicU64::new).collect();
         Self { counts: (0..frames).map(|_| AtomicU32::new(0)).collect(), entries }

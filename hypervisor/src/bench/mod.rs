@@ -95,7 +95,7 @@ pub struct Settings<'a> {
 pub struct Suite {
     /// What the command line calls it.
     pub name: &'static str,
-    /// Measures its rows.
+    /// Measures the suite's rows and hands each to the sink when it is finished.
     pub run: fn(settings: &Settings<'_>, sink: Sink<'_>) -> Result<(), BenchError>,
 }
 

@@ -15,9 +15,9 @@ pub const EACH: &str = "per op";
 /// How good a row should be. Of a ratio, or of the value in a row without a floor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Aim {
-    /// No more than this.
+    /// The ratio or value is no more than this.
     AtMost(f64),
-    /// No less than this.
+    /// The ratio or value is no less than this.
     AtLeast(f64),
     /// The value is no more than this above the floor.
     Adds(f64),
@@ -26,7 +26,7 @@ pub enum Aim {
 /// The result of one measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
-    /// `suite/row/variant`.
+    /// The row's name, which starts with its suite: `suite/row/variant`.
     pub name: String,
     /// What `value` and `floor` are in.
     pub unit: &'static str,
@@ -38,7 +38,7 @@ pub struct Row {
     pub ratio: Option<f64>,
     /// Where the ratio's 95 % bootstrap interval starts; the value's, in a row without a floor.
     pub low: f64,
-    /// Where it ends.
+    /// Where that interval ends.
     pub high: f64,
     /// Pairs, or samples where there is no floor.
     pub samples: usize,
@@ -109,7 +109,7 @@ impl Row {
         self.aiming(Aim::AtMost(most))
     }
 
-    /// With an aim.
+    /// With an aim for the ratio, or for the value of a row without a floor.
     pub fn aiming(self, aim: Aim) -> Self {
         Self { aim: Some(aim), ..self }
     }

@@ -43,24 +43,24 @@ pub const fn pages_around(ramdisk: &[u8]) -> u64 {
     (ramdisk.len() / PAGE_SIZE) as u64 + 4 * LEAST_PAGES
 }
 
-/// A built domain.
+/// The bench's domain, built from [`super::image`].
 #[derive(Debug)]
 pub struct Site {
     /// The domain, not started.
     pub domain: Arc<Domain>,
-    /// How it starts.
+    /// The registers and the root table that its vCPU starts with.
     pub start: StartState,
     /// Where its ramdisk is mapped; 0 where it has none.
     pub ramdisk: u64,
     mmu: Arc<Mmu>,
-    /// The mfn of each pfn.
+    /// The frame of each page of the domain, by pfn. Empty where the domain is not furnished.
     p2m: Vec<Mfn>,
 }
 
 /// How the frames of a list of updates lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {
-    /// One behind the other.
+    /// Each frame follows the one before it.
     Contiguous,
     /// No two are neighbours.
     Scattered,
@@ -93,7 +93,7 @@ pub fn plain(
 }
 
 impl Site {
-    /// Builds and furnishes.
+    /// Builds the domain and furnishes it: window, shared page, second root.
     pub fn new(hypervisor: &Hypervisor, console: Arc<dyn Console>) -> Result<Self, BenchError> {
         let (domain, start, plan) = plain(hypervisor, PAGES, &[], console)?;
         let mmu = Arc::clone(&hypervisor.services().mmu);

@@ -30,16 +30,16 @@ impl Action {
     }
 }
 
-/// A load on the disk.
+/// A load on the disk: one action, done with many chunks at pseudo-random places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// What is done.
+    /// What is done with each chunk.
     pub action: Action,
-    /// Bytes of a chunk.
+    /// Bytes of a chunk, a multiple of a sector's.
     pub chunk: u64,
     /// Chunks that the guest has on their way together.
     pub depth: u32,
-    /// Chunks of one sample.
+    /// How many chunks make one sample.
     pub count: u64,
 }
 

@@ -58,7 +58,7 @@ impl Buffer {
         Self { memory, start, length }
     }
 
-    /// The bytes.
+    /// The bytes of the buffer: as many as a chunk has, from the start of a page on.
     pub fn bytes(&mut self) -> &mut [u8] {
         self.memory.get_mut(self.start..self.start + self.length).unwrap_or_default()
     }

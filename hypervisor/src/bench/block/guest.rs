@@ -23,13 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What a sample came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// By the guest's clock.
+    /// How long the sample took, in nanoseconds of the guest's clock.
     pub nanoseconds: f64,
     /// Notifications, of the guest and of its back-end together.
     pub notifications: u64,
 }
 
-/// A guest that runs.
+/// A guest that runs the bundled kernel and measures its disk when it is told to.
 pub struct Guest {
     lines: Receiver<String>,
     domain: KernelDomain,

@@ -37,7 +37,7 @@ const LONE_READS: Load = reads(1, 4096);
 /// The depth at which notifications are counted.
 const COUNTED: Load = reads(8, 4096);
 
-/// Measures all rows.
+/// Measures the rows of the suite `block` and hands each to `sink` when it is finished.
 pub fn run(settings: &Settings<'_>, sink: Sink<'_>) -> Result<(), BenchError> {
     let count = settings.pairs;
     let bench = Bench::new(Through::Cache)?;
@@ -73,7 +73,7 @@ fn direct(count: usize) -> Result<Row, BenchError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Through {
     Cache,
-    /// Past the cache.
+    /// Past the host's page cache.
     Device,
 }
 

@@ -29,7 +29,7 @@ const MILLISECOND: f64 = 1e6;
 const PAIRS_PER_LINUX: usize = 4;
 const LINUX: &str = "core/boot/linux";
 
-/// Measures the rows.
+/// Measures the rows `core/boot/...` and hands them to `sink`.
 pub fn run(settings: &Settings<'_>, report: &ProbeReport, sink: Sink<'_>) -> Result<(), BenchError> {
     let prompt = samples(settings.pairs, || Ok(boot(&BUNDLED, PROMPT)?.nanoseconds))?;
     sink(Row::alone("core/boot/prompt", &prompt).aiming_at(50.0 * MILLISECOND));
@@ -71,7 +71,7 @@ fn linux(image: &[u8], report: &ProbeReport, count: usize) -> Result<Row, BenchE
     Ok(row.aiming_at(1.3).noting(format!("{exits} exits")))
 }
 
-/// What came of a boot.
+/// How long a boot took, and what the domain did in it.
 struct Booted {
     /// From nothing to what was waited for.
     nanoseconds: f64,

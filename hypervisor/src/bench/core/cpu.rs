@@ -19,7 +19,7 @@ const COMPUTATIONS: [(&str, Computation, u64, f64); 3] = [
     ("pointer-chase", Computation::Chase, 256 << 10, 0.97),
 ];
 
-/// Measures the rows.
+/// Measures the rows `core/cpu/...`, each of `count` pairs, and hands them to `sink`.
 pub fn run(count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
     let chain = Chain::new(LINES);
     let laboratory = Laboratory::with_ramdisk(chain.bytes())?;

@@ -19,10 +19,10 @@ use pv_abi::{DomId, Mfn};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Entries of a batch.
+/// How many updates a batch has, in one row each.
 const COUNTS: [u64; 5] = [1, 8, 64, 512, UPDATES];
 
-/// Measures the rows.
+/// Measures the rows `core/mmu/...`, each of `count` pairs, and hands them to `sink`.
 pub fn run(laboratory: &Laboratory, count: usize, sink: Sink<'_>) -> Result<(), BenchError> {
     validate(laboratory, count, sink)?;
     let way = Way::Gate(laboratory.report.gate);

@@ -10,7 +10,7 @@ mod mmu;
 use super::guest::Laboratory;
 use super::{BenchError, Settings, Sink};
 
-/// Measures all rows.
+/// Measures the rows of the suite `core` and hands each to `sink` when it is finished.
 pub fn run(settings: &Settings<'_>, sink: Sink<'_>) -> Result<(), BenchError> {
     let pairs = settings.pairs;
     let report = {

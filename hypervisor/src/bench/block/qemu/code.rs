@@ -13,41 +13,41 @@ use std::arch::global_asm;
 
 /// Physical address of offset 0, and its linear address as well.
 pub const BASE: u64 = 0x10_0000;
-/// Where exceptions go.
+/// Offset of the handler of all exceptions.
 pub const HANDLER: u64 = 0xf00;
-/// Bytes of the code.
+/// Bytes of the code, headers and padding included.
 pub const CODE_SIZE: usize = 0x1000;
 /// The root of the page tables. As of all that follows, the physical address.
 pub const ROOT: u64 = BASE + 0x1000;
-/// Segment descriptors.
+/// The GDT.
 pub const GDT: u64 = BASE + 0x5000;
 /// The segments of the code at CPL0 and at CPL3, and the task state's: selectors in it.
 pub const KERNEL_CODE: u16 = 0x08;
-/// See [`KERNEL_CODE`].
+/// Selector of the data segment at CPL0: see [`KERNEL_CODE`].
 pub const KERNEL_DATA: u16 = 0x10;
-/// See [`KERNEL_CODE`].
+/// Selector of the data segment at CPL3: see [`KERNEL_CODE`].
 pub const USER_DATA: u16 = 0x1b;
-/// See [`KERNEL_CODE`].
+/// Selector of the code segment at CPL3: see [`KERNEL_CODE`].
 pub const USER_CODE: u16 = 0x23;
-/// See [`KERNEL_CODE`].
+/// Selector of the TSS: see [`KERNEL_CODE`].
 pub const TASK: u16 = 0x28;
 /// What LGDT and LIDT load: ten bytes each.
 pub const TABLES: u64 = BASE + 0x5080;
-/// The task state.
+/// The TSS, which names the stack for exceptions.
 pub const TASK_STATE: u64 = BASE + 0x5100;
-/// Gates.
+/// The IDT: 32 gates of 16 bytes, all to the handler.
 pub const IDT: u64 = BASE + 0x5200;
 /// Words that say what to do: see [`super::image`].
 pub const WORDS: u64 = BASE + 0x5400;
 /// Two words: one of [`super::image`]'s outcomes, and ticks or what was wrong.
 pub const RESULT: u64 = BASE + 0x5480;
-/// Bytes of it.
+/// Bytes of the result: two words of 8.
 pub const RESULT_SIZE: usize = 16;
 /// The descriptor table: [`SLOT`] for each slot, three for a read or a write, then from the fifth on two for a flush.
 pub const DESCRIPTORS: u64 = BASE + 0x6000;
 /// Descriptors of a slot.
 pub const SLOT: u64 = 8;
-/// Entries of the queue.
+/// Entries of the queue: descriptors, and entries of each ring.
 pub const QUEUE: u64 = 256;
 /// The ring of what is asked for.
 pub const AVAILABLE: u64 = BASE + 0x7000;
@@ -65,13 +65,13 @@ pub const KERNEL_STACK: u64 = BASE + 0xb000;
 pub const USER_STACK: u64 = BASE + 0xc000;
 /// The first sector of each chunk, of both rounds.
 pub const PLACES: u64 = BASE + 0x1_0000;
-/// Most of them.
+/// Most places there are, of both rounds together; 8 bytes each.
 pub const MOST_PLACES: usize = 0x4000;
 /// A chunk for each slot.
 pub const BUFFERS: u64 = BASE + 0x4_0000;
-/// Where all ends.
+/// Where the file's LOAD segment ends in memory, behind the buffers.
 pub const END: u64 = BASE + 0xc_0000;
-/// Bytes of the file.
+/// Bytes of the ELF file: everything up to the last place.
 pub const FILE_SIZE: usize = (PLACES - BASE) as usize + MOST_PLACES * 8;
 /// The first transport of QEMU's machine `microvm`.
 pub const TRANSPORTS: u64 = 0xfeb0_0000;

@@ -13,7 +13,7 @@ const SLOTS: u64 = QUEUE / SLOT;
 /// Flags of a descriptor: another follows; the device writes to it.
 const NEXT: u16 = 1;
 const DEVICE_WRITES: u16 = 2;
-/// Kinds of requests.
+/// Types of virtio-blk requests (VIRTIO 1.x, block device): `VIRTIO_BLK_T_IN`, `_OUT` and `_FLUSH`.
 const READ: u32 = 0;
 const WRITE: u32 = 1;
 const FLUSH: u32 = 4;
@@ -26,7 +26,7 @@ const LARGE: u64 = 0x87;
 const LARGE_PAGE: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
 
-/// How a guest ended.
+/// How QEMU's guest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Outcome {
     /// It was done after so many ticks.
@@ -35,7 +35,7 @@ pub enum Outcome {
     /// There is none of the new interface.
     #[error("QEMU's guest found no disk")]
     NoDisk,
-    /// How one ended.
+    /// A request ended with this status, which is not that of success.
     #[error("a request of QEMU's guest ended with the status {0}")]
     Refused(u64),
     /// What a sector should begin with.

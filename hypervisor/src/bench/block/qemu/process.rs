@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What it is called.
+/// The name of QEMU's program, looked for in `PATH`.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 /// Longer than any sample takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,7 +115,7 @@ impl Drop for Running {
     }
 }
 
-/// What the guest said.
+/// What the guest said on its console in the time that it had.
 enum Said {
     Result([u8; RESULT_SIZE]),
     /// Less than a result, and no more is to come.

@@ -5,7 +5,7 @@ use std::fmt;
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accelerator {
-    /// The host's KVM.
+    /// KVM of the host.
     Kvm,
     /// QEMU's own translation.
     Tcg,
@@ -27,7 +27,7 @@ enum Calls {
     Threads,
     /// Linux's older asynchronous ones, which are for files past the cache.
     Native,
-    /// io_uring.
+    /// The calls of io_uring.
     IoUring,
 }
 
@@ -51,7 +51,7 @@ pub struct Way {
 }
 
 impl Way {
-    /// All that there are.
+    /// All ways for a file past the host's page cache (`direct`), or for one through it.
     pub fn all(direct: bool) -> [Self; 4] {
         let other = if direct { Calls::Native } else { Calls::Threads };
         let way = |accelerator, calls| Self { accelerator, calls, direct };
