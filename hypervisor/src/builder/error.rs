@@ -200,7 +200,7 @@ pub enum PlanError {
     AddressRange {
         /// The first virtual address of the range.
         start: u64,
-        /// Bytes of the range.
+        /// How many bytes the range has.
         bytes: u64,
     },
 }

@@ -97,7 +97,7 @@ pub enum Effect {
     Syscall,
     /// `syscall` of 32-bit code.
     Syscall32,
-    /// `sysenter` of a program.
+    /// `sysenter`. It is carried out for a program whose kernel has registered a callback for it.
     Sysenter,
 }
 

@@ -22,7 +22,7 @@ pub struct Spec {
     pub ramdisk: Option<PathBuf>,
     /// The kernel's command line.
     pub cmdline: String,
-    /// The domain's memory.
+    /// How much memory the domain has.
     pub memory: Amount,
     /// How many vCPUs the domain has.
     pub vcpus: u32,

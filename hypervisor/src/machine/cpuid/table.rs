@@ -51,7 +51,7 @@ pub struct Row {
     pub leaf: u32,
     /// The subleaves that the row is for: values of ECX when `cpuid` is executed.
     pub subleaves: Subleaves,
-    /// What the leaf is about, in a word or two for people.
+    /// What the leaf is about, in a few words for people.
     pub about: &'static str,
     /// What guests get of EAX, EBX, ECX and EDX, in this order.
     pub registers: [Register; 4],

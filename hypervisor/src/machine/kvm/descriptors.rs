@@ -12,7 +12,7 @@ use pv_abi::{Mfn, PAGE_SIZE};
 pub const STUB_CS: u16 = 0xe008;
 /// Stack of the stub; `syscall` wants it behind the code.
 pub const STUB_SS: u16 = 0xe010;
-/// Selector of the TSS. Its descriptor takes two entries of the GDT, as in all 64-bit code.
+/// Selector of the TSS. Its descriptor takes two entries of the GDT, as in 64-bit mode.
 const TSS_SELECTOR: u16 = 0xe040;
 
 const CODE64_RING0: u64 = 0x00af_9b00_0000_ffff;

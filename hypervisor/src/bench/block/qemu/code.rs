@@ -19,7 +19,7 @@ pub const HANDLER: u64 = 0xf00;
 pub const CODE_SIZE: usize = 0x1000;
 /// The root of the page tables. As of all that follows, the physical address.
 pub const ROOT: u64 = BASE + 0x1000;
-/// The GDT.
+/// The GDT: flat segments for CPL0 and CPL3, and the TSS.
 pub const GDT: u64 = BASE + 0x5000;
 /// The segments of the code at CPL0 and at CPL3, and the task state's: selectors in it.
 pub const KERNEL_CODE: u16 = 0x08;
