@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -36,6 +37,32 @@ pub const USER_PAGES: u64 = 2;
 pub const MARKS: u64 = (GrantEntry::READING | GrantEntry::WRITING) as u64;
 /// Where its kernel's stack starts.
 pub const STACK: u64 = BASE + 16 * 4096;
+
+/// Xorshift64*: small, and the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    pub const fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        let index = self.below(from.len().max(1) as u64) as usize;
+        from.get(index).copied()
+    }
+}
 
 /// Keeps what a guest writes, and has something for it to read.
 #[derive(Debug)]
@@ -345,16 +372,17 @@ impl Threads {
         let mmu = &self.hypervisor.services().mmu;
         mmu.write(guest.domain.id(), guest.root, address, value).unwrap();
     }
+}
 
-    /// Waits until something has happened, on a busy host too.
-    pub fn until(&self, happened: impl Fn() -> bool) {
-        for _ in 0..20_000 {
-            if happened() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        panic!("it never happened");
+/// What nothing takes, on a busy host either: a test that waits so long has failed.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until something has happened.
+pub fn wait_until(happened: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < LIMIT, "it never happened");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

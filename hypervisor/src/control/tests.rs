@@ -7,7 +7,7 @@ use crate::domain::{NoConsole, Stage};
 use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
 use crate::sched::TimerKind;
 use crate::services::Services;
-use crate::testing::{Guest, Threads, World, defects_told, syscall};
+use crate::testing::{Guest, Threads, World, defects_told, syscall, wait_until};
 use pv_abi::event_channel::{PortStatus, Virq};
 use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};
 use std::sync::OnceLock;
@@ -74,10 +74,10 @@ fn a_paused_domain_does_nothing_until_it_goes_on() {
     for _ in 0..200 {
         threads.hypervisor.pause(&guests[0].domain).unwrap();
         let [before, beside] = [count(0), count(1)];
-        threads.until(|| count(1) > beside + 10);
+        wait_until(|| count(1) > beside + 10);
         assert_eq!(count(0), before);
         threads.hypervisor.unpause(&guests[0].domain).unwrap();
-        threads.until(|| count(0) > before);
+        wait_until(|| count(0) > before);
     }
     threads.hypervisor.pause(&guests[0].domain).unwrap();
     guests.iter().for_each(|guest| threads.hypervisor.destroy(&guest.domain));

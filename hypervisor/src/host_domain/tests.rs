@@ -1,6 +1,6 @@
 use super::*;
 use crate::event_channel::alloc_unbound;
-use crate::testing::{BASE, Guest, World};
+use crate::testing::{BASE, Guest, LIMIT, World, wait_until};
 use backends::console::Input;
 use backends::driver::LifecycleEnd;
 use pv_abi::Mfn;
@@ -9,7 +9,6 @@ use pv_abi::page_table::Level;
 use std::io::{self, Write};
 use std::mem::offset_of;
 use std::sync::mpsc;
-use std::time::Duration;
 
 /// A world with a guest that keeps its first page for its console, and has a port for it.
 fn setup() -> (World, Guest, HostDomain, EventPort) {
@@ -109,9 +108,9 @@ fn a_console_thread_serves_the_ring() {
     let (sender, words) = mpsc::channel();
     let input = Arc::new(Input::default());
     input.push(b"keys");
-    let thread =
-        start_console(&Arc::new(host), port, input, Sink(sender), |end| panic!("it ended early: {end:?}"))
-            .unwrap();
+    let host = Arc::new(host);
+    let early = |end: &ServiceEnd| panic!("it ended early: {end:?}");
+    let thread = start_console(&host, port, input, Sink(sender), early).unwrap();
     memory.write(frame, IN_SIZE as usize, b"hello").unwrap();
     memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 3).unwrap();
     crate::event_channel::send(&world.services.domains, &guest.domain, port).unwrap();
@@ -119,6 +118,7 @@ fn a_console_thread_serves_the_ring() {
     memory.store_u32(frame, offset_of!(ConsoleInterface, out_prod), 5).unwrap();
     assert!(matches!(thread.finish(), Some(Ok(LifecycleEnd::Stopped))));
     assert_eq!(words.recv().unwrap(), b"lo");
+    assert!(host.bind_port(guest.domain.id(), port, Arc::default()).is_ok(), "its port is closed");
     let mut keys = [0; 4];
     memory.read(frame, 0, &mut keys).unwrap();
     assert_eq!(&keys, b"keys");
@@ -143,13 +143,11 @@ fn a_service_pauses_and_one_that_has_ended_is_not_waited_for() {
     std::thread::yield_now();
     assert_eq!(taken(), 7, "it pauses");
     thread.resume();
-    while taken() != 9 {
-        std::thread::yield_now();
-    }
+    wait_until(|| taken() == 9);
     say(1 << 30);
     crate::event_channel::send(&world.services.domains, &guest.domain, port).unwrap();
     assert!(end.recv().unwrap(), "it was lied to");
     let (paused, answer) = mpsc::channel();
     std::thread::spawn(move || paused.send(thread.pause()));
-    assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(false));
+    assert_eq!(answer.recv_timeout(LIMIT), Ok(false));
 }

@@ -9,7 +9,7 @@ use crate::event_channel::{alloc_unbound, bind_ipi, connect, raise_virq, send};
 use crate::machine::fake::FakePcpu;
 use crate::machine::{Exit, MachineError, Root, Unhandled};
 use crate::sched::SLICE;
-use crate::testing::{BASE, Guest, STACK, Threads, USER_BASE, World, page, syscall};
+use crate::testing::{BASE, Guest, LIMIT, STACK, Threads, USER_BASE, World, page, syscall, wait_until};
 use crate::vcpu::{Callback, Callbacks};
 use pv_abi::DomId;
 use pv_abi::event_channel::Virq;
@@ -17,6 +17,7 @@ use pv_abi::mmu::MmuUpdate;
 use pv_abi::sched::{Poll, ShutdownReason};
 use pv_abi::time::VcpuTimeInfo;
 use pv_abi::trap::TrapInfo;
+use pv_abi::vcpu::Runstate;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -60,7 +61,7 @@ fn a_vcpu_without_a_root_is_not_entered() {
     let mut pcpu = FakePcpu::new(0, world.scripts.clone(), world.clock.clone());
     let error = pcpu.enter(&mut vcpu.context).unwrap_err();
     assert!(error.to_string().contains("cannot be entered"), "{error}");
-    vcpu.context.root = Root::validated(guest.root);
+    vcpu.context.root = Root::of_valid_l4(guest.root);
     assert!(matches!(pcpu.enter(&mut vcpu.context), Ok(Exit::Syscall)));
 }
 
@@ -426,6 +427,49 @@ fn a_failed_pcpu_ends_what_it_ran_and_stops() {
     world.check_end(vec![a, b]);
 }
 
+/// A pcpu of a machine that gives no registers back.
+struct Keeps(FakePcpu);
+
+impl Pcpu for Keeps {
+    fn run(&mut self, context: crate::machine::Sanitised<'_>) -> Result<Exit, MachineError> {
+        self.0.run(context)
+    }
+
+    fn save(&mut self, _context: &mut crate::machine::Context) -> Result<(), MachineError> {
+        Err(MachineError::new("KVM_GET_REGS", std::io::Error::other("broken")))
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        self.0.guest_tsc()
+    }
+}
+
+/// Nobody goes on with registers that are not the vCPU's, and whoever waits for the pause is told.
+#[test]
+fn a_pcpu_that_cannot_save_a_paused_vcpu_ends_its_domain_and_stops() {
+    let mut world = World::with_pcpus(2);
+    let (a, b) = (world.guest(), world.guest());
+    let pcpu = FakePcpu::new(0, world.scripts.clone(), world.clock.clone());
+    let mut keeps = PcpuLoop::new(0, Box::new(Keeps(pcpu)), world.services.clone());
+    assert_eq!(keeps.once(), Did::Turn);
+    let (domain, services) = (Arc::clone(&a.domain), Arc::clone(&world.services));
+    assert!(domain.life().pause());
+    let (answer, answered) = channel();
+    std::thread::spawn(move || answer.send(services.scheduler.pause(&domain)));
+    // Its next turn would be the other's, before which it saves as well: it saves because of the pause.
+    let vcpu = a.domain.vcpus()[0].key();
+    wait_until(|| world.services.scheduler.account(vcpu).info().state == Runstate::OFFLINE);
+    assert_eq!((keeps.once(), keeps.once()), (Did::Turn, Did::Stop));
+    let Stage::Dying(End::HostFailed(report)) = a.domain.life().stage() else { panic!("not the host") };
+    assert_eq!(report.reason, "KVM_GET_REGS: broken");
+    world.services.scheduler.evict(a.domain.id()); // as the reaper does
+    assert_eq!(answered.recv_timeout(LIMIT), Ok(false));
+    world.turns(1, 3);
+    assert!(!b.domain.life().has_ended(), "the other pcpu goes on");
+    world.pcpus.remove(0);
+    world.check_end(vec![a, b]);
+}
+
 #[test]
 fn turns_are_shared_and_the_clock_goes_on() {
     let mut world = World::new();
@@ -472,7 +516,7 @@ fn a_guest_that_loops_does_not_stop_the_others() {
     });
     threads.start(&looping);
     threads.start(&working);
-    threads.until(|| count.load(Ordering::SeqCst) > 5);
+    wait_until(|| count.load(Ordering::SeqCst) > 5);
     threads.hypervisor.destroy(&looping.domain);
     let end = threads.hypervisor.wait_for(&looping.domain, PATIENCE).unwrap();
     assert!(matches!(end.end, End::Destroyed) && end.statistics.time > 0);

@@ -27,7 +27,10 @@
 //!   (`a_vcpu_that_was_stopped_gets_no_pcpu`); the last of a domain is not stopped (`the_last_vcpu_is_not_stopped`);
 //! - when [`Scheduler::pause`] has returned, nothing of the domain's vCPUs is on a pcpu; and they miss no wake-up
 //!   (`a_paused_domain_is_on_no_pcpu_and_misses_nothing`);
-//! - domains share the pcpus evenly, whatever vCPUs they have (`domains_share_evenly_whatever_vcpus_they_have`);
+//! - the policy knows exactly those who wait for a pcpu (`the_policy_knows_exactly_those_who_wait`);
+//! - domains share the pcpus evenly, whatever vCPUs they have (`domains_share_evenly_whatever_vcpus_they_have`). Who does
+//!   not wait, because it sleeps, is stopped or is paused, saves nothing up meanwhile, and loses no debt
+//!   (`who_was_paused_or_stopped_has_saved_up_nothing`, `a_pause_forgives_nothing`);
 //! - a pcpu that the machine failed runs nothing any more, and takes only those with it whose state it holds
 //!   (`a_failed_pcpu_takes_only_its_own_with_it`); of who is gone nothing is left for who has the number next
 //!   (`a_vcpu_that_is_gone_leaves_no_turn_to_its_number`).
@@ -167,7 +170,7 @@ impl Scheduler {
             return; // the reaper may have looked already who is to be evicted
         }
         if state.activity(vcpu).is_some() {
-            let pcpu = state.permit(vcpu, self.clock.now(), |entry| entry.online = true);
+            let pcpu = state.change(vcpu, self.clock.now(), |entry| entry.online = true);
             self.wake_pcpu(pcpu);
             self.settle(&state);
             return;
@@ -184,7 +187,7 @@ impl Scheduler {
         if !others.into_iter().any(|other| state.is_online(other)) {
             return false;
         }
-        state.permit(vcpu, self.clock.now(), |entry| entry.online = false);
+        state.change(vcpu, self.clock.now(), |entry| entry.online = false);
         if let Some(Activity::Running(pcpu)) = state.activity(vcpu) {
             self.kick(pcpu);
         }
@@ -207,7 +210,7 @@ impl Scheduler {
         let nobody_runs = state.slots.iter().all(|slot| slot.failed);
         for key in state.of(id) {
             let pcpu =
-                state.permit(key, self.clock.now(), |entry| (entry.online, entry.paused) = (true, false));
+                state.change(key, self.clock.now(), |entry| (entry.online, entry.paused) = (true, false));
             self.wake_pcpu(pcpu);
             match state.activity(key) {
                 _ if nobody_runs => state.forget(key),
@@ -225,7 +228,7 @@ impl Scheduler {
     fn heed_pause(&self, state: &mut Guard<'_, State>, domain: &Domain) {
         let (now, paused) = (self.clock.now(), domain.life().is_paused());
         for key in state.of(domain.id()) {
-            let pcpu = state.permit(key, now, |entry| entry.paused = paused);
+            let pcpu = state.change(key, now, |entry| entry.paused = paused);
             self.wake_pcpu(pcpu);
             let saving = state.save(key);
             self.wake_pcpu(saving);
@@ -323,7 +326,6 @@ impl Scheduler {
             }
             Leave::Blocked(_) | Leave::Ready => self.make_ready(&mut state, vcpu),
         }
-        state.save(vcpu); // by this pcpu, which looks again now
     }
 
     /// `pcpu` is about to enter a guest. To be called before the last look for events.
@@ -371,7 +373,6 @@ impl Scheduler {
             .map(|(&key, entry)| (entry.domain.clone(), key))
             .collect();
         lost.iter().for_each(|&(_, key)| state.forget(key));
-        state.count_ready();
         lost
     }
 

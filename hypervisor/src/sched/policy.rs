@@ -15,10 +15,13 @@ pub struct Turn {
     pub until: u64,
 }
 
-/// Chooses among the vCPUs that can run.
+/// Chooses among the vCPUs that wait for a pcpu.
 pub trait Policy: Debug + Send {
-    /// `vcpu` can run, and is not on a pcpu: it has woken, yielded, or its turn is over.
+    /// `vcpu` waits from now on: it has woken, yielded, its turn is over, or it may run again.
     fn ready(&mut self, vcpu: VcpuKey, now: u64);
+
+    /// `vcpu` does not wait any more, and had no turn: it was stopped, or its domain is paused.
+    fn withdraw(&mut self, vcpu: VcpuKey);
 
     /// `vcpu` never runs again: were it still among the ready, its number could be another's by its turn.
     fn forget(&mut self, vcpu: VcpuKey);
@@ -32,7 +35,7 @@ pub trait Policy: Debug + Send {
 #[derive(Debug, Default)]
 pub struct FairShare {
     domains: BTreeMap<DomId, Share>,
-    /// What the domain had whose turn began last: who sleeps saves up no more than that.
+    /// What the domain had whose turn began last: who sleeps, or may not run, saves up no more than that.
     level: u64,
 }
 
@@ -57,12 +60,16 @@ impl Policy for FairShare {
         share.ready.push_back(vcpu);
     }
 
-    fn forget(&mut self, vcpu: VcpuKey) {
+    fn withdraw(&mut self, vcpu: VcpuKey) {
         if let Some(share) = self.domains.get_mut(&vcpu.domain) {
             share.ready.retain(|&ready| ready != vcpu);
-            if share.ready.is_empty() {
-                self.domains.remove(&vcpu.domain);
-            }
+        }
+    }
+
+    fn forget(&mut self, vcpu: VcpuKey) {
+        self.withdraw(vcpu);
+        if self.domains.get(&vcpu.domain).is_some_and(|share| share.ready.is_empty()) {
+            self.domains.remove(&vcpu.domain);
         }
     }
 
@@ -127,6 +134,21 @@ mod tests {
             })
             .collect();
         assert_eq!(turns, [2, 1, 2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn who_is_withdrawn_gets_no_turn_and_its_domain_keeps_its_share() {
+        let mut policy = FairShare::default();
+        (1..=2).for_each(|domain| policy.ready(key(domain), 0));
+        assert_eq!(policy.next(0, &|_| true).unwrap().vcpu, key(1));
+        policy.ready(key(1), 0);
+        policy.withdraw(key(1));
+        policy.ready(key(1), 0);
+        let turns = [(); 2].map(|()| policy.next(0, &|_| true).unwrap().vcpu);
+        assert_eq!(turns, [key(2), key(1)], "it had one already");
+        policy.ready(key(1), 0);
+        policy.withdraw(key(1));
+        assert_eq!(policy.next(0, &|_| true), None);
     }
 
     #[test]

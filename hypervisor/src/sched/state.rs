@@ -104,8 +104,8 @@ pub(super) struct State {
     pub stopping: bool,
     /// What the alarm thread sleeps until; 0 while it does not sleep.
     pub alarm_at: u64,
-    /// vCPUs that are online and ready.
-    ready: usize,
+    /// vCPUs that wait for a pcpu.
+    waiting: usize,
 }
 
 impl State {
@@ -117,13 +117,13 @@ impl State {
             timers: Timers::default(),
             stopping: false,
             alarm_at: u64::MAX,
-            ready: 0,
+            waiting: 0,
         }
     }
 
     /// Whether a vCPU waits for a pcpu.
     pub fn others_wait(&self) -> bool {
-        self.ready > 0
+        self.waiting > 0
     }
 
     /// What a vCPU does; nothing where it was never started.
@@ -149,16 +149,30 @@ impl State {
 
     /// Makes a vCPU ready. The idle pcpu that should look, where there is one.
     pub fn make_ready(&mut self, vcpu: VcpuKey, now: u64) -> Option<usize> {
-        let entry = self.vcpus.get_mut(&vcpu).filter(|entry| entry.activity != Activity::Ready)?;
-        entry.activity = Activity::Ready;
+        self.change(vcpu, now, |entry| entry.activity = Activity::Ready)
+    }
+
+    /// Changes what a vCPU that has been started does, or whether it may have a pcpu: the policy knows exactly those who
+    /// wait. The idle pcpu that should look, where it waits since this change and there is one.
+    pub fn change(&mut self, vcpu: VcpuKey, now: u64, change: impl FnOnce(&mut Entry)) -> Option<usize> {
+        let entry = self.vcpus.get_mut(&vcpu)?;
+        let waited = entry.waits();
+        change(entry);
         entry.note(now);
-        let (loaded, may_run) = (entry.loaded, entry.may_run());
-        self.policy.ready(vcpu, now);
-        if !may_run {
-            return None;
+        let loaded = entry.loaded;
+        match (waited, entry.waits()) {
+            (false, true) => {
+                self.policy.ready(vcpu, now);
+                self.waiting = self.waiting.saturating_add(1);
+                self.claim_idle(loaded)
+            }
+            (true, false) => {
+                self.policy.withdraw(vcpu);
+                self.waiting = self.waiting.saturating_sub(1);
+                None
+            }
+            _ => None,
         }
-        self.ready = self.ready.saturating_add(1);
-        self.claim_idle(loaded)
     }
 
     /// An idle pcpu; where `only` is given, that one or none. It counts as busy from now on, so that the next vCPU
@@ -169,16 +183,6 @@ impl State {
         let (pcpu, slot) = slots.find(|(pcpu, slot)| slot.idle && fits(*pcpu))?;
         slot.idle = false;
         Some(pcpu)
-    }
-
-    /// Changes whether a vCPU that has been started may have a pcpu. The idle one that should look, where there is one.
-    pub fn permit(&mut self, vcpu: VcpuKey, now: u64, change: impl FnOnce(&mut Entry)) -> Option<usize> {
-        let entry = self.vcpus.get_mut(&vcpu)?;
-        change(entry);
-        entry.note(now);
-        let (waits, loaded) = (entry.waits(), entry.loaded);
-        self.count_ready();
-        if waits { self.claim_idle(loaded) } else { None }
     }
 
     /// Has the pcpu save what it holds of a vCPU of a paused domain. The pcpu, where it is to be woken for that.
@@ -202,20 +206,16 @@ impl State {
         (entry.activity, entry.loaded) = (Activity::Running(pcpu), Some(pcpu));
         entry.note(now);
         *slot = PcpuState { turn: Some(turn), refresh_at, ..PcpuState::default() };
-        self.ready = self.ready.saturating_sub(1);
+        self.waiting = self.waiting.saturating_sub(1);
         Some((turn, entry.domain.clone()))
     }
 
     /// A vCPU never runs again. Its number may be used again, so nothing is left of it.
     pub fn forget(&mut self, vcpu: VcpuKey) {
-        self.vcpus.remove(&vcpu);
+        let waited = self.vcpus.remove(&vcpu).is_some_and(|entry| entry.waits());
+        self.waiting = self.waiting.saturating_sub(usize::from(waited));
         self.timers.forget(vcpu);
         self.policy.forget(vcpu);
-    }
-
-    /// Counts those who wait, after vCPUs were taken away, started or stopped.
-    pub fn count_ready(&mut self) {
-        self.ready = self.vcpus.values().filter(|entry| entry.waits()).count();
     }
 
     /// Whether there is something for `pcpu` to run or to save.

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::clock::FakeClock;
+use crate::contain::contained;
 use crate::machine::fake::FakeKick;
-use crate::testing::{Guest, World};
+use crate::testing::{Guest, LIMIT, Random, World, wait_until};
 use pv_abi::vcpu::Runstate;
 
 fn key_of(guest: &Guest) -> VcpuKey {
@@ -184,12 +185,10 @@ fn a_paused_domain_is_on_no_pcpu_and_misses_nothing() {
     // What is wrong is told behind the scope, which waits for the thread that pauses.
     let (kicked, saved, early, paused) = std::thread::scope(|scope| {
         let pausing = scope.spawn(|| scheduler.pause(&guest.domain));
-        while !scheduler.turn_is_over(0) {
-            std::thread::yield_now();
-        }
+        let heeded = contained(|| wait_until(|| scheduler.turn_is_over(0)));
         let kicked = [kicks[0].kicks(), kicks[1].kicks()];
-        scheduler.idle(1); // does not sleep: there is something to save
-        let second_is_saved = saves(&scheduler, 1);
+        let has_work = scheduler.state.lock().has_work_for(1);
+        let second_is_saved = heeded.is_ok() && has_work && saves(&scheduler, 1);
         scheduler.saved(second);
         scheduler.entered(0);
         scheduler.leave(0, first, &Leave::Ready);
@@ -216,6 +215,26 @@ fn a_paused_domain_is_on_no_pcpu_and_misses_nothing() {
         assert_eq!(picked(&scheduler, 0), Some(vcpu), "what was ready, was woken and was started meanwhile");
         scheduler.leave(0, vcpu, &Leave::Blocked(&|| false));
     }
+}
+
+/// Nothing else would wake it: the vCPU was ready all the time.
+#[test]
+fn a_pcpu_that_sleeps_is_woken_when_a_pause_ends() {
+    let world = World::new();
+    let guest = Guest::build(&world.services);
+    let (scheduler, ..) = scheduler(1);
+    let (scheduler, life) = (Arc::new(scheduler), guest.domain.life());
+    assert!(life.start() && life.pause());
+    scheduler.start(&guest.domain);
+    let (sleeper, (woken, slept)) = (Arc::clone(&scheduler), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        sleeper.idle(0);
+        woken.send(picked(&sleeper, 0))
+    });
+    wait_until(|| scheduler.state.lock().slots[0].idle);
+    assert!(life.unpause());
+    scheduler.unpause(&guest.domain);
+    assert_eq!(slept.recv_timeout(LIMIT), Ok(Some(key_of(&guest))));
 }
 
 /// Whoever ends a paused domain gets its vCPUs taken off, and whoever waits for its pause does not wait on.
@@ -323,6 +342,145 @@ fn domains_share_evenly_whatever_vcpus_they_have() {
     // Who has one vCPU can have one pcpu at most; what it leaves is the other's.
     let ran = slices(2, &[4, 1], 100);
     assert!(ran[1] >= 90, "{ran:?} of 200");
+}
+
+/// Whose the next turns on the only pcpu are, of guests that compute and are all ready. The pcpu holds no vCPU.
+fn turns(scheduler: &Scheduler, guests: [&Guest; 2], count: usize) -> Vec<usize> {
+    let turn = |_| {
+        let vcpu = picked(scheduler, 0).expect("they are ready");
+        scheduler.leave(0, vcpu, &Leave::Ready);
+        scheduler.saved(vcpu);
+        guests.iter().position(|guest| vcpu.domain == guest.domain.id()).expect("one of them")
+    };
+    (0..count).map(turn).collect()
+}
+
+/// Who is kept from the pcpus while it is ready saves up as little as who sleeps.
+#[test]
+fn who_was_paused_or_stopped_has_saved_up_nothing() {
+    for stopped in [false, true] {
+        let world = World::new();
+        let (guest, other) = (Guest::build(&world.services), Guest::build(&world.services));
+        let ([first, second], life) = ([key_of(&guest), second_of(&guest)], guest.domain.life());
+        let (scheduler, ..) = scheduler(1);
+        assert!(life.start());
+        scheduler.start(&guest.domain);
+        scheduler.up(&guest.domain, second);
+        if stopped {
+            // The second is ready, and stopped; the first sleeps.
+            assert!(picked(&scheduler, 0) == Some(first) && scheduler.down(second));
+            scheduler.leave(0, first, &Leave::Blocked(&|| false));
+            scheduler.saved(first);
+        } else {
+            assert!(life.pause() && scheduler.pause(&guest.domain));
+        }
+        scheduler.start(&other.domain);
+        assert_eq!(turns(&scheduler, [&guest, &other], 100), [1; 100], "stopped: {stopped}");
+        if stopped {
+            scheduler.up(&guest.domain, second);
+        } else {
+            assert!(life.unpause());
+            scheduler.unpause(&guest.domain);
+        }
+        let its = turns(&scheduler, [&guest, &other], 100).iter().filter(|&&whose| whose == 0).count();
+        assert!((49..=51).contains(&its), "{its} of 100; stopped: {stopped}");
+    }
+}
+
+/// Whoever pauses itself, or has itself paused, gets rid of no slice that it had too much.
+#[test]
+fn a_pause_forgives_nothing() {
+    let world = World::new();
+    let (guest, other) = (Guest::build(&world.services), Guest::build(&world.services));
+    let (scheduler, ..) = scheduler(2);
+    assert!(guest.domain.life().start());
+    scheduler.start(&guest.domain);
+    scheduler.start(&other.domain);
+    // The guest had a slice, and its neighbour none yet.
+    let vcpu = picked(&scheduler, 0).unwrap();
+    assert_eq!(vcpu, key_of(&guest));
+    scheduler.leave(0, vcpu, &Leave::Ready);
+    scheduler.saved(vcpu);
+    assert!(guest.domain.life().pause() && scheduler.pause(&guest.domain));
+    assert!(guest.domain.life().unpause());
+    scheduler.unpause(&guest.domain);
+    assert_eq!(turns(&scheduler, [&guest, &other], 2), [1, 0]);
+}
+
+/// Notes what it was told, and takes anybody.
+#[derive(Debug, Default, Clone)]
+struct Told(Arc<std::sync::Mutex<Vec<VcpuKey>>>);
+
+impl Policy for Told {
+    fn ready(&mut self, vcpu: VcpuKey, _now: u64) {
+        self.0.lock().unwrap().push(vcpu);
+    }
+
+    fn withdraw(&mut self, vcpu: VcpuKey) {
+        let mut waiting = self.0.lock().unwrap();
+        let place = waiting.iter().position(|&waits| waits == vcpu).expect("it waited");
+        waiting.remove(place);
+    }
+
+    fn forget(&mut self, vcpu: VcpuKey) {
+        self.0.lock().unwrap().retain(|&waits| waits != vcpu);
+    }
+
+    fn next(&mut self, now: u64, may_run: &dyn Fn(VcpuKey) -> bool) -> Option<Turn> {
+        let mut waiting = self.0.lock().unwrap();
+        let place = waiting.iter().position(|&vcpu| may_run(vcpu))?;
+        Some(Turn { vcpu: waiting.remove(place), until: now + SLICE })
+    }
+}
+
+/// Whatever happens to vCPUs, the policy has each that waits for a pcpu once, and no other.
+#[test]
+fn the_policy_knows_exactly_those_who_wait() {
+    let world = World::new();
+    let told = Told::default();
+    let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
+    let kicks = (0..2).map(|_| -> Arc<dyn Kick> { Arc::new(FakeKick::default()) }).collect();
+    let scheduler = Scheduler::new(Arc::new(FakeClock::default()), Box::new(told.clone()), kicks);
+    let mut random = Random::new(7);
+    for guest in &guests {
+        guest.domain.life().start();
+        scheduler.start(&guest.domain);
+    }
+    let mut on: [Option<VcpuKey>; 2] = [None; 2];
+    let mut seen = [0; 3];
+    for step in 0..20_000 {
+        let guest = &guests[random.below(3) as usize].domain;
+        let vcpu = guest.vcpus()[random.below(3) as usize].key();
+        let pcpu = random.below(2) as usize;
+        match random.below(8) {
+            0 => scheduler.up(guest, vcpu),
+            1 => drop(scheduler.down(vcpu)),
+            2 => scheduler.wake(vcpu),
+            // Only where nothing of it is on a pcpu: this test is the pcpus as well.
+            3 if scheduler.state.lock().is_quiet(guest.id()) && guest.life().pause() => {
+                assert!(scheduler.pause(guest));
+            }
+            4 if guest.life().unpause() => scheduler.unpause(guest),
+            5 | 6 => match on[pcpu].take() {
+                Some(left) => {
+                    let leave = if random.below(2) == 0 { Leave::Ready } else { Leave::Blocked(&|| false) };
+                    scheduler.leave(pcpu, left, &leave);
+                    scheduler.saved(left);
+                }
+                None => on[pcpu] = picked(&scheduler, pcpu),
+            },
+            7 if step % 50 == 0 => scheduler.evict(guest.id()),
+            _ => {}
+        }
+        let state = scheduler.state.lock();
+        let waits: Vec<_> =
+            state.vcpus.iter().filter(|(_, entry)| entry.waits()).map(|(&key, _)| key).collect();
+        let mut knows = told.0.lock().unwrap().clone();
+        knows.sort_unstable();
+        assert_eq!((knows, state.others_wait()), (waits.clone(), !waits.is_empty()), "step {step}");
+        seen[waits.len().min(2)] += 1;
+    }
+    assert!(seen.iter().all(|&steps| steps > 1000), "none, one, and more waited: {seen:?}");
 }
 
 #[test]

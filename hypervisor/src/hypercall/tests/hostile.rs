@@ -1,7 +1,7 @@
 //! Whatever a guest passes, the hypervisor refuses or does it: it never panics, and the books still balance.
 
 use super::super::{Outcome, TABLE};
-use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page, recover};
+use crate::testing::{BASE, Guest, Random, STACK, USER_BASE, World, page, recover};
 use pv_abi::Errno;
 
 /// Values that break things.
@@ -34,34 +34,18 @@ const WILD: [u64; 26] = [
     USER_BASE,
 ];
 
-/// A small generator (xorshift): the same calls in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// A word as a guest gone mad would choose it.
-    fn word(&mut self, guest: &Guest) -> u64 {
-        let frame = guest.pages[self.below(32) as usize];
-        match self.below(8) {
-            0 => self.next(),
-            1 => self.below(16),
-            2 => page(self.below(32)),
-            3 => page(self.below(32)) + self.below(4096),
-            4 => frame.0,
-            5 => frame.address() | self.below(8),
-            6 => frame.address() | 0x7,
-            _ => WILD[self.below(WILD.len() as u64) as usize],
-        }
+/// A word as a guest gone mad would choose it.
+fn word(random: &mut Random, guest: &Guest) -> u64 {
+    let frame = guest.pages[random.below(32) as usize];
+    match random.below(8) {
+        0 => random.next(),
+        1 => random.below(16),
+        2 => page(random.below(32)),
+        3 => page(random.below(32)) + random.below(4096),
+        4 => frame.0,
+        5 => frame.address() | random.below(8),
+        6 => frame.address() | 0x7,
+        _ => WILD[random.below(WILD.len() as u64) as usize],
     }
 }
 
@@ -85,9 +69,9 @@ fn wild_arguments_are_refused() {
 /// One call of a mad guest, which sometimes writes its memory first. Whether the call succeeded.
 fn mad_call(world: &World, guest: &Guest, random: &mut Random) -> bool {
     let row = TABLE[random.below(TABLE.len() as u64) as usize];
-    let mut arguments: [u64; 6] = std::array::from_fn(|_| random.word(guest));
+    let mut arguments: [u64; 6] = std::array::from_fn(|_| word(random, guest));
     if random.below(4) == 0 {
-        let words: [u64; 16] = std::array::from_fn(|_| random.word(guest));
+        let words: [u64; 16] = std::array::from_fn(|_| word(random, guest));
         let bytes = zerocopy::IntoBytes::as_bytes(&words);
         // It may have unmapped that page.
         let at = page(random.below(32));
@@ -109,7 +93,7 @@ fn a_guest_gone_mad_harms_nobody() {
     let mut world = World::new();
     let bystander = world.guest();
     world.poke(&bystander, page(3), &0x5afe_u64);
-    let (mut random, mut succeeded) = (Random(0x9e37_79b9_7f4a_7c15), 0);
+    let (mut random, mut succeeded) = (Random::new(1), 0);
     for _ in 0..100 {
         let guest = world.guest();
         succeeded += (0..1000).filter(|_| mad_call(&world, &guest, &mut random)).count();
