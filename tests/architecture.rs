@@ -244,8 +244,7 @@ fn complaints(layers: &[Vec<String>], sources: &Sources) -> Vec<String> {
         {
             found.push(format!("{name} names a back-end"));
         }
-        let makes_root =
-            |named: &Named| named.len() > 1 && named.last().is_some_and(|last| last == "validated");
+        let makes_root = |named: &Named| named.last().is_some_and(|last| last == "of_valid_l4");
         if !MAKERS_OF_ROOTS.contains(&name.as_str()) && names.found.iter().any(|(_, named)| makes_root(named))
         {
             found.push(format!("{name} makes a root"));
@@ -397,9 +396,10 @@ fn circles_rows_roots_back_ends_and_crates_of_kvms_are_seen() {
     assert_eq!(seen("frame/word.rs", "use backends::bell::Bell;"), ["frame/word.rs names a back-end"]);
     assert_eq!(seen("cli/guests/disk.rs", "use backends::block::Disk;"), [""; 0]);
     for made in [
-        "fn f() { Root::validated(m) }",
-        "fn f() { g(crate::machine::Root::validated) }",
-        "fn f() { g!(R::validated(m)) }",
+        "fn f() { Root::of_valid_l4(m) }",
+        "fn f() { g(crate::machine::Root::of_valid_l4) }",
+        "fn f() { g!(R::of_valid_l4(m)) }",
+        "fn f() { <Root>::of_valid_l4(m) }",
     ] {
         assert_eq!(seen("paging/update.rs", made), ["paging/update.rs makes a root"], "{made}");
         assert_eq!(seen("paging/roots.rs", made), [""; 0], "{made}");

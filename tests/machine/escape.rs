@@ -406,7 +406,7 @@ fn a_root_that_is_gone() -> Result<(), Failed> {
     let mut context = setup.guest.context(1);
     setup.machine.memory.write(setup.guest.code(), 0, &[0x0f, 0x05])?;
     for _ in 0..20 {
-        let (old, new) = (context.root, Root::validated(setup.guest.other_root()));
+        let (old, new) = (context.root, Root::of_valid_l4(setup.guest.other_root()));
         let exit = enter(&setup.machine.memory, &mut setup.pcpu, &mut context)?;
         check(exit == Exit::Syscall, || format!("{exit:?}"))?;
         setup.machine.memory.copy_frame(old.mfn(), new.mfn())?;

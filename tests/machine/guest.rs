@@ -71,7 +71,7 @@ impl Guest {
     }
 
     pub fn context(&self, identity: u64) -> Context {
-        let mut context = Context::new(identity, Root::validated(self.root()), CODE);
+        let mut context = Context::new(identity, Root::of_valid_l4(self.root()), CODE);
         context.registers.rsp = STACK_TOP;
         context
     }

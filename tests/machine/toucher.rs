@@ -56,7 +56,7 @@ pub struct Toucher {
 /// A new vCPU.
 fn context(root: Mfn, base: u64) -> Context {
     static IDENTITY: AtomicU64 = AtomicU64::new(1);
-    let mut context = Context::new(IDENTITY.fetch_add(1, SeqCst), Root::validated(root), CODE);
+    let mut context = Context::new(IDENTITY.fetch_add(1, SeqCst), Root::of_valid_l4(root), CODE);
     let registers = &mut context.registers;
     (registers.rdi, registers.r8, registers.r9) = (MAILBOX, PAGES as u64, base);
     context
@@ -131,7 +131,9 @@ fn touch(mut pcpu: KvmPcpu, orders: &Orders, root: Mfn, base: u64) -> Result<(),
                     yield_now();
                 }
                 match orders.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    Some(Next::Root(root)) => (vcpu.root, vcpu.root_replaced) = (Root::validated(root), true),
+                    Some(Next::Root(root)) => {
+                        (vcpu.root, vcpu.root_replaced) = (Root::of_valid_l4(root), true)
+                    }
                     Some(Next::Vcpu(root)) => {
                         pcpu.save(&mut vcpu).map_err(|error| error.to_string())?;
                         vcpu = context(root, base);

@@ -2,8 +2,9 @@
 
 use pv_abi::Mfn;
 
-/// A table that a pcpu may load into CR3: a guest reaches whatever it leads to. Paging alone makes one, of a valid L4 table
-/// which a reference keeps valid for as long as a vCPU has it (`tests/architecture.rs` sees to it that nobody else does).
+/// A table that a pcpu may load into CR3: a guest reaches whatever it leads to. Paging makes one for each table that a
+/// vCPU loads: a valid L4 table which a reference keeps valid for as long as the vCPU has it. The probe makes one for its
+/// own guest, before there are domains. `tests/architecture.rs` sees to it that nobody else does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root(Mfn);
 
@@ -13,7 +14,7 @@ impl Root {
 
     /// That of a valid L4 table. The caller keeps it valid until no pcpu is entered with the root any more, and has left the
     /// root where it was.
-    pub const fn validated(table: Mfn) -> Self {
+    pub const fn of_valid_l4(table: Mfn) -> Self {
         Self(table)
     }
 

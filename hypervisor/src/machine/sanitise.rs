@@ -113,7 +113,7 @@ mod tests {
     const OWN: u16 = 1 << 3 | 3;
 
     fn context() -> Context {
-        Context::new(1, Root::validated(Mfn(9)), 0x1000)
+        Context::new(1, Root::of_valid_l4(Mfn(9)), 0x1000)
     }
 
     /// Which of code, stack and data the guest's own descriptor may be.

@@ -84,7 +84,7 @@ impl Mmu {
             }
         }
         // The reference that was taken, and that `place` stands for from now on, keeps it valid.
-        if let Some(old) = std::mem::replace(place, root.map(Root::validated)) {
+        if let Some(old) = std::mem::replace(place, root.map(Root::of_valid_l4)) {
             space.defer(Reference::recall(old.mfn(), ROOT));
         }
         // What the old root's tree costs beyond the budget is left over, and the switch is done.

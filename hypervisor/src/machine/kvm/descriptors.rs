@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_data_segment_is_what_its_descriptor_says_or_null() {
-        let mut context = Context::new(1, Root::validated(Mfn(9)), 0x1000);
+        let mut context = Context::new(1, Root::of_valid_l4(Mfn(9)), 0x1000);
         let data = 0x0040_f300_0000_0000 | 0x12 << 56 | 0x34_5678 << 16 | 0xa << 48 | 0xbcde;
         (context.descriptors, context.ds, context.es) = (vec![0, data], 1 << 3, 0);
         let context = sanitise(&mut context).expect("it can be entered");

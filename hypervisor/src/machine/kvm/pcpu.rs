@@ -525,7 +525,7 @@ mod tests {
 
     #[test]
     fn behind_the_gate_is_what_the_guest_had_before() {
-        let mut context = Context::new(1, Root::validated(Mfn(9)), 0x1000);
+        let mut context = Context::new(1, Root::of_valid_l4(Mfn(9)), 0x1000);
         (context.cs, context.ss) = (0x0b, 0x13);
         let regs =
             kvm_regs { rip: LSTAR, rcx: 0x1234, r11: 0x646, rax: 7, rsp: 1, rflags: 2, ..Default::default() };

@@ -139,7 +139,7 @@ impl<'a> Probe<'a> {
             memory,
             area,
             first_frame,
-            context: Context::new(u64::MAX, Root::validated(first_frame), CODE),
+            context: Context::new(u64::MAX, Root::of_valid_l4(first_frame), CODE),
         };
         probe.build().map_err(|error| MachineError::new("the start-up probes", io::Error::other(error)))?;
         Ok(probe)

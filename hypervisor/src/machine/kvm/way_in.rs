@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(with_segments.way(), WayIn::Stub { segments: true, root: false });
     }
 
-    const ROOT: Root = Root::validated(Mfn(7));
+    const ROOT: Root = Root::of_valid_l4(Mfn(7));
 
     /// Hardware that has a guest's state loaded, and that guest.
     fn loaded() -> (kvm_sregs, Context) {
@@ -197,7 +197,7 @@ mod tests {
             live.fs.base += u64::from(fs);
             live.gs.base += u64::from(gs);
             context.segments_changed = segments;
-            context.root = if moved { Root::validated(Mfn(8)) } else { ROOT };
+            context.root = if moved { Root::of_valid_l4(Mfn(8)) } else { ROOT };
             context.root_replaced = replaced;
             live.cr0 = 0x8005_0033 | if was_switched { CR0_TS } else { 0 };
             context.task_switched = is_switched;
