@@ -2,6 +2,7 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CONSOLE_PORT, Code, Condition, FIRST_OWN_PORT, Host, Reg, SCRATCH, check_power_off};
+use backends::Disconnect;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp, PORTS};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -111,7 +112,7 @@ fn lying_console() -> Result<(), Failed> {
             guest.start()?;
             guest.wait_until_parked()?;
             let end = console.finish();
-            let disconnected = matches!(end, Some(Err(_)));
+            let disconnected = matches!(end, Some(Err(Disconnect::Protocol(_))));
             let served = matches!(end, Some(Ok(_)));
             check(if own { disconnected } else { served }, || format!("{lie:#x} at {index}: {end:?}"))?;
             guest.destroy()?;

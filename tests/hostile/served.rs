@@ -6,6 +6,7 @@ use crate::tiny_guest::{
     Code, Condition, Conversation, DATA_PAGE, DATA_REF, Guest, Host, REPLIES, Reg, SCRATCH,
 };
 use crate::tiny_guest::{STORE_PORT, request, segment, store_ring};
+use backends::Disconnect;
 use backends::block::Disk;
 use backends::block::image::MemoryImage;
 use backends::xenstore::StoreHandle;
@@ -80,7 +81,7 @@ impl Served {
     pub fn end(&self, served: ServedGuest) -> Result<(bool, RingError), Failed> {
         let ServedGuest { guest, store, disk, .. } = served;
         disk.map(Service::finish);
-        let let_go = matches!(store.finish(), Some(Err(_)));
+        let let_go = matches!(store.finish(), Some(Err(Disconnect::Protocol(_))));
         let page = guest.mfn(guest.built.start_info + PAGE_SIZE as u64);
         let why = guest.memory().load_u32(page, store_ring::ERROR as usize)?;
         guest.destroy()?;
@@ -140,7 +141,7 @@ fn serve_disk(
     disk: Arc<Disk>,
     failed: impl Fn(String) + Send + 'static,
 ) -> Result<Service, Failed> {
-    let failed = move |reason: &backends::Disconnect| failed(reason.to_string());
+    let failed = move |reason: &Disconnect| failed(reason.to_string());
     Ok(start_disk(host_domain(host, guest), store, 0, disk, failed)?)
 }
 

@@ -91,6 +91,7 @@ impl ServiceControl {
     pub fn resume(&self) {
         let mut state = self.state();
         if state.command == Command::Pause {
+            state.parked = false; // whoever pauses it next waits for it anew
             self.tell(&mut state, Command::Serve);
         }
     }
@@ -100,12 +101,12 @@ impl ServiceControl {
         self.tell(&mut self.state(), Command::Stop);
     }
 
-    /// The thread has finished what it began: it sleeps for as long as it is told to pause.
+    /// The thread has finished what it began: it sleeps until it is told to go on, or to stop.
     pub fn park(&self) {
         let mut state = self.state();
         state.parked = true;
         self.changed.notify_all();
-        let pauses = |state: &mut State| state.command == Command::Pause;
+        let pauses = |state: &mut State| state.parked && state.command == Command::Pause;
         let mut state = self.changed.wait_while(state, pauses).unwrap_or_else(PoisonError::into_inner);
         state.parked = false;
     }
@@ -121,56 +122,99 @@ impl ServiceControl {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
+    use std::sync::mpsc;
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
-    /// A thread that counts while it serves, as one that has work at any time.
-    fn counting(control: &ServiceControl, count: &AtomicU32) {
-        loop {
-            match control.command() {
-                Command::Serve => drop(count.fetch_add(1, Ordering::SeqCst)),
-                Command::Pause => control.park(),
-                Command::Stop => return control.ended(),
+    /// A thread that has work at any time: how often it did some, and how often it was quiet.
+    #[derive(Default)]
+    struct Worker {
+        worked: AtomicU32,
+        quiet: AtomicU32,
+    }
+
+    impl Worker {
+        fn serve(&self, control: &ServiceControl) {
+            loop {
+                match control.command() {
+                    Command::Serve => drop(self.worked.fetch_add(1, Ordering::SeqCst)),
+                    Command::Pause => {
+                        self.quiet.fetch_add(1, Ordering::SeqCst);
+                        control.park();
+                    }
+                    Command::Stop => return control.ended(),
+                }
             }
+        }
+
+        fn worked(&self) -> u32 {
+            self.worked.load(Ordering::SeqCst)
+        }
+    }
+
+    /// Stops the thread also where a test fails: whoever joins it does not wait for ever.
+    struct Stop<'a>(&'a ServiceControl);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.stop();
+        }
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !what() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not come");
+            thread::yield_now();
         }
     }
 
     #[test]
     fn who_pauses_does_nothing_until_it_goes_on() {
-        let (control, count) = (ServiceControl::new(Arc::default()), AtomicU32::new(0));
+        let (control, worker) = (ServiceControl::new(Arc::default()), Worker::default());
         thread::scope(|scope| {
-            scope.spawn(|| counting(&control, &count));
+            let _stop = Stop(&control);
+            scope.spawn(|| worker.serve(&control));
             for _ in 0..100 {
                 assert!(control.pause() && control.pause(), "again is as once");
-                let before = count.load(Ordering::SeqCst);
+                let before = worker.worked();
                 thread::yield_now();
-                assert_eq!(count.load(Ordering::SeqCst), before);
+                assert_eq!(worker.worked(), before);
                 control.resume();
-                while count.load(Ordering::SeqCst) == before {
-                    thread::yield_now();
-                }
+                wait_until(|| worker.worked() > before);
             }
-            assert!(control.pause());
-            control.stop();
+            assert!(control.pause(), "it can be stopped while it pauses");
         });
         assert!(!control.pause(), "it has ended");
         control.resume();
         assert_eq!((control.command(), control.is_interrupted()), (Command::Stop, true), "and stays so");
     }
 
+    /// A thread that goes on and is paused at once has not woken in between, and is quiet anew all the same.
+    #[test]
+    fn each_pause_finds_the_thread_quiet() {
+        let (control, worker) = (ServiceControl::new(Arc::default()), Worker::default());
+        thread::scope(|scope| {
+            let _stop = Stop(&control);
+            scope.spawn(|| worker.serve(&control));
+            for pauses in 1..=1000 {
+                assert!(control.pause());
+                assert_eq!(worker.quiet.load(Ordering::SeqCst), pauses);
+                control.resume();
+            }
+        });
+    }
+
     /// Whoever waits for a thread to pause is not left waiting when it ends, or is told to go on.
     #[test]
     fn nobody_waits_for_a_pause_that_will_not_come() {
         for end in [ServiceControl::resume, ServiceControl::stop, ServiceControl::ended] {
-            let control = ServiceControl::new(Arc::default());
-            thread::scope(|scope| {
-                let waiting = scope.spawn(|| control.pause());
-                while control.command() != Command::Pause {
-                    thread::yield_now();
-                }
-                end(&control);
-                assert!(!waiting.join().unwrap());
-            });
+            let control = Arc::new(ServiceControl::new(Arc::default()));
+            let (paused, (answer, answered)) = (Arc::clone(&control), mpsc::channel());
+            thread::spawn(move || answer.send(paused.pause()));
+            wait_until(|| control.command() == Command::Pause);
+            end(&control);
+            assert_eq!(answered.recv_timeout(Duration::from_secs(60)), Ok(false));
         }
     }
 
@@ -179,13 +223,14 @@ mod tests {
         let control = ServiceControl::new(Arc::default());
         let heard = || control.bell().listen_for(Duration::ZERO);
         assert!(!heard());
-        thread::scope(|scope| {
+        let heard_pause = thread::scope(|scope| {
+            let _stop = Stop(&control);
             scope.spawn(|| control.pause());
-            control.bell().listen();
+            let heard_pause = control.bell().listen_for(Duration::from_secs(60));
             control.resume();
+            heard_pause && heard()
         });
-        assert!(heard());
-        control.stop();
-        assert!(heard());
+        assert!(heard_pause);
+        assert!(heard(), "the stop");
     }
 }

@@ -123,14 +123,18 @@ impl Hypervisor {
 
     /// Takes a domain's vCPUs off their pcpus, and waits until none is on one and all that they are is in their contexts.
     /// Events and timers that come meanwhile are there when it goes on. What serves it goes on as well: see
-    /// [`crate::host_domain::DomainServices::pause`].
+    /// [`crate::host_domain::DomainServices::pause`]. Pauses are not counted: one [`Self::unpause`] ends them all. To be
+    /// called once [`Self::start`] has returned: until then vCPU 0 has no registers yet.
     ///
     /// # Errors
     /// Where it has not started, has ended, or is unpaused by somebody else before.
     pub fn pause(&self, domain: &Domain) -> Result<(), Refusal> {
-        match domain.life().pause() && self.services.scheduler.pause(domain) {
+        if !domain.life().pause() {
+            return Err(Refusal::new(Errno::EINVAL, "the domain does not run"));
+        }
+        match self.services.scheduler.pause(domain) {
             true => Ok(()),
-            false => Err(Refusal::new(Errno::EINVAL, "the domain does not run")),
+            false => Err(Refusal::new(Errno::EINVAL, "the domain was unpaused, or has ended, meanwhile")),
         }
     }
 

@@ -3,9 +3,9 @@
 use super::{CrashReport, StatisticsSnapshot};
 use crate::lock::{Rank, Ranked};
 use crate::sync::Condvar;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use pv_abi::sched::ShutdownReason;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How a domain has ended.
@@ -162,8 +162,9 @@ impl Life {
         let first = matches!(*stage, Stage::Built | Stage::Running | Stage::Paused);
         if first {
             *stage = Stage::Dying(end);
-            self.paused.store(false, Ordering::SeqCst);
+            // In this order: who sees that it is not paused any more sees why.
             self.ended.store(true, Ordering::SeqCst);
+            self.paused.store(false, Ordering::SeqCst);
             self.changed.notify_all();
         }
         first

@@ -105,6 +105,16 @@ fn requests_are_answered_and_events_told() {
     assert_eq!(guest.take(), [(MessageType::WATCH_EVENT, "a|t|".to_owned())]);
 }
 
+/// What was asked before a pause is answered before it, also where nobody has notified the server.
+#[test]
+fn a_server_is_quiet_when_all_is_answered() {
+    let mut guest = Guest::new();
+    let mut server = guest.server();
+    guest.ask(MessageType::WRITE, b"a\0x");
+    server.quiesce().unwrap();
+    assert_eq!(guest.take(), [(MessageType::WRITE, "OK|".to_owned())]);
+}
+
 /// Requests and replies longer than the ring, and indices that wrap.
 #[test]
 fn messages_longer_than_the_ring_go_through_in_pieces() {
