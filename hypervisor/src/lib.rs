@@ -19,6 +19,7 @@
     )
 )]
 
+pub mod alarm;
 pub mod assemble;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "its only guest is its own")]
 pub mod bench;
@@ -51,6 +52,7 @@ pub mod sched;
 pub mod services;
 pub(crate) mod sync;
 pub mod time;
+pub mod timers;
 #[allow(clippy::arithmetic_side_effects, reason = "it counts what it writes")]
 pub mod trace;
 pub mod vcpu;

@@ -11,7 +11,9 @@
 //! | [`Rank::Maptrack`] | what a domain has mapped of others |
 //! | [`Rank::Grants`] | a domain's grant table |
 //! | [`Rank::VcpuInfo`] | what keeps the frame of a `vcpu_info` that has moved |
-//! | [`Rank::Scheduler`] | who runs where, and the timers |
+//! | [`Rank::Scheduler`] | who runs where |
+//! | [`Rank::Timers`] | the timers of all vCPUs |
+//! | [`Rank::Alarm`] | when the alarm's thread wakes |
 //! | [`Rank::Life`] | how far a domain's life has come |
 //! | [`Rank::Space`] | a domain's page tables, and the types of its frames; one domain's at a time |
 //! | [`Rank::FreeFrames`] | which frames nobody has |
@@ -40,6 +42,8 @@ pub enum Rank {
     Grants,
     VcpuInfo,
     Scheduler,
+    Timers,
+    Alarm,
     Life,
     Space,
     FreeFrames,

@@ -1,15 +1,19 @@
 //! What is behind hypercalls and instructions that trap: page tables, domains, the scheduler, and what the machine offers.
 
+use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::cpuid::Answers;
-use crate::domain::Domains;
+use crate::domain::{Domains, Wake};
+use crate::event_channel::raise_virq;
 use crate::machine::cpuid::{Asker, MachineCpuid};
 use crate::machine::{Doorbells, Kick};
 use crate::paging::Mmu;
 use crate::sched::{FairShare, Scheduler};
+use crate::timers::{TimerKind, Timers};
 use crate::trace::{Trace, Tracer};
 use crate::vcpu::Vcpu;
 use backend_interface::bell::Bell;
+use pv_abi::event_channel::Virq;
 use std::sync::Arc;
 
 /// Steps of work on page tables between two looks at events and at the time: about a millisecond.
@@ -26,8 +30,12 @@ pub struct Services {
     pub domains: Domains,
     /// The clock of system time.
     pub clock: Arc<dyn Clock>,
-    /// Who runs, and the timers.
+    /// Who runs where.
     pub scheduler: Arc<Scheduler>,
+    /// The timers of all vCPUs.
+    pub timers: Timers,
+    /// When the next timer is due, and the next slice is over.
+    pub alarm: Arc<Alarm>,
     /// What `cpuid` answers to guests.
     pub cpuid: Arc<MachineCpuid>,
     /// Whether the machine raises #NM at the first use of the FPU while CR0.TS is set. Where it does not, TS stays clear.
@@ -49,13 +57,16 @@ impl Services {
         raises_nm: bool,
     ) -> Self {
         let policy = Box::new(FairShare::default());
-        let scheduler = Arc::new(Scheduler::new(clock.clone(), policy, kicks));
+        let alarm = Arc::new(Alarm::new(clock.clone()));
+        let scheduler = Arc::new(Scheduler::new(clock.clone(), alarm.clone(), policy, kicks));
         Self {
             mmu,
             doorbells,
             domains: Domains::default(),
             clock,
             scheduler,
+            timers: Timers::new(alarm.clone()),
+            alarm,
             cpuid,
             raises_nm,
             ended: Bell::default(),
@@ -66,6 +77,29 @@ impl Services {
     /// Records what happens, by system time.
     pub fn tracer(&self) -> Tracer<'_> {
         self.trace.by(&*self.clock)
+    }
+
+    /// Does what the timers that are due are set for.
+    pub fn fire_timers(&self) {
+        let now = self.clock.now();
+        while let Some((vcpu, kind)) = self.timers.take_due(now) {
+            match kind {
+                TimerKind::Singleshot | TimerKind::Periodic => {
+                    if let Some(domain) = self.domains.get(vcpu.domain) {
+                        raise_virq(&domain, Virq::TIMER, vcpu.vcpu);
+                    }
+                }
+                TimerKind::Poll => self.scheduler.wake(vcpu),
+            }
+        }
+    }
+
+    /// Sleeps until a timer is due or a slice is over, and does what follows. False when the machine stops.
+    pub fn heed_alarm(&self) -> bool {
+        let goes_on = self.alarm.sleep(|| self.timers.next().min(self.scheduler.next_kick()));
+        self.scheduler.kick_overdue();
+        self.fire_timers();
+        goes_on
     }
 
     /// What `cpuid` says to a vCPU.

@@ -1,7 +1,7 @@
 //! The hypervisor as those who start domains see it: threads, and a domain's life from creation to the return of
 //! its last frame.
 //!
-//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`crate::sched::Scheduler::alarm`]), one that
+//! Threads: one a pcpu ([`crate::run_loop`]), one that wakes for alarms ([`Services::heed_alarm`]), one that
 //! takes apart what has ended. All of them end when [`Hypervisor::shutdown`] is called, or on drop.
 
 mod create;
@@ -60,8 +60,8 @@ impl Hypervisor {
             let pcpu = PcpuLoop::new(index, pcpu, this.services.clone());
             this.spawn(format!("pcpu {index}"), move || pcpu.run())?;
         }
-        let scheduler = this.services.scheduler.clone();
-        this.spawn("alarm".into(), move || while scheduler.alarm() {})?;
+        let services = this.services.clone();
+        this.spawn("alarm".into(), move || while services.heed_alarm() {})?;
         let (services, stopping) = (this.services.clone(), this.stopping.clone());
         this.spawn("reaper".into(), move || teardown::reap(&services, &stopping))?;
         Ok(this)
@@ -167,6 +167,7 @@ impl Hypervisor {
         self.stopping.store(true, Ordering::SeqCst);
         self.services.ended.ring();
         self.services.scheduler.stop();
+        self.services.alarm.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {

@@ -38,6 +38,7 @@ pub(crate) fn reap_once(services: &Services) {
 
 /// Returns everything that a domain without running vCPUs holds.
 fn take_apart(services: &Services, domain: &Domain) {
+    services.timers.forget(domain.id());
     close_all(&services.domains, domain);
     domain.grants().lock().close();
     for vcpu in domain.vcpus() {

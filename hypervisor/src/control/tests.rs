@@ -5,9 +5,9 @@ use crate::clock::{Clock, SECOND};
 use crate::domain::ports::HostPort;
 use crate::domain::{NoConsole, Stage};
 use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
-use crate::sched::TimerKind;
 use crate::services::Services;
 use crate::testing::{Guest, Threads, World, defects_told, syscall, wait_until};
+use crate::timers::TimerKind;
 use pv_abi::event_channel::{PortStatus, Virq};
 use pv_abi::{DomId, EventPort, Mfn, Pfn, VcpuId};
 use std::sync::OnceLock;
@@ -200,7 +200,7 @@ fn a_reused_domid_inherits_nothing() {
     first.domain.vcpus()[0].info().mark_pending(0);
     first.domain.set_exit_status(9);
     let (key, identity) = (first.domain.vcpus()[0].key(), first.identity());
-    world.services.scheduler.set_timer(key, TimerKind::Singleshot, Some(world.clock.now() + SECOND));
+    world.services.timers.set(key, TimerKind::Singleshot, Some(world.clock.now() + SECOND));
     let (own_page, held) = (first.pages[3], first.pages[4]);
     for mfn in [own_page, held] {
         world.services.mmu.memory().write(mfn, 0, b"a secret").unwrap();
@@ -229,7 +229,7 @@ fn a_reused_domid_inherits_nothing() {
     assert_eq!((domain.exit_status(), domain.statistics().snapshot().hypercalls.len()), (0, 0));
     bind_virq(domain, Virq::TIMER, VcpuId(0)).unwrap();
     world.clock.advance(2 * SECOND);
-    world.services.scheduler.fire_timers();
+    world.services.fire_timers();
     assert!(!domain.shared().is_pending(EventPort(1)), "a timer of the first one");
     assert_eq!(world.services.mmu.owner(held), Some(id), "frames that came back last are taken first");
     for mfn in [own_page, held] {

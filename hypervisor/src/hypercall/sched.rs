@@ -5,7 +5,7 @@ use crate::domain::End;
 use crate::error::Failure;
 use crate::event_channel as channel;
 use crate::guest_memory::GuestArray;
-use crate::sched::TimerKind;
+use crate::timers::TimerKind;
 use pv_abi::event_channel::PORTS;
 use pv_abi::sched::{Poll, SchedOp, Shutdown, ShutdownReason};
 use pv_abi::{Errno, EventPort};
@@ -58,13 +58,13 @@ fn poll(call: &mut Call<'_>, at: u64) -> Reply {
     }
     let is_pending = channel::announce_poll(call.domain, call.handle, &ports);
     let is_over = request.timeout != 0 && request.timeout <= call.services.clock.now();
-    let scheduler = &call.services.scheduler;
+    let timers = &call.services.timers;
     if is_over || is_pending || call.handle.info().wants_upcall() {
         call.handle.set_polls(false);
-        scheduler.set_timer(call.handle.key(), TimerKind::Poll, None);
+        timers.set(call.handle.key(), TimerKind::Poll, None);
         return done();
     }
     let deadline = (request.timeout != 0).then_some(request.timeout);
-    scheduler.set_timer(call.handle.key(), TimerKind::Poll, deadline);
+    timers.set(call.handle.key(), TimerKind::Poll, deadline);
     Ok(Outcome::Polling(ports))
 }

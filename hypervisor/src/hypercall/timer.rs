@@ -2,7 +2,7 @@
 
 use super::{Arguments, Call, Reply, done};
 use crate::clock::MILLISECOND;
-use crate::sched::TimerKind;
+use crate::timers::TimerKind;
 
 /// A deadline with its highest bit set is a subtraction that wrapped: as on Xen, the timer fires after this.
 const WRAPPED_DELAY: u64 = 100 * MILLISECOND;
@@ -20,6 +20,6 @@ pub fn set_timer_op(call: &mut Call<'_>, [deadline, ..]: Arguments) -> Reply {
 
 /// Sets or stops the timer. One in the past fires at once.
 pub(super) fn set_single_shot(call: &Call<'_>, deadline: Option<u64>) -> Reply {
-    call.services.scheduler.set_timer(call.handle.key(), TimerKind::Singleshot, deadline);
+    call.services.timers.set(call.handle.key(), TimerKind::Singleshot, deadline);
     done()
 }

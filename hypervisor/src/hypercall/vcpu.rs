@@ -39,7 +39,7 @@ pub fn vcpu_op(call: &mut Call<'_>, [op, vcpu, at, ..]: Arguments) -> Reply {
         VcpuOp::IS_UP => Ok(Outcome::Done(u64::from(is_up(call, target)))),
         VcpuOp::SET_PERIODIC_TIMER => periodic(call, target, at),
         VcpuOp::STOP_PERIODIC_TIMER => {
-            call.services.scheduler.set_period(target.key(), None);
+            call.services.timers.set_period(target.key(), None, call.services.clock.now());
             done()
         }
         VcpuOp::SET_SINGLESHOT_TIMER | VcpuOp::STOP_SINGLESHOT_TIMER if !is_self => {
@@ -122,10 +122,11 @@ fn periodic(call: &Call<'_>, target: &VcpuHandle, at: u64) -> Reply {
     if !(SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&period_ns) {
         return refuse(Errno::EINVAL, "the period is too short, or too long");
     }
-    match call.services.scheduler.set_period(target.key(), Some(period_ns)) {
-        true => done(),
-        false => refuse(Errno::EINVAL, "the vCPU was never started"),
+    if !call.services.scheduler.has_started(target.key()) {
+        return refuse(Errno::EINVAL, "the vCPU was never started");
     }
+    call.services.timers.set_period(target.key(), Some(period_ns), call.services.clock.now());
+    done()
 }
 
 fn single_shot(call: &Call<'_>, at: u64) -> Reply {

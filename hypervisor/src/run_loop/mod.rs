@@ -94,7 +94,7 @@ impl PcpuLoop {
 
     /// One turn of whoever's it is.
     fn once(&mut self) -> Did {
-        self.services.scheduler.fire_timers();
+        self.services.fire_timers();
         match self.services.scheduler.next(self.index) {
             Next::Run { domain, turn } => {
                 let id = turn.vcpu.vcpu;
@@ -253,7 +253,7 @@ impl PcpuLoop {
         if domain.life().has_ended() {
             return Ok(Some(TurnEnd::Ended));
         }
-        scheduler.fire_timers();
+        services.fire_timers();
         if scheduler.turn_is_over(self.index) {
             return Ok(Some(TurnEnd::Over));
         }

@@ -1,4 +1,4 @@
-//! The scheduler: which vCPU is where, who sleeps, who must be woken or kicked, and the timers.
+//! The scheduler: which vCPU is where, who sleeps, who must be woken or kicked.
 //!
 //! States of a vCPU:
 //! ```text
@@ -21,42 +21,44 @@
 //!   (`each_ready_vcpu_wakes_a_pcpu_of_its_own`);
 //! - a pcpu is kicked only while it may be in guest mode: `in_guest` is set before the last look for events, and
 //!   events are stored before `in_guest` is read (`a_pcpu_in_the_hypervisor_is_not_kicked`);
-//! - one thread sleeps until the alarm: the next timer, or the end of a slice for which somebody waits
+//! - a slice ends only where somebody waits for a pcpu; the thread of the [`Alarm`] kicks the pcpu then
 //!   (`a_turn_ends_with_its_slice_only_where_somebody_waits`);
+//! - before an entry a pcpu looks at the time when its turn ends, and takes no lock for that. Whoever changes it stores it
+//!   first and kicks then, as with events (`pcpus_and_the_policy_know_exactly_what_holds`);
 //! - a vCPU that was stopped runs nowhere once it has left its pcpu, and misses no wake-up
 //!   (`a_vcpu_that_was_stopped_gets_no_pcpu`); the last of a domain is not stopped (`the_last_vcpu_is_not_stopped`);
 //! - when [`Scheduler::pause`] has returned, nothing of the domain's vCPUs is on a pcpu; and they miss no wake-up
 //!   (`a_paused_domain_is_on_no_pcpu_and_misses_nothing`);
-//! - the policy knows exactly those who wait for a pcpu (`the_policy_knows_exactly_those_who_wait`);
-//! - domains share the pcpus evenly, whatever vCPUs they have (`domains_share_evenly_whatever_vcpus_they_have`). Who does
-//!   not wait, because it sleeps, is stopped or is paused, saves nothing up meanwhile, and loses no debt
+//! - the policy knows exactly those who wait for a pcpu (`pcpus_and_the_policy_know_exactly_what_holds`);
+//! - domains share the pcpus evenly, whatever vCPUs they have (`domains_share_evenly_whatever_vcpus_they_have`), and
+//!   however short their turns are: a turn costs the time for which others have waited meanwhile
+//!   (`domains_share_evenly_however_short_their_turns_are`, `a_turn_costs_the_time_for_which_others_waited`). Who does not
+//!   wait, because it sleeps, is stopped or is paused, saves nothing up meanwhile, and loses no debt
 //!   (`who_was_paused_or_stopped_has_saved_up_nothing`, `a_pause_forgives_nothing`);
 //! - a pcpu that the machine failed runs nothing any more, and takes only those with it whose state it holds
 //!   (`a_failed_pcpu_takes_only_its_own_with_it`); of who is gone nothing is left for who has the number next
 //!   (`a_vcpu_that_is_gone_leaves_no_turn_to_its_number`).
 
-mod alarm;
 mod policy;
 mod runstate;
 mod state;
-mod timers;
 
 #[cfg(test)]
 mod tests;
 
 pub use policy::{FairShare, Policy, SLICE, Turn};
 pub use runstate::Account;
-pub use timers::TimerKind;
 
+use crate::alarm::Alarm;
 use crate::clock::{Clock, SECOND};
 use crate::domain::{Domain, Wake};
 use crate::lock::{Guard, Rank, Ranked};
 use crate::machine::Kick;
 use crate::sync::Condvar;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::vcpu::VcpuKey;
 use pv_abi::DomId;
-use state::{Activity, Entry, State};
+use state::{Activity, Entry, PcpuState, State};
 use std::fmt;
 use std::sync::Arc;
 
@@ -66,6 +68,8 @@ const REFRESH: u64 = SECOND / 2;
 struct Pcpu {
     kick: Arc<dyn Kick>,
     in_guest: AtomicBool,
+    /// See [`state::PcpuState::over_at`].
+    over_at: Arc<AtomicU64>,
     wake: Condvar,
 }
 
@@ -74,7 +78,7 @@ pub struct Scheduler {
     clock: Arc<dyn Clock>,
     state: Ranked<State>,
     pcpus: Vec<Pcpu>,
-    alarm: Condvar,
+    alarm: Arc<Alarm>,
     /// A vCPU of a paused domain has left its pcpu, or the domain is not paused any more.
     quiet: Condvar,
 }
@@ -114,24 +118,27 @@ pub enum Leave<'a> {
 }
 
 impl Scheduler {
-    /// A scheduler for as many pcpus as there are kicks.
-    pub fn new(clock: Arc<dyn Clock>, policy: Box<dyn Policy>, kicks: Vec<Arc<dyn Kick>>) -> Self {
-        let state = Ranked::new(Rank::Scheduler, State::new(policy, kicks.len()));
-        let pcpu = |kick| Pcpu { kick, in_guest: AtomicBool::new(false), wake: Condvar::new() };
-        Self {
-            clock,
-            state,
-            pcpus: kicks.into_iter().map(pcpu).collect(),
-            alarm: Condvar::new(),
-            quiet: Condvar::new(),
-        }
+    /// A scheduler for as many pcpus as there are kicks. The thread of `alarm` calls [`Self::kick_overdue`].
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        alarm: Arc<Alarm>,
+        policy: Box<dyn Policy>,
+        kicks: Vec<Arc<dyn Kick>>,
+    ) -> Self {
+        let state = State::new(policy, kicks.len());
+        let pcpu = |(kick, slot): (_, &PcpuState)| Pcpu {
+            kick,
+            in_guest: AtomicBool::new(false),
+            over_at: Arc::clone(&slot.over_at),
+            wake: Condvar::new(),
+        };
+        let pcpus = kicks.into_iter().zip(&state.slots).map(pcpu).collect();
+        Self { clock, state: Ranked::new(Rank::Scheduler, state), pcpus, alarm, quiet: Condvar::new() }
     }
 
-    /// Wakes the alarm thread where it sleeps too long.
+    /// Wakes the alarm's thread where it would sleep too long.
     fn settle(&self, state: &Guard<'_, State>) {
-        if state.alarm() < state.alarm_at {
-            self.alarm.notify_one();
-        }
+        self.alarm.no_later_than(state.next_kick());
     }
 
     fn make_ready(&self, state: &mut Guard<'_, State>, vcpu: VcpuKey) {
@@ -213,7 +220,7 @@ impl Scheduler {
                 state.change(key, self.clock.now(), |entry| (entry.online, entry.paused) = (true, false));
             self.wake_pcpu(pcpu);
             match state.activity(key) {
-                _ if nobody_runs => state.forget(key),
+                _ if nobody_runs => state.forget(key, self.clock.now()),
                 Some(Activity::Running(pcpu)) => self.kick(pcpu),
                 // A pcpu picks it up, finds its domain ended, and takes it off.
                 Some(Activity::Blocked) => self.make_ready(&mut state, key),
@@ -301,31 +308,47 @@ impl Scheduler {
     /// Whether the turn of the vCPU on `pcpu` is over: its slice ended and somebody waits, its clock is to be
     /// refreshed, it was stopped, its domain is paused, or the machine stops.
     pub fn turn_is_over(&self, pcpu: usize) -> bool {
-        let state = self.state.lock();
-        let now = self.clock.now();
-        let slot = state.slots.get(pcpu);
-        let over_at = slot.and_then(|slot| slot.over_at(state.others_wait()));
-        let may_run = |turn: Turn| state.vcpus.get(&turn.vcpu).is_some_and(Entry::may_run);
-        let stopped = slot.and_then(|slot| slot.turn).is_some_and(|turn| !may_run(turn));
-        state.stopping || stopped || over_at.is_some_and(|at| at <= now)
+        self.pcpus.get(pcpu).is_none_or(|pcpu| pcpu.over_at.load(Ordering::SeqCst) <= self.clock.now())
     }
 
     /// The vCPU leaves `pcpu`.
     pub fn leave(&self, pcpu: usize, vcpu: VcpuKey, leave: &Leave<'_>) {
         let mut state = self.state.lock();
-        if let Some(slot) = state.slots.get_mut(pcpu) {
-            slot.turn = None;
-        }
+        let now = self.clock.now();
+        let used = state.end_turn(pcpu, now);
         match leave {
-            Leave::Ended => state.forget(vcpu),
-            Leave::Blocked(is_there) if !is_there() => {
-                if let Some(entry) = state.vcpus.get_mut(&vcpu) {
-                    entry.activity = Activity::Blocked;
-                    entry.note(self.clock.now());
+            Leave::Ended => state.forget(vcpu, now),
+            Leave::Blocked(is_there) => {
+                state.policy.charge(vcpu, used);
+                match is_there() {
+                    true => self.make_ready(&mut state, vcpu),
+                    false => drop(state.change(vcpu, now, |entry| entry.activity = Activity::Blocked)),
                 }
             }
-            Leave::Blocked(_) | Leave::Ready => self.make_ready(&mut state, vcpu),
+            Leave::Ready => {
+                // Whoever yields gives the rest of its slice away: it would be the next at once otherwise.
+                state.policy.charge(vcpu, used.max(SLICE));
+                self.make_ready(&mut state, vcpu);
+            }
         }
+    }
+
+    /// Kicks the pcpus whose vCPUs should have come back by now.
+    pub fn kick_overdue(&self) {
+        let mut state = self.state.lock();
+        let (now, others_wait) = (self.clock.now(), state.others_wait());
+        for (index, slot) in state.slots.iter_mut().enumerate() {
+            if slot.kick_at(others_wait).is_some_and(|at| at <= now) {
+                // It looks at the time by itself before it enters a guest, so one kick is enough.
+                slot.kick_again_at = now.saturating_add(SLICE);
+                self.kick(index);
+            }
+        }
+    }
+
+    /// When [`Self::kick_overdue`] is to be called next: a system time.
+    pub fn next_kick(&self) -> u64 {
+        self.state.lock().next_kick()
     }
 
     /// `pcpu` is about to enter a guest. To be called before the last look for events.
@@ -372,15 +395,20 @@ impl Scheduler {
             .filter(|(_, entry)| goes(entry))
             .map(|(&key, entry)| (entry.domain.clone(), key))
             .collect();
-        lost.iter().for_each(|&(_, key)| state.forget(key));
+        let now = self.clock.now();
+        lost.iter().for_each(|&(_, key)| state.forget(key, now));
         lost
     }
 
-    /// Makes all pcpus and the alarm's thread stop.
+    /// Whether a vCPU has been started, whether or not it was stopped since.
+    pub fn has_started(&self, vcpu: VcpuKey) -> bool {
+        self.state.lock().activity(vcpu).is_some()
+    }
+
+    /// Makes all pcpus stop.
     pub fn stop(&self) {
         let mut state = self.state.lock();
-        state.stopping = true;
-        self.alarm.notify_all();
+        state.stop();
         for (index, pcpu) in self.pcpus.iter().enumerate() {
             pcpu.wake.notify_all();
             self.kick(index);

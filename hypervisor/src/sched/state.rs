@@ -2,11 +2,11 @@
 
 use super::policy::{Policy, Turn};
 use super::runstate::Account;
-use super::timers::Timers;
 use crate::domain::Domain;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::vcpu::VcpuKey;
-use pv_abi::DomId;
 use pv_abi::vcpu::Runstate;
+use pv_abi::{DomId, VcpuId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -84,13 +84,43 @@ pub(super) struct PcpuState {
     pub save: bool,
     /// It was kicked: no use in kicking it again before this.
     pub kick_again_at: u64,
+    /// The vCPU on it may not run any more.
+    pub leaves: bool,
+    /// What [`Contention`] said when its turn began.
+    pub contended_before: u64,
+    /// When the vCPU on it must come back into the hypervisor, for a pcpu that looks without the lock.
+    pub over_at: Arc<AtomicU64>,
 }
 
 impl PcpuState {
-    /// When the vCPU on it must come back into the hypervisor.
-    pub fn over_at(&self, others_wait: bool) -> Option<u64> {
+    /// When the turn on it is over by itself.
+    pub fn turn_ends_at(&self, others_wait: bool) -> Option<u64> {
         let turn = self.turn?;
         Some(if others_wait { turn.until.min(self.refresh_at) } else { self.refresh_at })
+    }
+
+    /// When it is to be kicked, so that its vCPU comes back.
+    pub fn kick_at(&self, others_wait: bool) -> Option<u64> {
+        Some(self.turn_ends_at(others_wait)?.max(self.kick_again_at))
+    }
+}
+
+/// For how long somebody has waited for a pcpu, in nanoseconds: only then does a turn cost anybody anything.
+#[derive(Debug, Default)]
+pub(super) struct Contention {
+    before: u64,
+    since: Option<u64>,
+}
+
+impl Contention {
+    /// Until system time `now`.
+    pub fn until(&self, now: u64) -> u64 {
+        self.before.saturating_add(self.since.map_or(0, |since| now.saturating_sub(since)))
+    }
+
+    /// From `now` on somebody waits, or nobody.
+    fn note(&mut self, waits: bool, now: u64) {
+        *self = Self { before: self.until(now), since: waits.then_some(now) };
     }
 }
 
@@ -100,12 +130,10 @@ pub(super) struct State {
     pub policy: Box<dyn Policy>,
     pub vcpus: BTreeMap<VcpuKey, Entry>,
     pub slots: Vec<PcpuState>,
-    pub timers: Timers,
     pub stopping: bool,
-    /// What the alarm thread sleeps until; 0 while it does not sleep.
-    pub alarm_at: u64,
     /// vCPUs that wait for a pcpu.
     waiting: usize,
+    pub contention: Contention,
 }
 
 impl State {
@@ -114,10 +142,9 @@ impl State {
             policy,
             vcpus: BTreeMap::new(),
             slots: (0..pcpus).map(|_| PcpuState::default()).collect(),
-            timers: Timers::default(),
             stopping: false,
-            alarm_at: u64::MAX,
             waiting: 0,
+            contention: Contention::default(),
         }
     }
 
@@ -138,13 +165,39 @@ impl State {
 
     /// A domain's vCPUs that have been started.
     pub fn of(&self, domain: DomId) -> Vec<VcpuKey> {
-        self.vcpus.keys().filter(|key| key.domain == domain).copied().collect()
+        let all = |vcpu| VcpuKey { domain, vcpu: VcpuId(vcpu) };
+        self.vcpus.range(all(0)..=all(u32::MAX)).map(|(&key, _)| key).collect()
     }
 
-    /// When somebody has to look: the next timer, the end of a slice, the refresh of a clock.
-    pub fn alarm(&self) -> u64 {
-        let over = |slot: &PcpuState| Some(slot.over_at(self.others_wait())?.max(slot.kick_again_at));
-        self.slots.iter().filter_map(over).chain(self.timers.next()).min().unwrap_or(u64::MAX)
+    /// When a pcpu has to be kicked: at the end of a slice, for the refresh of a clock.
+    pub fn next_kick(&self) -> u64 {
+        let kick_at = |slot: &PcpuState| slot.kick_at(self.others_wait());
+        self.slots.iter().filter_map(kick_at).min().unwrap_or(u64::MAX)
+    }
+
+    /// Says to a pcpu when the vCPU on it must come back, after that has changed.
+    fn publish(&self, slot: &PcpuState) {
+        let at = match slot.turn_ends_at(self.others_wait()) {
+            _ if self.stopping || slot.leaves => 0,
+            ends_at => ends_at.unwrap_or(u64::MAX),
+        };
+        slot.over_at.store(at, Ordering::SeqCst);
+    }
+
+    /// No vCPU is to go on.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.slots.iter().for_each(|slot| self.publish(slot));
+    }
+
+    /// Somebody waits, or waits no more. Turns end otherwise where it is the first, or was the last.
+    fn count_waiting(&mut self, change: isize, now: u64) {
+        let others_waited = self.others_wait();
+        self.waiting = self.waiting.saturating_add_signed(change);
+        if self.others_wait() != others_waited {
+            self.contention.note(self.others_wait(), now);
+            self.slots.iter().for_each(|slot| self.publish(slot));
+        }
     }
 
     /// Makes a vCPU ready. The idle pcpu that should look, where there is one.
@@ -159,20 +212,26 @@ impl State {
         let waited = entry.waits();
         change(entry);
         entry.note(now);
-        let loaded = entry.loaded;
-        match (waited, entry.waits()) {
-            (false, true) => {
-                self.policy.ready(vcpu, now);
-                self.waiting = self.waiting.saturating_add(1);
-                self.claim_idle(loaded)
+        let (loaded, leaves) = (entry.loaded, !entry.may_run());
+        match (waited, entry.waits(), entry.activity) {
+            (false, true, _) => {
+                self.policy.ready(vcpu);
+                self.count_waiting(1, now);
+                return self.claim_idle(loaded);
             }
-            (true, false) => {
+            (true, false, _) => {
                 self.policy.withdraw(vcpu);
-                self.waiting = self.waiting.saturating_sub(1);
-                None
+                self.count_waiting(-1, now);
             }
-            _ => None,
+            (.., Activity::Running(pcpu)) => {
+                if let Some(slot) = self.slots.get_mut(pcpu) {
+                    slot.leaves = leaves;
+                }
+                self.slots.get(pcpu).into_iter().for_each(|slot| self.publish(slot));
+            }
+            _ => {}
         }
+        None
     }
 
     /// An idle pcpu; where `only` is given, that one or none. It counts as busy from now on, so that the next vCPU
@@ -205,17 +264,30 @@ impl State {
         let (entry, slot) = (self.vcpus.get_mut(&turn.vcpu)?, self.slots.get_mut(pcpu)?);
         (entry.activity, entry.loaded) = (Activity::Running(pcpu), Some(pcpu));
         entry.note(now);
-        *slot = PcpuState { turn: Some(turn), refresh_at, ..PcpuState::default() };
-        self.waiting = self.waiting.saturating_sub(1);
-        Some((turn, entry.domain.clone()))
+        let domain = entry.domain.clone();
+        let over_at = Arc::clone(&slot.over_at);
+        let contended_before = self.contention.until(now);
+        *slot = PcpuState { turn: Some(turn), refresh_at, contended_before, over_at, ..PcpuState::default() };
+        self.count_waiting(-1, now);
+        self.slots.get(pcpu).into_iter().for_each(|slot| self.publish(slot));
+        Some((turn, domain))
+    }
+
+    /// The turn on `pcpu` is over. For how long others have waited meanwhile.
+    pub fn end_turn(&mut self, pcpu: usize, now: u64) -> u64 {
+        let contended = self.contention.until(now);
+        let Some(slot) = self.slots.get_mut(pcpu) else { return 0 };
+        (slot.turn, slot.leaves) = (None, false);
+        slot.over_at.store(u64::MAX, Ordering::SeqCst);
+        contended.saturating_sub(slot.contended_before)
     }
 
     /// A vCPU never runs again. Its number may be used again, so nothing is left of it.
-    pub fn forget(&mut self, vcpu: VcpuKey) {
-        let waited = self.vcpus.remove(&vcpu).is_some_and(|entry| entry.waits());
-        self.waiting = self.waiting.saturating_sub(usize::from(waited));
-        self.timers.forget(vcpu);
+    pub fn forget(&mut self, vcpu: VcpuKey, now: u64) {
         self.policy.forget(vcpu);
+        if self.vcpus.remove(&vcpu).is_some_and(|entry| entry.waits()) {
+            self.count_waiting(-1, now);
+        }
     }
 
     /// Whether there is something for `pcpu` to run or to save.

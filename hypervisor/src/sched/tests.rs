@@ -25,7 +25,8 @@ fn scheduler(pcpus: usize) -> (Scheduler, Arc<FakeClock>, Vec<Arc<FakeKick>>) {
     let clock = Arc::new(FakeClock::default());
     let kicks: Vec<Arc<FakeKick>> = (0..pcpus).map(|_| Arc::default()).collect();
     let dyn_kicks = kicks.iter().map(|kick| -> Arc<dyn Kick> { Arc::<FakeKick>::clone(kick) }).collect();
-    (Scheduler::new(clock.clone(), Box::new(FairShare::default()), dyn_kicks), clock, kicks)
+    let alarm = Arc::new(Alarm::new(clock.clone()));
+    (Scheduler::new(clock.clone(), alarm, Box::new(FairShare::default()), dyn_kicks), clock, kicks)
 }
 
 #[test]
@@ -94,8 +95,12 @@ fn a_turn_ends_with_its_slice_only_where_somebody_waits() {
     assert!(!scheduler.turn_is_over(0));
     scheduler.start(&b.domain);
     assert!(scheduler.turn_is_over(0));
-    assert!(scheduler.alarm());
+    assert!(scheduler.next_kick() <= clock.now());
+    scheduler.kick_overdue();
     assert_eq!(kicks[0].kicks(), 1);
+    scheduler.kick_overdue();
+    assert_eq!(kicks[0].kicks(), 1, "one is enough, for a slice");
+    assert_eq!(scheduler.next_kick(), clock.now() + SLICE);
     scheduler.leave(0, key_of(&a), &Leave::Ended);
     assert_eq!(picked(&scheduler, 0), Some(key_of(&b)));
     clock.advance(REFRESH);
@@ -108,7 +113,7 @@ fn everybody_stops() {
     scheduler.entering(1);
     scheduler.stop();
     assert_eq!((kicks[0].kicks(), kicks[1].kicks()), (0, 1));
-    assert!(matches!(scheduler.next(0), Next::Stop) && scheduler.turn_is_over(1) && !scheduler.alarm());
+    assert!(matches!(scheduler.next(0), Next::Stop) && scheduler.turn_is_over(1));
     scheduler.idle(0);
 }
 
@@ -282,28 +287,6 @@ fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     assert_eq!(woken.collect::<Vec<_>>(), [Some(0), Some(1), None]);
 }
 
-/// A number may be used again: a timer that outlived its vCPU would be somebody else's.
-#[test]
-fn timers_go_with_their_vcpu_also_where_no_pcpu_is_left() {
-    for evicted in [false, true] {
-        let world = World::new();
-        let guest = Guest::build(&world.services);
-        let (scheduler, ..) = scheduler(1);
-        if evicted {
-            scheduler.fail(0);
-        }
-        scheduler.start(&guest.domain);
-        scheduler.set_timer(key_of(&guest), TimerKind::Singleshot, Some(7));
-        if evicted {
-            scheduler.evict(guest.domain.id());
-        } else {
-            scheduler.fail(0);
-        }
-        assert!(!scheduler.knows(guest.domain.id()));
-        assert_eq!(scheduler.state.lock().timers.next(), None, "evicted: {evicted}");
-    }
-}
-
 /// How many slices each domain gets of `rounds` on each pcpu, all of whose vCPUs compute. They have so many.
 fn slices(pcpus: usize, vcpus: &[usize], rounds: usize) -> Vec<usize> {
     let world = World::new();
@@ -407,47 +390,128 @@ fn a_pause_forgives_nothing() {
     assert_eq!(turns(&scheduler, [&guest, &other], 2), [1, 0]);
 }
 
+/// Of the time that two domains have on one pcpu, how much the first has, in per mille. Its two vCPUs wake each other after
+/// `turn` nanoseconds, and sleep then; the other's one computes.
+fn share_of_sleepers(turn: u64) -> u64 {
+    let world = World::new();
+    let (guest, other) = (Guest::build(&world.services), Guest::build(&world.services));
+    let ([first, second], other_vcpu) = ([key_of(&guest), second_of(&guest)], key_of(&other));
+    let (scheduler, clock, _) = scheduler(1);
+    scheduler.start(&guest.domain);
+    scheduler.start(&other.domain);
+    scheduler.up(&guest.domain, second);
+    let mut had = [0; 2];
+    while had[0] + had[1] < 200 * SLICE {
+        let vcpu = picked(&scheduler, 0).expect("one is always ready");
+        if vcpu == other_vcpu {
+            clock.advance(SLICE);
+            had[1] += SLICE;
+            scheduler.leave(0, vcpu, &Leave::Ready);
+        } else {
+            clock.advance(turn);
+            had[0] += turn;
+            scheduler.wake(if vcpu == first { second } else { first });
+            scheduler.leave(0, vcpu, &Leave::Blocked(&|| false));
+        }
+        scheduler.saved(vcpu);
+    }
+    had[0] * 1000 / (had[0] + had[1])
+}
+
+#[test]
+fn domains_share_evenly_however_short_their_turns_are() {
+    for turn in [SLICE / 100, SLICE / 3, SLICE - 1] {
+        let share = share_of_sleepers(turn);
+        assert!((480..=520).contains(&share), "{share} per mille with turns of {turn} ns");
+    }
+}
+
+#[test]
+fn a_turn_costs_the_time_for_which_others_waited() {
+    let world = World::new();
+    let (guest, other) = (Guest::build(&world.services), Guest::build(&world.services));
+    let (told, clock) = (Told::default(), Arc::new(FakeClock::default()));
+    let alarm = Arc::new(Alarm::new(clock.clone()));
+    let kicks: Vec<Arc<dyn Kick>> = vec![Arc::new(FakeKick::default())];
+    let scheduler = Scheduler::new(clock.clone(), alarm, Box::new(told.clone()), kicks);
+    let vcpu = key_of(&guest);
+    scheduler.start(&guest.domain);
+    assert_eq!(picked(&scheduler, 0), Some(vcpu));
+    clock.advance(100 * SLICE);
+    scheduler.start(&other.domain);
+    clock.advance(SLICE / 2);
+    scheduler.leave(0, vcpu, &Leave::Blocked(&|| false));
+    assert_eq!(told.charged(), [(vcpu, SLICE / 2)]);
+    // What others wait for before a turn costs it nothing.
+    clock.advance(SLICE);
+    assert_eq!(picked(&scheduler, 0), Some(key_of(&other)));
+    scheduler.wake(vcpu);
+    clock.advance(SLICE / 4);
+    scheduler.leave(0, key_of(&other), &Leave::Blocked(&|| true));
+    assert_eq!(told.charged(), [(key_of(&other), SLICE / 4)], "it sleeps not, and has not yielded");
+    assert_eq!(picked(&scheduler, 0), Some(vcpu));
+    scheduler.leave(0, vcpu, &Leave::Ready);
+    assert_eq!(told.charged(), [(vcpu, SLICE)], "the rest is given away");
+}
+
 /// Notes what it was told, and takes anybody.
 #[derive(Debug, Default, Clone)]
-struct Told(Arc<std::sync::Mutex<Vec<VcpuKey>>>);
+struct Told {
+    waiting: Arc<std::sync::Mutex<Vec<VcpuKey>>>,
+    charged: Arc<std::sync::Mutex<Vec<(VcpuKey, u64)>>>,
+}
+
+impl Told {
+    /// Which turns cost how much, since it was asked last.
+    fn charged(&self) -> Vec<(VcpuKey, u64)> {
+        std::mem::take(&mut self.charged.lock().unwrap())
+    }
+}
 
 impl Policy for Told {
-    fn ready(&mut self, vcpu: VcpuKey, _now: u64) {
-        self.0.lock().unwrap().push(vcpu);
+    fn ready(&mut self, vcpu: VcpuKey) {
+        self.waiting.lock().unwrap().push(vcpu);
     }
 
     fn withdraw(&mut self, vcpu: VcpuKey) {
-        let mut waiting = self.0.lock().unwrap();
+        let mut waiting = self.waiting.lock().unwrap();
         let place = waiting.iter().position(|&waits| waits == vcpu).expect("it waited");
         waiting.remove(place);
     }
 
     fn forget(&mut self, vcpu: VcpuKey) {
-        self.0.lock().unwrap().retain(|&waits| waits != vcpu);
+        self.waiting.lock().unwrap().retain(|&waits| waits != vcpu);
+    }
+
+    fn charge(&mut self, vcpu: VcpuKey, cost: u64) {
+        self.charged.lock().unwrap().push((vcpu, cost));
     }
 
     fn next(&mut self, now: u64, may_run: &dyn Fn(VcpuKey) -> bool) -> Option<Turn> {
-        let mut waiting = self.0.lock().unwrap();
+        let mut waiting = self.waiting.lock().unwrap();
         let place = waiting.iter().position(|&vcpu| may_run(vcpu))?;
         Some(Turn { vcpu: waiting.remove(place), until: now + SLICE })
     }
 }
 
-/// Whatever happens to vCPUs, the policy has each that waits for a pcpu once, and no other.
+/// Whatever happens to vCPUs, the policy has each that waits for a pcpu once, and no other; and each pcpu, which looks
+/// without the lock, sees when its turn is over.
 #[test]
-fn the_policy_knows_exactly_those_who_wait() {
+fn pcpus_and_the_policy_know_exactly_what_holds() {
     let world = World::new();
     let told = Told::default();
     let guests: Vec<_> = (0..3).map(|_| Guest::build(&world.services)).collect();
     let kicks = (0..2).map(|_| -> Arc<dyn Kick> { Arc::new(FakeKick::default()) }).collect();
-    let scheduler = Scheduler::new(Arc::new(FakeClock::default()), Box::new(told.clone()), kicks);
+    let clock = Arc::new(FakeClock::default());
+    let alarm = Arc::new(Alarm::new(clock.clone()));
+    let scheduler = Scheduler::new(clock.clone(), alarm, Box::new(told.clone()), kicks);
     let mut random = Random::new(7);
     for guest in &guests {
         guest.domain.life().start();
         scheduler.start(&guest.domain);
     }
     let mut on: [Option<VcpuKey>; 2] = [None; 2];
-    let mut seen = [0; 3];
+    let (mut seen, mut ended) = ([0; 3], 0);
     for step in 0..20_000 {
         let guest = &guests[random.below(3) as usize].domain;
         let vcpu = guest.vcpus()[random.below(3) as usize].key();
@@ -470,17 +534,27 @@ fn the_policy_knows_exactly_those_who_wait() {
                 None => on[pcpu] = picked(&scheduler, pcpu),
             },
             7 if step % 50 == 0 => scheduler.evict(guest.id()),
-            _ => {}
+            _ => clock.advance(random.below(SLICE)),
         }
         let state = scheduler.state.lock();
         let waits: Vec<_> =
             state.vcpus.iter().filter(|(_, entry)| entry.waits()).map(|(&key, _)| key).collect();
-        let mut knows = told.0.lock().unwrap().clone();
+        let mut knows = told.waiting.lock().unwrap().clone();
         knows.sort_unstable();
         assert_eq!((knows, state.others_wait()), (waits.clone(), !waits.is_empty()), "step {step}");
         seen[waits.len().min(2)] += 1;
+        let over = |slot: &PcpuState| {
+            let Some(turn) = slot.turn else { return false };
+            let slice_is_over = !waits.is_empty() && turn.until <= clock.now();
+            slice_is_over || slot.refresh_at <= clock.now() || !state.vcpus[&turn.vcpu].may_run()
+        };
+        let expected: Vec<_> = state.slots.iter().map(over).collect();
+        drop(state);
+        assert_eq!([0, 1].map(|pcpu| scheduler.turn_is_over(pcpu)), expected[..], "step {step}");
+        ended += expected.iter().filter(|&&is_over| is_over).count();
     }
     assert!(seen.iter().all(|&steps| steps > 1000), "none, one, and more waited: {seen:?}");
+    assert!(ended > 1000, "{ended} turns were over");
 }
 
 #[test]

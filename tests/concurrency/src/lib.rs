@@ -3,6 +3,9 @@
 //! to try.
 #![allow(missing_docs, rustdoc::broken_intra_doc_links)] // the sources are documented where they live
 
+#[cfg(not(test))]
+#[path = "../../../hypervisor/src/alarm.rs"]
+pub mod alarm;
 #[cfg(not(test))] // its own tests, and those of others below, need the rest of the hypervisor
 #[path = "../../../hypervisor/src/defect.rs"]
 pub mod defect;

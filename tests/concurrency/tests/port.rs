@@ -1,5 +1,6 @@
 //! Ports that become pending while a guest looks, unmasks, polls, closes them, or moves its `vcpu_info`.
 
+use concurrency_tests::alarm::Alarm;
 use concurrency_tests::clock::FakeClock;
 use concurrency_tests::domain::{Domain, Domains, NoConsole, Parts, SharedPage, Wake};
 use concurrency_tests::event_channel::{
@@ -177,7 +178,8 @@ impl Kick for NoGuest {
 fn polled(name: &'static str, poll: fn(&Scheduler, &Domain, &[EventPort])) {
     every_interleaving(name, move || {
         let (clock, policy) = (Arc::new(FakeClock::default()), Box::new(FairShare::default()));
-        let scheduler = Arc::new(Scheduler::new(clock, policy, vec![Arc::new(NoGuest)]));
+        let alarm = Arc::new(Alarm::new(clock.clone()));
+        let scheduler = Arc::new(Scheduler::new(clock, alarm, policy, vec![Arc::new(NoGuest)]));
         let scene = scene(Arc::clone(&scheduler) as Arc<dyn Wake>);
         scene.mask();
         scheduler.start(&scene.domain);

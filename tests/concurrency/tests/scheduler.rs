@@ -1,5 +1,6 @@
 //! The scheduler, and events that come while a vCPU goes to sleep, or into the guest, or while its pcpu does.
 
+use concurrency_tests::alarm::Alarm;
 use concurrency_tests::clock::FakeClock;
 use concurrency_tests::domain::{Domain, End, NoConsole, Parts, SharedPage, Wake};
 use concurrency_tests::every_interleaving;
@@ -49,7 +50,9 @@ struct Scene {
 fn scene() -> Arc<Scene> {
     let kicked = Arc::new(Kicked(AtomicBool::new(false)));
     let kicks = vec![Arc::clone(&kicked) as Arc<dyn Kick>];
-    let scheduler = Scheduler::new(Arc::new(FakeClock::default()), Box::new(FairShare::default()), kicks);
+    let clock = Arc::new(FakeClock::default());
+    let alarm = Arc::new(Alarm::new(clock.clone()));
+    let scheduler = Scheduler::new(clock, alarm, Box::new(FairShare::default()), kicks);
     Arc::new(Scene { scheduler, event: AtomicBool::new(false), kicked })
 }
 
@@ -107,6 +110,22 @@ fn looking_before_entering_is_caught() {
         let seen = scene.event.load(SeqCst);
         scene.scheduler.entering(0);
         sender.join().unwrap();
+        assert!(seen || scene.kicked.0.load(SeqCst), "in the guest, and nobody told it");
+    });
+}
+
+/// The end of a turn against entry: the pcpu, which looks without the lock, sees it, or is kicked out.
+#[test]
+fn no_end_of_a_turn_waits_for_a_guest_to_come_back_by_itself() {
+    every_interleaving("entry and end", || {
+        let (scene, domain) = (scene(), domain());
+        scene.scheduler.start(&domain);
+        assert!(runs(&scene.scheduler));
+        let theirs = Arc::clone(&scene);
+        let stopper = thread::spawn(move || theirs.scheduler.stop());
+        scene.scheduler.entering(0);
+        let seen = scene.scheduler.turn_is_over(0);
+        stopper.join().unwrap();
         assert!(seen || scene.kicked.0.load(SeqCst), "in the guest, and nobody told it");
     });
 }

@@ -95,7 +95,7 @@ pub fn timers(world: &World, guest: &Guest) {
     let domain = &guest.domain;
     let port = crate::event_channel::bind_virq(domain, Virq::TIMER, VcpuId(0)).unwrap();
     let fired = || {
-        world.services.scheduler.fire_timers();
+        world.services.fire_timers();
         let fired = domain.shared().is_pending(port);
         domain.shared().clear_pending(port);
         fired
