@@ -16,7 +16,7 @@
 //! | [`Rank::Alarm`] | when the alarm's thread wakes |
 //! | [`Rank::Life`] | how far a domain's life has come |
 //! | [`Rank::Space`] | a domain's page tables, and the types of its frames; one domain's at a time |
-//! | [`Rank::FreeFrames`] | which frames nobody has |
+//! | [`Rank::FrameLists`] | which frames each domain has, and which nobody |
 //! | [`Rank::DoorbellPages`] | which domain has which doorbell page |
 //!
 //! Inside all of these lie the machine's locks, those of bells, those of consoles and of messages (a vCPU writes there), and
@@ -46,7 +46,7 @@ pub enum Rank {
     Alarm,
     Life,
     Space,
-    FreeFrames,
+    FrameLists,
     DoorbellPages,
 }
 

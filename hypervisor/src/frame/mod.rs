@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod exchange;
-mod free_list;
+mod lists;
 mod m2p;
 mod reference;
 mod snapshot;

@@ -1,7 +1,7 @@
 //! The frame table as a value, for tests that go back to a state and try something else.
 
 use super::FrameTable;
-use super::free_list::FreeList;
+use super::lists::FrameLists;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// All of a frame table while nothing goes on.
@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::SeqCst;
 pub struct FramesAtRest {
     /// Word, owner and progress of each frame.
     records: Vec<(u64, u16, u16)>,
-    free: FreeList,
+    lists: FrameLists,
 }
 
 impl FrameTable {
@@ -19,7 +19,7 @@ impl FrameTable {
         let records = records.map(|record| {
             (record.word.load(SeqCst), record.owner.load(SeqCst), record.progress.load(SeqCst))
         });
-        FramesAtRest { records: records.collect(), free: self.free.lock().clone() }
+        FramesAtRest { records: records.collect(), lists: self.lists.lock().clone() }
     }
 
     /// Goes back to a state of this table. Nobody else has the table meanwhile.
@@ -39,6 +39,6 @@ impl FrameTable {
             record.owner.store(owner, SeqCst);
             record.progress.store(progress, SeqCst);
         }
-        self.free.lock().clone_from(&to.free);
+        self.lists.lock().clone_from(&to.lists);
     }
 }

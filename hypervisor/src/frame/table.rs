@@ -6,18 +6,20 @@
 //!   so [`FrameTable::get`] refers first and looks at the owner then, and a frame that changed hands in between is
 //!   refused (guarded by `frame::tests::table::a_frame_is_found_by_its_owner_only`);
 //! - live and free frames add up to the machine ([`FrameTable::conservation`], checked by every audit);
+//! - a frame is in the list of its owner, or of free ones, until its owner dies (`frame::lists::tests`; every audit);
 //! - a frame is zero when it is allocated (guarded by `frame::tests::table::a_reused_frame_is_scrubbed`).
 //!
-//! Locks: the free list's, a leaf. Words are atomics because frames cross domains; whatever needs more than one
+//! Locks: that of the lists, a leaf. Words are atomics because frames cross domains; whatever needs more than one
 //! word is under the lock of the owner's page tables, see [`crate::paging`].
 
 use super::exchange::{change, exchange};
-use super::free_list::{FreeFrame, FreeList};
+use super::lists::{FrameLists, FreeFrame};
 use super::{Effect, FrameType, MachineToPhys, Operation, Reference, ReferenceKind, Word, step};
 use crate::error::Refusal;
 use crate::lock::{Rank, Ranked};
 use crate::machine::{Layout, MachineMemory};
 use pv_abi::{DomId, Errno, Mfn, Pfn};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use zerocopy::FromZeros;
@@ -49,7 +51,7 @@ pub struct Conservation {
 pub struct FrameTable {
     pub(super) records: Vec<Record>,
     pub(super) owned: Vec<AtomicU32>,
-    pub(super) free: Ranked<FreeList>,
+    pub(super) lists: Ranked<FrameLists>,
     m2p: MachineToPhys,
     memory: Arc<MachineMemory>,
 }
@@ -68,7 +70,7 @@ impl FrameTable {
         let table = Self {
             records: Record::new_vec_zeroed(frames as usize).expect(zeroed),
             owned: AtomicU32::new_vec_zeroed(1 << u16::BITS).expect(zeroed),
-            free: Ranked::new(Rank::FreeFrames, FreeList::new(first_free..frames)),
+            lists: Ranked::new(Rank::FrameLists, FrameLists::new(first_free..frames)),
             m2p: MachineToPhys::new(Arc::clone(&memory), layout),
             memory,
         };
@@ -107,7 +109,7 @@ impl FrameTable {
 
     /// How many frames are free.
     pub fn free_frames(&self) -> u64 {
-        self.free.lock().len()
+        self.lists.lock().free()
     }
 
     /// Where all frames are; exact while nothing else happens.
@@ -116,9 +118,15 @@ impl FrameTable {
         Conservation { total: self.records.len() as u64, free: self.free_frames(), owned }
     }
 
-    /// Whether the free list has the frame; slow, for audits.
-    pub(crate) fn is_listed_free(&self, mfn: Mfn) -> bool {
-        self.free.lock().contains(mfn)
+    /// In whose list each frame is that is in one; free ones are in that of [`DomId::INVALID`]. Slow, for audits.
+    pub(crate) fn listed(&self) -> BTreeMap<Mfn, DomId> {
+        self.lists.lock().all()
+    }
+
+    /// Takes a frame out of the list of those that a domain was given, whatever has become of it since: whoever calls this
+    /// until there is none has seen each frame of the domain. It stays the domain's.
+    pub(crate) fn take_listed(&self, owner: DomId) -> Option<Mfn> {
+        self.lists.lock().take_first(owner)
     }
 
     /// Gives a domain a frame of zeros.
@@ -126,7 +134,7 @@ impl FrameTable {
     /// # Errors
     /// ENOMEM.
     pub fn allocate(&self, owner: DomId) -> Result<Mfn, Refusal> {
-        let free = self.free.lock().take();
+        let free = self.lists.lock().take(owner);
         let (mfn, scrub) = match free.ok_or(Refusal::new(Errno::ENOMEM, "the machine has no free frame"))? {
             FreeFrame::Untouched(mfn) => (mfn, false),
             FreeFrame::Used(mfn) => (mfn, true),
@@ -272,13 +280,12 @@ impl FrameTable {
 
     fn free(&self, mfn: Mfn) {
         self.m2p.set(mfn, Pfn::INVALID);
-        if let Ok(record) = self.record(mfn) {
-            let owner = DomId(record.owner.swap(DomId::INVALID.0, Ordering::SeqCst));
-            if let Some(count) = self.owned_count(owner) {
-                count.fetch_sub(1, Ordering::SeqCst);
-            }
+        let Ok(record) = self.record(mfn) else { return };
+        let owner = DomId(record.owner.swap(DomId::INVALID.0, Ordering::SeqCst));
+        if let Some(count) = self.owned_count(owner) {
+            count.fetch_sub(1, Ordering::SeqCst);
         }
-        self.free.lock().give_back(mfn);
+        self.lists.lock().give_back(owner, mfn);
     }
 
     /// A reference was given back that nobody had: a defect of the hypervisor. The frame is leaked, which is

@@ -3,12 +3,12 @@
 use super::EntryPlace;
 use super::Mmu;
 use super::entry::{admit, is_bookkeeping};
-use super::space::Deferred;
+use super::space::{Deferred, SpaceState};
 use super::teardown::recall;
 use crate::frame::{FrameType, Phase, ReferenceKind, Word};
-use pv_abi::Mfn;
 use pv_abi::page_table::{Level, is_hypervisor_slot};
-use std::collections::BTreeMap;
+use pv_abi::{DomId, Mfn};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// References found, by frame.
 #[derive(Default)]
@@ -22,6 +22,9 @@ struct Found {
 struct Recount<'a> {
     lent: &'a [(EntryPlace, Mfn)],
     found: BTreeMap<Mfn, Found>,
+    /// In whose list each frame is.
+    listed: BTreeMap<Mfn, DomId>,
+    dying: BTreeSet<DomId>,
     discrepancies: Vec<String>,
 }
 
@@ -50,10 +53,13 @@ impl Mmu {
 
     /// The same where domains lend frames to each other: entries at these places may name these frames.
     pub fn audit_lending(&self, held: &[(Mfn, ReferenceKind)], lent: &[(EntryPlace, Mfn)]) -> Vec<String> {
-        let mut recount = Recount { lent, ..Recount::default() };
+        let mut recount = Recount { lent, listed: self.frames.listed(), ..Recount::default() };
         held.iter().for_each(|&(mfn, kind)| recount.hold(mfn, kind));
         for space in self.spaces.all() {
             let space = space.lock();
+            if space.state != SpaceState::Alive {
+                recount.dying.insert(space.domain);
+            }
             for deferred in &space.deferred {
                 if let Deferred::GiveBack(reference) = deferred {
                     recount.hold(reference.mfn(), reference.kind());
@@ -126,8 +132,16 @@ impl Mmu {
         if found.uses != expected {
             recount.report(format!("{mfn} counts uses {expected:?} and has {:?}", found.uses));
         }
-        if (word == Word::FREE) != self.frames.is_listed_free(mfn) {
-            recount.report(format!("{mfn} is {word:?}, which the free list contradicts"));
+        let (owner, listed) = (self.frames.owner(mfn), recount.listed.remove(&mfn));
+        let is_right = match (owner, listed) {
+            (None, listed) => listed == Some(DomId::INVALID),
+            (Some(DomId::XEN), listed) => listed.is_none(),
+            // The frames of the dying are taken out of their lists, and may be lent yet.
+            (Some(owner), None) => recount.dying.contains(&owner),
+            (Some(owner), Some(listed)) => owner == listed,
+        };
+        if !is_right {
+            recount.report(format!("{mfn} is {owner:?}'s, and in the list of {listed:?}"));
         }
     }
 }

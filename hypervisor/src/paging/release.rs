@@ -6,9 +6,6 @@ use crate::error::Failure;
 use crate::frame::{FrameType, Operation, Phase, Reference, ReferenceKind};
 use pv_abi::{DomId, Mfn};
 
-/// Frames looked at for one step of the budget.
-const LOOKS_PER_STEP: u64 = 64;
-
 impl Mmu {
     /// Takes a domain apart: pins, half-validated tables, permanent references, frames. Call it until it is done.
     /// None of the domain's vCPUs runs any more, and their roots and descriptor frames were given back
@@ -29,32 +26,17 @@ impl Mmu {
                 if self.drain_space(space, budget)? == Progress::Preempted || budget.is_exhausted() {
                     return Ok(Progress::Preempted);
                 }
-                if !self.release_some(space)? {
+                if space.state == SpaceState::Failed {
+                    space.check_alive()?;
+                }
+                let Some(mfn) = self.frames.take_listed(domain) else {
                     space.state = SpaceState::Dead;
                     return Ok(Progress::Done);
-                }
+                };
+                self.release_frame(space, mfn)?;
                 budget.spend();
             }
         })
-    }
-
-    /// Looks at some more frames, up to the first that has something to give back. False behind the last.
-    fn release_some(&self, space: &mut Space) -> Result<bool, Failure> {
-        if space.state == SpaceState::Failed {
-            return space.check_alive().map(|()| false);
-        }
-        for _ in 0..LOOKS_PER_STEP {
-            let mfn = Mfn(space.released);
-            if mfn.0 >= self.layout.frames {
-                return Ok(false);
-            }
-            space.released = space.released.saturating_add(1);
-            if self.frames.owner(mfn) == Some(space.domain) {
-                self.release_frame(space, mfn)?;
-                return Ok(true);
-            }
-        }
-        Ok(true)
     }
 
     /// Gives back what the frame table itself holds of a frame.

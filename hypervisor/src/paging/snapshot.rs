@@ -13,7 +13,7 @@ use pv_abi::{DomId, Mfn};
 pub struct Snapshot {
     frames: FramesAtRest,
     contents: Vec<Pte>,
-    spaces: Vec<(DomId, SpaceState, u64)>,
+    spaces: Vec<(DomId, SpaceState)>,
     roots: Vec<Roots>,
     held: Vec<Reference>,
 }
@@ -28,7 +28,7 @@ impl Mmu {
         let spaces = spaces.iter().map(|space| {
             let space = space.lock();
             assert!(space.deferred.is_empty(), "{} has work left over", space.domain);
-            (space.domain, space.state, space.released)
+            (space.domain, space.state)
         });
         Snapshot {
             frames: self.frames.at_rest(),
@@ -51,9 +51,8 @@ impl Mmu {
         }
         for space in self.spaces.all() {
             let mut space = space.lock();
-            let then = to.spaces.iter().find(|(domain, ..)| *domain == space.domain);
-            (space.state, space.released) =
-                then.map_or((SpaceState::Alive, 0), |&(_, state, released)| (state, released));
+            let then = to.spaces.iter().find(|(domain, _)| *domain == space.domain);
+            space.state = then.map_or(SpaceState::Alive, |&(_, state)| state);
             space.deferred.clear();
         }
         (to.roots.iter().map(copy_of_roots).collect(), to.held.iter().map(copy_of_reference).collect())

@@ -45,13 +45,11 @@ pub(super) struct Space {
     pub state: SpaceState,
     /// Last in, first out, so that a tree is torn down depth first and the list stays short.
     pub deferred: Vec<Deferred>,
-    /// How far [`Mmu::release_domain`] has looked through the frames.
-    pub released: u64,
 }
 
 impl Space {
     fn new(domain: DomId) -> Self {
-        Self { domain, state: SpaceState::Alive, deferred: Vec::new(), released: 0 }
+        Self { domain, state: SpaceState::Alive, deferred: Vec::new() }
     }
 
     pub(super) fn defer(&mut self, reference: Reference) {

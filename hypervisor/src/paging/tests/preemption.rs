@@ -281,6 +281,21 @@ fn release_is_bounded_whatever_the_domain_has() {
     world.end(A, &mut Roots::default());
 }
 
+/// A death costs what the domain has, however large the machine is and whatever others have.
+#[test]
+fn a_death_looks_at_the_domains_own_frames_only() {
+    let world = World::new();
+    let others: Vec<_> = (0..30).map(|_| [world.page(B), world.page(A)]).collect();
+    others.iter().for_each(|[_, page]| world.mmu.deallocate(A, *page).unwrap());
+    let pages = [world.page(A), world.page(A)];
+    assert!(others.iter().any(|[_, page]| *page == pages[0]), "its frames lie among those of others");
+    let mut budget = Budget::new(pages.len() as u32 + 1);
+    assert_eq!(world.mmu.release_domain(A, &mut budget).unwrap(), Progress::Done);
+    assert_eq!((world.mmu.frames_of(A), world.mmu.frames_of(B)), (0, 30));
+    world.end(B, &mut Roots::default());
+    world.check(&[]);
+}
+
 /// XSA class "ownership transfer": whoever comes while a domain is dying comes too late, so its end is not put off.
 #[test]
 fn a_dying_domain_lends_nothing() {
