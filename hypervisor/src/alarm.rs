@@ -37,6 +37,11 @@ impl Alarm {
         Self { clock, state, changed: Condvar::new(), at: AtomicU64::new(u64::MAX) }
     }
 
+    /// When the thread wakes, or is to look for itself.
+    pub fn at(&self) -> u64 {
+        self.at.load(Ordering::SeqCst)
+    }
+
     fn set(&self, state: &mut State, at: u64) {
         state.at = at;
         self.at.store(at, Ordering::SeqCst);
@@ -44,7 +49,7 @@ impl Alarm {
 
     /// The thread wakes at `at`, or before. Whoever calls has stored already what the thread is to see then.
     pub fn no_later_than(&self, at: u64) {
-        if at >= self.at.load(Ordering::SeqCst) {
+        if at >= self.at() {
             return;
         }
         let mut state = self.state.lock();
@@ -122,7 +127,7 @@ mod tests {
         let late = clock.now() + 3600 * SECOND;
         thread::spawn(move || while woken.send(sleeper.sleep(|| late)).is_ok() {});
         for _ in 0..100 {
-            wait_until(|| alarm.at.load(Ordering::SeqCst) == late);
+            wait_until(|| alarm.at() == late);
             alarm.no_later_than(late + 1);
             assert!(slept.try_recv().is_err(), "it sleeps");
             alarm.no_later_than(0);

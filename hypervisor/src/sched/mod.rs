@@ -141,10 +141,15 @@ impl Scheduler {
         self.alarm.no_later_than(state.next_kick());
     }
 
-    fn make_ready(&self, state: &mut Guard<'_, State>, vcpu: VcpuKey) {
-        let pcpu = state.make_ready(vcpu, self.clock.now());
+    /// Changes what a vCPU does, or whether it may have a pcpu, and tells whoever should look then.
+    fn change(&self, state: &mut Guard<'_, State>, vcpu: VcpuKey, change: impl FnOnce(&mut Entry)) {
+        let pcpu = state.change(vcpu, self.clock.now(), change);
         self.wake_pcpu(pcpu);
         self.settle(state);
+    }
+
+    fn make_ready(&self, state: &mut Guard<'_, State>, vcpu: VcpuKey) {
+        self.change(state, vcpu, |entry| entry.activity = Activity::Ready);
     }
 
     fn wake_pcpu(&self, pcpu: Option<usize>) {
@@ -177,10 +182,7 @@ impl Scheduler {
             return; // the reaper may have looked already who is to be evicted
         }
         if state.activity(vcpu).is_some() {
-            let pcpu = state.change(vcpu, self.clock.now(), |entry| entry.online = true);
-            self.wake_pcpu(pcpu);
-            self.settle(&state);
-            return;
+            return self.change(&mut state, vcpu, |entry| entry.online = true);
         }
         state.vcpus.insert(vcpu, Entry::new(domain.clone()));
         self.make_ready(&mut state, vcpu);
@@ -194,7 +196,7 @@ impl Scheduler {
         if !others.into_iter().any(|other| state.is_online(other)) {
             return false;
         }
-        state.change(vcpu, self.clock.now(), |entry| entry.online = false);
+        self.change(&mut state, vcpu, |entry| entry.online = false);
         if let Some(Activity::Running(pcpu)) = state.activity(vcpu) {
             self.kick(pcpu);
         }
@@ -216,9 +218,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         let nobody_runs = state.slots.iter().all(|slot| slot.failed);
         for key in state.of(id) {
-            let pcpu =
-                state.change(key, self.clock.now(), |entry| (entry.online, entry.paused) = (true, false));
-            self.wake_pcpu(pcpu);
+            self.change(&mut state, key, |entry| (entry.online, entry.paused) = (true, false));
             match state.activity(key) {
                 _ if nobody_runs => state.forget(key, self.clock.now()),
                 Some(Activity::Running(pcpu)) => self.kick(pcpu),
@@ -233,17 +233,15 @@ impl Scheduler {
     /// Takes a domain's vCPUs off their pcpus while its life says that it is paused, and lets them run again when it
     /// does not say so any more.
     fn heed_pause(&self, state: &mut Guard<'_, State>, domain: &Domain) {
-        let (now, paused) = (self.clock.now(), domain.life().is_paused());
+        let paused = domain.life().is_paused();
         for key in state.of(domain.id()) {
-            let pcpu = state.change(key, now, |entry| entry.paused = paused);
-            self.wake_pcpu(pcpu);
+            self.change(state, key, |entry| entry.paused = paused);
             let saving = state.save(key);
             self.wake_pcpu(saving);
             if let (true, Some(Activity::Running(pcpu))) = (paused, state.activity(key)) {
                 self.kick(pcpu);
             }
         }
-        self.settle(state);
         self.quiet.notify_all();
     }
 
@@ -322,7 +320,7 @@ impl Scheduler {
                 state.policy.charge(vcpu, used);
                 match is_there() {
                     true => self.make_ready(&mut state, vcpu),
-                    false => drop(state.change(vcpu, now, |entry| entry.activity = Activity::Blocked)),
+                    false => self.change(&mut state, vcpu, |entry| entry.activity = Activity::Blocked),
                 }
             }
             Leave::Ready => {

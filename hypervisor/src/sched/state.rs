@@ -200,11 +200,6 @@ impl State {
         }
     }
 
-    /// Makes a vCPU ready. The idle pcpu that should look, where there is one.
-    pub fn make_ready(&mut self, vcpu: VcpuKey, now: u64) -> Option<usize> {
-        self.change(vcpu, now, |entry| entry.activity = Activity::Ready)
-    }
-
     /// Changes what a vCPU that has been started does, or whether it may have a pcpu: the policy knows exactly those who
     /// wait. The idle pcpu that should look, where it waits since this change and there is one.
     pub fn change(&mut self, vcpu: VcpuKey, now: u64, change: impl FnOnce(&mut Entry)) -> Option<usize> {

@@ -242,6 +242,30 @@ fn a_pcpu_that_sleeps_is_woken_when_a_pause_ends() {
     assert_eq!(slept.recv_timeout(LIMIT), Ok(Some(key_of(&guest))));
 }
 
+/// Whoever may run again waits behind one that computes, and ends its slice like any other.
+#[test]
+fn whoever_may_run_again_ends_the_slice_of_another() {
+    for evicted in [false, true] {
+        let world = World::new();
+        let (guest, other) = (Guest::build(&world.services), Guest::build(&world.services));
+        let (scheduler, clock, _) = scheduler(1);
+        let life = guest.domain.life();
+        assert!(life.start() && life.pause());
+        scheduler.start(&guest.domain);
+        scheduler.start(&other.domain);
+        assert_eq!(picked(&scheduler, 0), Some(key_of(&other)));
+        assert_eq!(scheduler.alarm.at(), clock.now() + REFRESH);
+        if evicted {
+            life.end(crate::domain::End::Destroyed);
+            scheduler.evict(guest.domain.id());
+        } else {
+            assert!(life.unpause());
+            scheduler.unpause(&guest.domain);
+        }
+        assert_eq!(scheduler.alarm.at(), clock.now() + SLICE, "evicted: {evicted}");
+    }
+}
+
 /// Whoever ends a paused domain gets its vCPUs taken off, and whoever waits for its pause does not wait on.
 #[test]
 fn a_paused_domain_can_end() {
@@ -282,7 +306,7 @@ fn each_ready_vcpu_wakes_a_pcpu_of_its_own() {
     state.slots.iter_mut().for_each(|slot| slot.idle = true);
     let woken = guests.iter().map(|guest| {
         state.vcpus.insert(key_of(guest), Entry::new(guest.domain.clone()));
-        state.make_ready(key_of(guest), 0)
+        state.change(key_of(guest), 0, |entry| entry.activity = Activity::Ready)
     });
     assert_eq!(woken.collect::<Vec<_>>(), [Some(0), Some(1), None]);
 }
