@@ -1,13 +1,19 @@
 //! Two busy domains share a pcpu evenly, whatever they are busy with, and on however many vCPUs.
 
+use crate::clock::{SHARED, map_shared, poke_shared};
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, STACK, TABLE, VCPUS};
+use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Guest, Host, Reg, STACK, TABLE, VCPUS};
 use libtest_mimic::{Failed, Trial};
+use pv_abi::event_channel::{BindIpi, EventChannelOp};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::hypercall::{HypercallNumber as N, MulticallEntry};
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
+use pv_abi::sched::{Poll, SchedOp};
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
+use pv_abi::shared_info::SharedInfo;
 use pv_abi::vcpu::VcpuOp;
+use pv_abi::{EventPort, VcpuId};
+use std::mem::offset_of;
 use std::time::Duration;
 use zerocopy::FromZeros;
 
@@ -17,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         kvm_test("share/with one that traps", || even(&trapping(), Duration::from_secs(1))),
         kvm_test("share/with one that makes hypercalls", || even(&calling(), Duration::from_secs(1))),
         kvm_test("share/with one of four vCPUs", with_one_of_four_vcpus),
+        kvm_test("share/with one whose vCPUs wake each other", with_one_whose_vcpus_wake_each_other),
         kvm_test("share/with one that flushes in long batches", || even(&flushing(), Duration::from_secs(1))),
     ]
 }
@@ -55,7 +62,6 @@ fn flushing() -> Code {
 
 /// All of its vCPUs compute: that makes it no more than one domain.
 fn with_one_of_four_vcpus() -> Result<(), Failed> {
-    const CONTEXTS: u64 = TABLE + 0x4_0000;
     let mut code = Code::default();
     for vcpu in 1..u64::from(VCPUS) {
         code.hypercall(N::VCPU_OP, &[VcpuOp::INITIALISE.0, vcpu, CONTEXTS]).say();
@@ -65,17 +71,60 @@ fn with_one_of_four_vcpus() -> Result<(), Failed> {
     code.stay();
     let host = Host::bare()?;
     let guest = host.build(&code)?;
-    let mut first = GuestContext::new_box_zeroed().expect("memory");
-    first.flags = GuestContextFlags::IN_KERNEL.bits();
-    (first.user_regs.rip, first.user_regs.rsp) = (compute, STACK);
-    (first.user_regs.cs, first.user_regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
-    first.ctrlreg[3] = guest.built.root.0 << 12;
-    guest.poke(CONTEXTS, &*first);
+    guest.poke(CONTEXTS, &*context(&guest, compute));
     let guests = [guest, host.build(&spinning())?];
     share(&guests, Duration::from_secs(2))?;
     let said = guests[0].said();
     check(said == [0; 6], || format!("its vCPUs did not start: {said:x?}"))?;
     host.finish()
+}
+
+/// One of its two vCPUs sleeps at any time, and each for most of it: as a domain it never does.
+fn with_one_whose_vcpus_wake_each_other() -> Result<(), Failed> {
+    let mut code = Code::default();
+    let entry = map_shared(&mut code);
+    let ports = [0, 1].map(|vcpu| {
+        let request = code.data(&BindIpi { vcpu: VcpuId(vcpu), port: EventPort(0) });
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::BIND_IPI.0, request]).say();
+        request + offset_of!(BindIpi, port) as u64
+    });
+    code.hypercall(N::VCPU_OP, &[VcpuOp::INITIALISE.0, 1, CONTEXTS]).say();
+    code.hypercall(N::VCPU_OP, &[VcpuOp::UP.0, 1]).say();
+    let mut second = 0;
+    for [own, other] in [[0, 1], [1, 0]] {
+        let poll = code.data(&Poll { ports: ports[own], nr_ports: 1, padding: 0, timeout: 0 });
+        let again = code.here();
+        code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, ports[other]]);
+        code.hypercall(N::SCHED_OP, &[SchedOp::POLL.0, poll]);
+        let word = SHARED + offset_of!(SharedInfo, evtchn_pending) as u64;
+        code.mov(Reg::Rbx, word);
+        // lock btr qword [rbx], port
+        code.raw(&[0xf0, 0x48, 0x0f, 0xba, 0x33, FIRST_OWN_PORT as u8 + own as u8]);
+        code.jump(Condition::Always, again);
+        second = again;
+    }
+    let host = Host::bare()?;
+    let guest = host.build(&code)?;
+    poke_shared(&guest, entry);
+    guest.poke(CONTEXTS, &*context(&guest, second));
+    let guests = [guest, host.build(&spinning())?];
+    share(&guests, Duration::from_secs(2))?;
+    let said = guests[0].said();
+    check(said == [0; 4], || format!("its vCPUs did not start: {said:x?}"))?;
+    host.finish()
+}
+
+/// Where a further vCPU's first context lies.
+const CONTEXTS: u64 = TABLE + 0x4_0000;
+
+/// The context of a further vCPU, which starts at `rip`.
+fn context(guest: &Guest, rip: u64) -> Box<GuestContext> {
+    let mut first = GuestContext::new_box_zeroed().expect("memory");
+    first.flags = GuestContextFlags::IN_KERNEL.bits();
+    (first.user_regs.rip, first.user_regs.rsp) = (rip, STACK);
+    (first.user_regs.cs, first.user_regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
+    first.ctrlreg[3] = guest.built.root.0 << 12;
+    first
 }
 
 /// Runs a domain beside one that computes. Each gets about half of the time.
