@@ -5,6 +5,7 @@ use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, Guest, Host, Reg, SCRATCH};
 use hypervisor::clock::Clock;
 use hypervisor::domain::Console;
+use iced_x86::code_asm::{cl, ecx, edx, r8b, r8d, r12, rax, rcx, rdx};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::PAGE_SIZE;
 use pv_abi::hypercall::HypercallNumber as N;
@@ -40,7 +41,7 @@ const MILLISECOND: u64 = 1_000_000;
 pub fn map_shared(code: &mut Code) -> u64 {
     let entry = code.data(&[0u64]);
     code.mov(Reg::Rdi, SHARED).load(Reg::Rsi, entry).mov(Reg::Rdx, 2);
-    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).raw(&[0x0f, 0x05]);
+    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).asm(|a| a.syscall());
     entry
 }
 
@@ -54,22 +55,41 @@ pub fn read_clock(code: &mut Code) {
     let field = |offset: usize| TIME + offset as u64;
     let again = code.here();
     code.load(Reg::R8, field(offset_of!(VcpuTimeInfo, version)));
-    code.raw(&[0x41, 0xf6, 0xc0, 1]).jump(Condition::NotZero, again); // test r8b, 1
-    // lfence; rdtsc; shl rdx, 32; or rax, rdx
-    code.raw(&[0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 32, 0x48, 0x09, 0xd0]);
+    code.asm(|a| a.test(r8b, 1)).jump(Condition::NotZero, again);
+    code.asm(|a| {
+        a.lfence()?;
+        a.rdtsc()?;
+        a.shl(rdx, 32)?;
+        a.or(rax, rdx)
+    });
     code.load(Reg::Rcx, field(offset_of!(VcpuTimeInfo, tsc_timestamp)));
-    // sub rax, rcx; jae +2; xor eax, eax
-    code.raw(&[0x48, 0x29, 0xc8, 0x73, 2, 0x31, 0xc0]);
+    code.asm(|a| {
+        // No time before the stamp.
+        a.mov(edx, 0)?;
+        a.sub(rax, rcx)?;
+        a.cmovb(rax, rdx)
+    });
     // The scale: its low half is the multiplier, then comes the shift.
     code.load(Reg::Rdx, field(offset_of!(VcpuTimeInfo, tsc_to_system_mul)));
-    // mov rcx, rdx; shr rcx, 32; mov edx, edx; test cl, cl; js +5; shl rax, cl; jmp +5; neg cl; shr rax, cl
-    code.raw(&[0x48, 0x89, 0xd1, 0x48, 0xc1, 0xe9, 32, 0x89, 0xd2, 0x84, 0xc9, 0x78, 5]);
-    code.raw(&[0x48, 0xd3, 0xe0, 0xeb, 5, 0xf6, 0xd9, 0x48, 0xd3, 0xe8]);
-    // mul rdx; shrd rax, rdx, 32
-    code.raw(&[0x48, 0xf7, 0xe2, 0x48, 0x0f, 0xac, 0xd0, 32]);
-    code.load(Reg::Rcx, field(offset_of!(VcpuTimeInfo, system_time))).raw(&[0x48, 0x01, 0xc8]); // add rax, rcx
+    code.asm(|a| {
+        let (mut right, mut shifted) = (a.create_label(), a.create_label());
+        a.mov(rcx, rdx)?;
+        a.shr(rcx, 32)?;
+        a.mov(edx, edx)?;
+        a.test(cl, cl)?;
+        a.js(right)?;
+        a.shl(rax, cl)?;
+        a.jmp(shifted)?;
+        a.set_label(&mut right)?;
+        a.neg(cl)?;
+        a.shr(rax, cl)?;
+        a.set_label(&mut shifted)?;
+        a.mul(rdx)?;
+        a.shrd(rax, rdx, 32)
+    });
+    code.load(Reg::Rcx, field(offset_of!(VcpuTimeInfo, system_time))).asm(|a| a.add(rax, rcx));
     code.load(Reg::Rcx, field(offset_of!(VcpuTimeInfo, version)));
-    code.raw(&[0x44, 0x39, 0xc1]).jump(Condition::NotZero, again); // cmp ecx, r8d
+    code.asm(|a| a.cmp(ecx, r8d)).jump(Condition::NotZero, again);
 }
 
 /// Reads the clock all the time, and tells the host of a reading now and then.
@@ -84,7 +104,7 @@ fn reader() -> (Code, u64) {
     assert_eq!(code.here(), start);
     read_clock(&mut code);
     code.compare(LAST).store(LAST, Reg::Rax).jump(Condition::Below, backwards);
-    code.increment(READ).raw(&[0x49, 0xff, 0xcc]).jump(Condition::NotZero, start); // dec r12
+    code.increment(READ).asm(|a| a.dec(r12)).jump(Condition::NotZero, start);
     read_clock(&mut code);
     code.say().mov(Reg::R12, READINGS).jump(Condition::Always, start);
     (code, entry)

@@ -21,8 +21,7 @@ fn frames_are_scrubbed() -> Result<(), Failed> {
     const WORDS: u64 = 0xc_0000 / 8;
     let host = Host::bare()?;
     let mut code = Code::default();
-    // mov rdi, TABLE; mov rcx, WORDS; mov rax, SECRET; rep stosq
-    code.mov(Reg::Rdi, TABLE).mov(Reg::Rcx, WORDS).mov(Reg::Rax, SECRET).raw(&[0xf3, 0x48, 0xab]);
+    code.mov(Reg::Rdi, TABLE).mov(Reg::Rcx, WORDS).mov(Reg::Rax, SECRET).asm(|a| a.rep().stosq());
     code.park();
     let free = host.free_frames();
     let keeper = host.build(&code)?;
@@ -99,7 +98,7 @@ fn a_hundred_domains() -> Result<(), Failed> {
     let host = Host::new()?;
     let mut endings = vec![Code::default(); 3];
     endings[0].power_off();
-    endings[1].raw(&[0x0f, 0x0b]); // ud2
+    endings[1].asm(|a| a.ud2());
     endings[2].park();
     let before = settled(&host)?;
     for number in 0..100 {

@@ -3,6 +3,7 @@
 use crate::clock::{SHARED, map_shared, poke_shared};
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Guest, Host, Reg, STACK, TABLE, VCPUS};
+use iced_x86::code_asm::qword_ptr;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindIpi, EventChannelOp};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
@@ -38,7 +39,7 @@ fn trapping() -> Code {
     let mut code = Code::default();
     code.catch_faults();
     let again = code.here();
-    code.resume_at(again).raw(&[0x0f, 0x0b]); // ud2
+    code.resume_at(again).asm(|a| a.ud2());
     code
 }
 
@@ -97,9 +98,7 @@ fn with_one_whose_vcpus_wake_each_other() -> Result<(), Failed> {
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, ports[other]]);
         code.hypercall(N::SCHED_OP, &[SchedOp::POLL.0, poll]);
         let word = SHARED + offset_of!(SharedInfo, evtchn_pending) as u64;
-        code.mov(Reg::Rbx, word);
-        // lock btr qword [rbx], port
-        code.raw(&[0xf0, 0x48, 0x0f, 0xba, 0x33, FIRST_OWN_PORT as u8 + own as u8]);
+        code.asm(|a| a.lock().btr(qword_ptr(word), FIRST_OWN_PORT + own as u32));
         code.jump(Condition::Always, again);
         second = again;
     }

@@ -3,6 +3,7 @@
 use crate::clock::{SHARED, map_shared, poke_shared, read_clock};
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Host, Reg, SCRATCH, check_power_off};
+use iced_x86::code_asm::{rax, rcx, rdi};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindVirq, EventChannelOp, Virq};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -38,8 +39,8 @@ fn never_early(host: &Host) -> Result<(), Failed> {
     let poll = code.data(&Poll { ports: 0, nr_ports: 0, padding: 0, timeout: 0 });
     for sleep in SLEEPS {
         ask(&mut code, sleep);
-        code.raw(&[0x48, 0x89, 0xc7]); // mov rdi, rax
-        code.mov(Reg::Rax, N::SET_TIMER_OP.0).raw(&[0x0f, 0x05]);
+        code.asm(|a| a.mov(rdi, rax));
+        code.mov(Reg::Rax, N::SET_TIMER_OP.0).asm(|a| a.syscall());
         // The upcall goes on behind the block: 18 bytes of `resume_at`, 32 of the hypercall.
         let behind = code.here() + 50;
         code.resume_at(behind).hypercall(N::SCHED_OP, &[SchedOp::BLOCK.0, 0]);
@@ -74,7 +75,7 @@ const ASKED: u64 = SCRATCH + 0x900;
 /// The time in `sleep` nanoseconds, in RAX and [`ASKED`].
 fn ask(code: &mut Code, sleep: u64) {
     read_clock(code);
-    code.mov(Reg::Rcx, sleep).raw(&[0x48, 0x01, 0xc8]).store(ASKED, Reg::Rax); // add rax, rcx
+    code.mov(Reg::Rcx, sleep).asm(|a| a.add(rax, rcx)).store(ASKED, Reg::Rax);
 }
 
 /// Says what was asked for and what the clock says now.

@@ -84,7 +84,7 @@ fn stacks_at_traps() -> Result<(), Failed> {
     probe.destroy()?;
     for stack in wild_stacks().chain([LSTAR + 0x800, own_table + 0x800]) {
         let mut code = Code::default();
-        code.catch_faults().mov(Reg::Rsp, stack).raw(&[0x0f, 0x0b]);
+        code.catch_faults().mov(Reg::Rsp, stack).asm(|a| a.ud2());
         crash_on_stack(&host, &code, &format!("{stack:#x}"))?;
     }
     host.finish()
@@ -143,7 +143,7 @@ fn handlers() -> Result<(), Failed> {
     for address in FOREIGN.into_iter().skip(1) {
         let mut code = Code::default();
         trap_table(&mut code, FLAT_RING3_CS64, address);
-        code.mov(Reg::Rsp, BOTTOM + 0x800).raw(&[0x0f, 0x0b]);
+        code.mov(Reg::Rsp, BOTTOM + 0x800).asm(|a| a.ud2());
         let (end, _) = host.run(&code)?;
         check(matches!(end, End::Crashed(_)), || format!("handlers at {address:#x}: {end}"))?;
     }
@@ -164,7 +164,7 @@ fn selectors_of_handlers() -> Result<(), Failed> {
     for cs in [0, 3, 0x0008, 0xe008, 0xe010, 0xe02b, 0xe040, 0x0007, 0xffff, 0x7ff8] {
         let mut code = Code::default();
         trap_table(&mut code, cs, CODE);
-        code.raw(&[0x0f, 0x0b]);
+        code.asm(|a| a.ud2());
         let (end, _) = host.run(&code)?;
         check_crash(&end, "cannot be entered").map_err(|error| format!("{cs:#x}: {error:?}"))?;
     }

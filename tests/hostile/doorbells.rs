@@ -6,6 +6,7 @@ use crate::tiny_guest::{
     CONSOLE_PORT, Code, Condition, Ear, FIRST_OWN_PORT, Guest, Host, NONE, Reg, STORE_PORT, UNMAPPED,
 };
 use hypervisor::machine::DOORBELL_ADDRESS;
+use iced_x86::code_asm::{dword_ptr, eax, rbx};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp};
 use pv_abi::extension::{Doorbell, ExtensionOp, HYPERCALL_NUMBER};
@@ -35,7 +36,7 @@ fn ask_at(code: &mut Code, at: u64) -> &mut Code {
 fn ask(code: &mut Code, port: EventPort) {
     let at = code.data(&Doorbell { port, value: 0, address: 0 });
     ask_at(code, at).say();
-    code.raw(&[0x8b, 0x04, 0x25]).raw(&(at as u32 + 4).to_le_bytes()).say(); // mov eax, [at + 4]
+    code.asm(|a| a.mov(eax, dword_ptr(at + 4))).say();
     code.load(Reg::Rax, at + 8).say();
 }
 
@@ -46,8 +47,7 @@ fn answer(port: EventPort) -> [u64; 3] {
 
 /// Stores 4 bytes where domains ring.
 fn ring(code: &mut Code, value: u64) {
-    // mov [DOORBELL_ADDRESS], eax
-    code.mov(Reg::Rax, value).raw(&[0xa3]).raw(&DOORBELL_ADDRESS.to_le_bytes());
+    code.mov(Reg::Rax, value).asm(|a| a.mov(dword_ptr(DOORBELL_ADDRESS), eax));
 }
 
 fn heard(ears: &[Ear]) -> Vec<bool> {
@@ -77,7 +77,7 @@ fn own() -> Result<(), Failed> {
         code.mov(Reg::Rbx, RINGS);
         let again = code.here();
         ring(&mut code, rung.0.into());
-        code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again).park(); // dec rbx
+        code.asm(|a| a.dec(rbx)).jump(Condition::NotZero, again).park();
         let guest = host.build(&code)?;
         let ears = [guest.listen(rung)?, guest.listen(silent)?];
         let said = park(&guest, "ringing")?;
@@ -284,7 +284,7 @@ fn asking_on() -> Result<(), Failed> {
     let at = code.data(&Doorbell { port: CONSOLE_PORT, value: 0, address: 0 });
     code.mov(Reg::Rbx, 10_000);
     let again = code.here();
-    ask_at(&mut code, at).raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again); // dec rbx
+    ask_at(&mut code, at).asm(|a| a.dec(rbx)).jump(Condition::NotZero, again);
     ask(&mut code, CONSOLE_PORT);
     ring(&mut code, CONSOLE_PORT.0.into());
     code.park();

@@ -6,6 +6,7 @@ use crate::tiny_guest::{
 };
 use hypervisor::domain::End;
 use hypervisor::machine::kvm::KvmKind;
+use iced_x86::code_asm::{byte_ptr, qword_ptr, rax, rbx};
 use libtest_mimic::{Completion, Failed, Trial};
 use pv_abi::Errno;
 use pv_abi::hypercall::HypercallNumber as N;
@@ -69,8 +70,8 @@ fn take_io_privilege(code: &mut Code) {
 }
 
 /// `instruction` with RAX and RCX as given; says what it leaves in RAX.
-fn value_of(code: &mut Code, rax: u64, rcx: u64, instruction: &[u8]) {
-    code.mov(Reg::Rcx, rcx).mov(Reg::Rax, rax).raw(instruction).say();
+fn value_of(code: &mut Code, in_rax: u64, in_rcx: u64, instruction: &[u8]) {
+    code.mov(Reg::Rcx, in_rcx).mov(Reg::Rax, in_rax).raw(instruction).say();
 }
 
 fn honest_kernel() -> Result<(), Failed> {
@@ -95,11 +96,11 @@ fn honest_kernel() -> Result<(), Failed> {
     let word = code.data(&MARK);
     code.mov(Reg::Rdx, word >> 32).mov(Reg::Rcx, 0xc000_0101).mov(Reg::Rax, word).raw(WRMSR);
     value_of(&mut code, 0, 0xc000_0101, RDMSR);
-    code.raw(&[0x65, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0]).say(); // mov rax, gs:[0]
+    code.asm(|a| a.mov(rax, qword_ptr(0u64).gs())).say();
     // The programs' is another one.
     code.mov(Reg::Rdx, 0).mov(Reg::Rcx, 0xc000_0102).mov(Reg::Rax, 0x5000).raw(WRMSR);
     value_of(&mut code, 0, 0xc000_0102, RDMSR);
-    code.raw(&[0x65, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0]).say();
+    code.asm(|a| a.mov(rax, qword_ptr(0u64).gs())).say();
     for instruction in [CLTS, WBINVD, INVD, CLI] {
         code.attempt(0, instruction);
     }
@@ -234,7 +235,7 @@ fn extended_state() -> Result<(), Failed> {
         code.mov(Reg::Rcx, 0).mov(Reg::Rdx, 0).attempt(value, XSETBV);
         code.hypercall(N::SCHED_OP, &[0]);
     }
-    code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again); // dec rbx
+    code.asm(|a| a.dec(rbx)).jump(Condition::NotZero, again);
     code.power_off();
     let host = Host::new()?;
     let policy = &host.hypervisor.services().cpuid;
@@ -461,9 +462,7 @@ fn cut_off() -> Result<(), Failed> {
         let at = UNMAPPED - cut;
         let (first, _) = MOV_TO_CR2.split_at(cut as usize);
         for (offset, byte) in (0..).zip(first) {
-            // mov byte [at], byte
-            let place = ((at + offset) as u32).to_le_bytes();
-            code.raw(&[0xc6, 0x04, 0x25]).raw(&place).raw(&[*byte]);
+            code.asm(|a| a.mov(byte_ptr(at + offset), u32::from(*byte)));
         }
         code.attempt(at, &[0xff, 0xe0]); // jmp rax
     }

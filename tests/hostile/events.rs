@@ -3,6 +3,7 @@
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CONSOLE_PORT, Code, Condition, FIRST_OWN_PORT, Host, Reg, SCRATCH, check_power_off};
 use backends::Disconnect;
+use iced_x86::code_asm::{ax, dword_ptr, rax, rbp, rbx, rsi, word_ptr};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{AllocUnbound, BindIpi, EventChannelOp, PORTS};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -30,16 +31,18 @@ fn all_ports() -> Result<(), Failed> {
         code.mov(Reg::Rbx, 0);
         let open = code.here();
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::BIND_IPI.0, request]);
-        // inc rbx; test rax, rax; jz open
-        code.raw(&[0x48, 0xff, 0xc3, 0x48, 0x85, 0xc0]).jump(Condition::Zero, open);
-        code.say().raw(&[0x48, 0x89, 0xd8]).say(); // mov rax, rbx
+        code.asm(|a| {
+            a.inc(rbx)?;
+            a.test(rax, rax)
+        });
+        code.jump(Condition::Zero, open).say().asm(|a| a.mov(rax, rbx)).say();
         // Those behind the store's and the console's.
         code.mov(Reg::Rbx, FIRST_OWN_PORT.into());
         let close = code.here();
         code.store(closing, Reg::Rbx);
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, closing]);
-        code.raw(&[0x48, 0xff, 0xc3]).mov(Reg::Rax, PORTS.into());
-        code.raw(&[0x48, 0x39, 0xc3]).jump(Condition::Below, close); // cmp rbx, rax
+        code.asm(|a| a.inc(rbx)).mov(Reg::Rax, PORTS.into());
+        code.asm(|a| a.cmp(rbx, rax)).jump(Condition::Below, close);
     }
     code.power_off();
     let host = Host::new()?;
@@ -124,7 +127,7 @@ fn lying_console() -> Result<(), Failed> {
 /// Sets an index of its console's ring, found by start_info (RSI), and notifies the back-end.
 fn liar(index: u32, lie: u32) -> Code {
     let mut code = Code::default();
-    code.raw(&[0xc7, 0x86]).raw(&(2 * 4096 + index).to_le_bytes()).raw(&lie.to_le_bytes());
+    code.asm(|a| a.mov(dword_ptr(rsi + (2 * 4096 + index)), lie));
     let port = code.data(&CONSOLE_PORT);
     code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, port]).park();
     code
@@ -134,13 +137,13 @@ fn liar(index: u32, lie: u32) -> Code {
 fn closed_console() -> Result<(), Failed> {
     let mut code = Code::default();
     let port = code.data(&CONSOLE_PORT);
-    code.raw(&[0x48, 0x89, 0xf5]).mov(Reg::Rbx, 500); // mov rbp, rsi: start_info
+    code.asm(|a| a.mov(rbp, rsi)).mov(Reg::Rbx, 500); // start_info
     let again = code.here();
-    // inc dword [rbp + 2 pages + out_prod]: output for the back-end, which answers it.
-    code.raw(&[0xff, 0x85]).raw(&(2 * 4096 + OUT_PROD).to_le_bytes());
+    // Output for the back-end, which answers it.
+    code.asm(|a| a.inc(dword_ptr(rbp + (2 * 4096 + OUT_PROD))));
     code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::SEND.0, port]);
     code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::CLOSE.0, port]);
-    code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again).park(); // dec rbx
+    code.asm(|a| a.dec(rbx)).jump(Condition::NotZero, again).park();
     let host = Host::new()?;
     let guest = host.build(&code)?;
     let console = guest.connect_console()?;
@@ -182,8 +185,7 @@ fn opening() -> Code {
     let mut code = Code::default();
     let request = code.data(&AllocUnbound { dom: DomId::SELF, remote_dom: DomId(0), port: EventPort(0) });
     let closing = code.data(&[0u32]);
-    // mov eax, [OTHER]; mov [request + 2], ax
-    code.load(Reg::Rax, OTHER).raw(&[0x66, 0x89, 0x04, 0x25]).raw(&(request as u32 + 2).to_le_bytes());
+    code.load(Reg::Rax, OTHER).asm(|a| a.mov(word_ptr(request + 2), ax));
     let again = code.here();
     for _ in 0..8 {
         code.hypercall(N::EVENT_CHANNEL_OP, &[EventChannelOp::ALLOC_UNBOUND.0, request]);
@@ -202,7 +204,7 @@ fn binding(ports: u64) -> Code {
     let requests: Vec<u64> = (u64::from(FIRST_OWN_PORT)..u64::from(FIRST_OWN_PORT) + ports)
         .map(|port| {
             let at = code.data(&[0u32, port as u32, 0]);
-            code.load(Reg::Rax, OTHER).raw(&[0x66, 0x89, 0x04, 0x25]).raw(&(at as u32).to_le_bytes());
+            code.load(Reg::Rax, OTHER).asm(|a| a.mov(word_ptr(at), ax));
             at
         })
         .collect();

@@ -2,6 +2,10 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CODE, Code, Condition, Host, NONE, Random, Reg, SCRATCH, Via, check_power_off};
+use iced_x86::code_asm::{
+    eax, ecx, r11, rax, rcx, ss, xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7, xmm8, xmm9, xmm10, xmm11,
+    xmm12, xmm13, xmm14, xmm15, xmmword_ptr,
+};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::segment::FLAT_RING3_CS64;
@@ -61,8 +65,8 @@ fn instructions_for_hypervisors() -> Result<(), Failed> {
     let mut code = Code::default();
     code.catch_faults();
     for (_, instruction) in instructions {
-        for rax in [0, u64::MAX, CODE] {
-            code.attempt(rax, instruction);
+        for value in [0, u64::MAX, CODE] {
+            code.attempt(value, instruction);
         }
     }
     code.power_off();
@@ -125,25 +129,46 @@ fn single_steps() -> Result<(), Failed> {
     code.jump(Condition::Always, skip + 5 + 29);
     let handler = code.here();
     code.increment(STEPS);
-    // The frame has RCX and R11 on top, and an iret frame wants RAX, R11, RCX and flags there:
-    // pop rcx; pop r11; push 0; push rcx; push r11; push rax; mov eax, 23; syscall
-    code.raw(&[0x59, 0x41, 0x5b, 0x6a, 0, 0x51, 0x41, 0x53, 0x50, 0xb8, 23, 0, 0, 0, 0x0f, 0x05]);
+    // The frame has RCX and R11 on top, and an iret frame wants RAX, R11, RCX and flags there.
+    code.asm(|a| {
+        a.pop(rcx)?;
+        a.pop(r11)?;
+        a.push(0)?;
+        a.push(rcx)?;
+        a.push(r11)?;
+        a.push(rax)?;
+        a.mov(eax, N::IRET.0 as u32)?;
+        a.syscall()
+    });
     code.raw(&[0x90; 5]);
     assert_eq!(code.here(), handler + 29);
     code.catch_faults();
     let debug = TrapInfo { vector: 1, flags: 0, cs: FLAT_RING3_CS64, padding: 0, address: handler };
     let debug = code.data([debug, TrapInfo::default()].as_slice());
     code.hypercall(N::SET_TRAP_TABLE, &[debug]);
-    // push 0x302; popfq
-    code.raw(&[0x68, 0x02, 0x03, 0, 0, 0x9d]);
+    code.asm(|a| {
+        a.push(0x302)?;
+        a.popfq()
+    });
     for _ in 0..10 {
-        code.raw(&[0x90, 0x8c, 0xd0, 0x8e, 0xd0, 0x31, 0xc9]); // nop; mov eax, ss; mov ss, eax; xor ecx, ecx
+        code.asm(|a| {
+            a.nop()?;
+            a.mov(eax, ss)?;
+            a.mov(ss, eax)?;
+            a.xor(ecx, ecx)
+        });
         for gate in [Via::Syscall, Via::Doorbell] {
             code.hypercall_via(gate, N::XEN_VERSION.0, &[0, 0]);
         }
-        code.raw(&[0x31, 0xc0, 0x0f, 0xa2]); // xor eax, eax; cpuid
+        code.asm(|a| {
+            a.xor(eax, eax)?;
+            a.cpuid()
+        });
     }
-    code.raw(&[0x6a, 0x02, 0x9d]); // push 2; popfq
+    code.asm(|a| {
+        a.push(2)?;
+        a.popfq()
+    });
     code.load(Reg::Rax, STEPS).say().power_off();
     let host = Host::new()?;
     let (end, guest) = host.run(&code)?;
@@ -163,11 +188,11 @@ fn registers_of_others() -> Result<(), Failed> {
         code.store(SAVED + 8 * index, register);
     }
     let vectors = SAVED + 8 * registers.len() as u64;
-    for number in 0..16u8 {
-        let at = vectors as u32 + 16 * u32::from(number);
-        // movups [at], xmm
-        code.raw(&[0x40 | number >> 3 << 2, 0x0f, 0x11, 0x04 | (number & 7) << 3, 0x25])
-            .raw(&at.to_le_bytes());
+    let registers = [
+        xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7, xmm8, xmm9, xmm10, xmm11, xmm12, xmm13, xmm14, xmm15,
+    ];
+    for (register, number) in registers.into_iter().zip(0..) {
+        code.asm(|a| a.movups(xmmword_ptr(vectors + 16 * number), register));
     }
     code.park();
     let host = Host::new()?;

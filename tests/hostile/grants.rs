@@ -1,7 +1,7 @@
 //! Guests that map what nobody lends them, or go on using what was lent when the lender is gone.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Host, Reg, SCRATCH, TABLE, check_power_off};
+use crate::tiny_guest::{Code, Condition, Host, Reg, SCRATCH, TABLE, check_power_off};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::grant_table::{GrantHandle, GrantStatus, MapFlags, MapGrantRef};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -99,9 +99,7 @@ fn a_lender_that_dies() -> Result<(), Failed> {
     let mut code = Code::default();
     code.hypercall(N::GRANT_TABLE_OP, &[0, SCRATCH, 1]).load(Reg::Rax, SCRATCH + 16).say();
     let again = code.here();
-    code.increment(WINDOW).raw(&[0xe9]); // jmp again
-    let distance = again.wrapping_sub(code.here() + 4) as u32;
-    code.raw(&distance.to_le_bytes());
+    code.increment(WINDOW).jump(Condition::Always, again);
     let borrower = host.build(&code)?;
     let lent = lender.mfn(TABLE);
     lender.lend(3, borrower.domain.id(), lent)?;

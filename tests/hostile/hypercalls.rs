@@ -6,6 +6,7 @@ use crate::tiny_guest::{
     trap,
 };
 use hypervisor::domain::End;
+use iced_x86::code_asm::{qword_ptr, r8, r9, r10, r12, rax, rbx, rdi, rdx, rsi};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::hypercall::{HypercallNumber as N, MulticallEntry};
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
@@ -47,12 +48,18 @@ pub fn caller(gate: Via, rows: usize) -> Code {
     let mut code = Code::default();
     code.mov(Reg::Rbx, TABLE).mov(Reg::R12, rows as u64);
     let again = code.here();
-    // mov rax, [rbx]; mov rdi, [rbx + 8]; rsi, rdx, r10, r8, r9
-    code.raw(&[0x48, 0x8b, 0x03, 0x48, 0x8b, 0x7b, 8, 0x48, 0x8b, 0x73, 16, 0x48, 0x8b, 0x53, 24]);
-    code.raw(&[0x4c, 0x8b, 0x53, 32, 0x4c, 0x8b, 0x43, 40, 0x4c, 0x8b, 0x4b, 48]);
+    code.asm(|a| {
+        [rax, rdi, rsi, rdx, r10, r8, r9]
+            .into_iter()
+            .zip(0..)
+            .try_for_each(|(register, word)| a.mov(register, qword_ptr(rbx + 8 * word)))
+    });
     code.raw(&gate.bytes());
-    // mov [rbx], rax; add rbx, 56; dec r12
-    code.raw(&[0x48, 0x89, 0x03, 0x48, 0x83, 0xc3, 56, 0x49, 0xff, 0xcc]);
+    code.asm(|a| {
+        a.mov(qword_ptr(rbx), rax)?;
+        a.add(rbx, 56)?;
+        a.dec(r12)
+    });
     code.jump(Condition::NotZero, again).park();
     code
 }

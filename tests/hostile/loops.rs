@@ -3,6 +3,7 @@
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CODE, Code, Condition, Host, Reg, SCRATCH, TABLE, check_power_off};
 use hypervisor::domain::End;
+use iced_x86::code_asm::{eax, ecx, r12};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::DomId;
 use pv_abi::event_channel::{BindIpi, BindVirq, EventChannelOp, Virq};
@@ -65,7 +66,11 @@ fn hypercall_loop() -> Result<(), Failed> {
 fn cpuid_loop() -> Result<(), Failed> {
     let mut code = Code::default();
     let again = code.here();
-    code.increment(TURNS).raw(&[0x31, 0xc0, 0x31, 0xc9, 0x0f, 0xa2]); // xor eax, eax; xor ecx, ecx; cpuid
+    code.increment(TURNS).asm(|a| {
+        a.xor(eax, eax)?;
+        a.xor(ecx, ecx)?;
+        a.cpuid()
+    });
     // The same through Xen's prefix, for a leaf of the hypervisor's.
     code.mov(Reg::Rax, 0x4000_0000).raw(b"\x0f\x0bxen\x0f\xa2").jump(Condition::Always, again);
     never_ends(&code)
@@ -76,7 +81,7 @@ fn exception_loop() -> Result<(), Failed> {
     let mut code = Code::default();
     code.catch_faults();
     let again = code.here();
-    code.resume_at(again).increment(TURNS).raw(&[0x0f, 0x0b]);
+    code.resume_at(again).increment(TURNS).asm(|a| a.ud2());
     never_ends(&code)
 }
 
@@ -194,7 +199,7 @@ fn asking_for_memory() -> Result<(), Failed> {
     for operation in [0, 6, 11] {
         code.hypercall(N::MEMORY_OP, &[operation, modest]).hypercall(N::MEMORY_OP, &[operation, absurd]);
     }
-    code.raw(&[0x49, 0xff, 0xcc]).jump(Condition::NotZero, again); // dec r12
+    code.asm(|a| a.dec(r12)).jump(Condition::NotZero, again);
     for operation in 0..64 {
         code.hypercall(N::MEMORY_OP, &[operation, absurd]);
     }

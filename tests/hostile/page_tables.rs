@@ -3,6 +3,7 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CODE, Code, Condition, Guest, Host, Random, Reg, SCRATCH, TABLE, check_power_off};
+use iced_x86::code_asm::{byte_ptr, qword_ptr, r12, r14, rax, rbx, rcx};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::Mfn;
 use pv_abi::hypercall::HypercallNumber as N;
@@ -88,13 +89,20 @@ fn as_to_a_page() -> Result<(), Failed> {
     let mut results = RESULTS;
     for (name, instruction, _) in FORMS.iter().flat_map(|form| [form; TRIES]) {
         let mut word = || random.next() & !1;
-        let (old, rax, rcx, flags) = (word(), word(), word(), word() >> 1 & (CARRY | ZERO) | 2);
+        let (old, accumulator, count, flags) = (word(), word(), word(), word() >> 1 & (CARRY | ZERO) | 2);
         // Every other time there is what it expects.
-        let rax = if name.contains("cmpxchg") && rcx & 2 == 0 { old } else { rax };
+        let accumulator = if name.contains("cmpxchg") && count & 2 == 0 { old } else { accumulator };
         for target in [SCRATCH + 0x800, table + FREE * 8] {
-            code.set(target, old).mov(Reg::R8, 1 + rcx % 63).mov(Reg::R9, (rcx % 63).wrapping_sub(63));
-            code.mov(Reg::Rcx, rcx).mov(Reg::Rdi, target).mov(Reg::Rbx, flags).mov(Reg::Rax, rax);
-            code.raw(&[0x53, 0x9d]).raw(instruction).raw(&[0x9c, 0x5b]); // push rbx; popfq; …; pushfq; pop rbx
+            code.set(target, old).mov(Reg::R8, 1 + count % 63).mov(Reg::R9, (count % 63).wrapping_sub(63));
+            code.mov(Reg::Rcx, count).mov(Reg::Rdi, target).mov(Reg::Rbx, flags).mov(Reg::Rax, accumulator);
+            code.asm(|a| {
+                a.push(rbx)?;
+                a.popfq()
+            });
+            code.raw(instruction).asm(|a| {
+                a.pushfq()?;
+                a.pop(rbx)
+            });
             code.load(Reg::Rdx, target);
             for (index, register) in (0..).zip([Reg::Rdx, Reg::Rax, Reg::Rcx, Reg::Rbx, Reg::Rdi]) {
                 code.store(results + index * 8, register);
@@ -134,26 +142,26 @@ fn at_once() -> Result<(), Failed> {
     let entry = entry_of(table, PAGE);
     let mut code = Code::default();
     code.catch_faults().hypercall(N::VM_ASSIST, &[0, ASSIST]);
-    code.mov(Reg::R12, ROUNDS).mov(Reg::R14, entry).mov(Reg::Rax, 0).raw(&[0x49, 0x87, 0x06]); // xchg [r14], rax
+    code.mov(Reg::R12, ROUNDS).mov(Reg::R14, entry).mov(Reg::Rax, 0).asm(|a| a.xchg(qword_ptr(r14), rax));
     let again = code.here();
     // From nothing to the page, and it can be written.
-    code.mov(Reg::Rax, 0).load(Reg::Rcx, ENTRY).raw(&[0xf0, 0x49, 0x0f, 0xb1, 0x0e]); // lock cmpxchg [r14], rcx
+    code.mov(Reg::Rax, 0).load(Reg::Rcx, ENTRY).asm(|a| a.lock().cmpxchg(qword_ptr(r14), rcx));
     code.store(PAGE, Reg::R12).increment(COUNT);
     // It can be read only.
-    code.raw(&[0xf0, 0x41, 0x80, 0x26, 0xfd]); // lock and byte [r14], ~2
+    code.asm(|a| a.lock().and(byte_ptr(r14), !2));
     let behind = code.here() + 18 + 8 + 8;
     code.resume_at(behind).store(PAGE, Reg::R12).increment(STALE);
     assert_eq!(code.here(), behind);
-    code.load(Reg::Rax, PAGE).raw(&[0x4c, 0x39, 0xe0]); // cmp rax, r12
+    code.load(Reg::Rax, PAGE).asm(|a| a.cmp(rax, r12));
     code.unless(Condition::Zero, |code| {
         code.increment(STALE);
     });
     // It cannot be read.
-    code.mov(Reg::Rax, 0).raw(&[0x49, 0x89, 0x06]); // mov [r14], rax
+    code.mov(Reg::Rax, 0).asm(|a| a.mov(qword_ptr(r14), rax));
     let behind = code.here() + 18 + 8 + 8;
     code.resume_at(behind).load(Reg::Rax, PAGE).increment(STALE);
     assert_eq!(code.here(), behind);
-    code.raw(&[0x49, 0xff, 0xcc]).jump(Condition::NotZero, again); // dec r12
+    code.asm(|a| a.dec(r12)).jump(Condition::NotZero, again);
     code.power_off();
     let guest = host.build(&code)?;
     guest.poke(ENTRY, &(guest.mfn(PAGE).0 << 12 | RW));

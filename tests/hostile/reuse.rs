@@ -2,6 +2,7 @@
 
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{Code, Condition, FIRST_OWN_PORT, Host, Reg, TABLE, check_power_off};
+use iced_x86::code_asm::eax;
 use libtest_mimic::{Failed, Trial};
 use pv_abi::event_channel::{BindIpi, BindVirq, EventChannelOp as Op, Virq};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -28,7 +29,7 @@ fn of_a_number() -> Result<(), Failed> {
         leaving.hypercall(N::EVENT_CHANNEL_OP, &[Op::SEND.0, sent]);
     }
     leaving.mov(Reg::Rdi, TABLE).mov(Reg::Rcx, 0x1_0000 / 8).mov(Reg::Rax, u64::from_le_bytes(*b"a secret"));
-    leaving.raw(&[0xf3, 0x48, 0xab]).park(); // rep stosq
+    leaving.asm(|a| a.rep().stosq()).park();
     let first = host.build(&leaving)?;
     let id = first.domain.id();
     first.start()?;
@@ -49,7 +50,10 @@ fn of_a_number() -> Result<(), Failed> {
         looking.hypercall(N::EVENT_CHANNEL_OP, &[Op::STATUS.0, at]).load(Reg::Rax, at + 8).say();
     }
     // Every word of what the first one filled.
-    looking.mov(Reg::Rdi, TABLE).mov(Reg::Rcx, 0x1_0000 / 8).raw(&[0x31, 0xc0, 0xf3, 0x48, 0xaf]); // repe scasq
+    looking.mov(Reg::Rdi, TABLE).mov(Reg::Rcx, 0x1_0000 / 8).asm(|a| {
+        a.xor(eax, eax)?;
+        a.repe().scasq()
+    });
     looking.mov(Reg::Rax, 0);
     let behind = looking.here() + 6 + 10;
     looking.jump(Condition::Zero, behind).mov(Reg::Rax, 1).say().power_off();

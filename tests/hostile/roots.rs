@@ -1,10 +1,9 @@
 //! Guests whose root tables come and go under them.
 
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{
-    CODE, Code, Condition, Guest, Host, Reg, SCRATCH, TABLE, UNMAPPED, Via, check_power_off,
-};
+use crate::tiny_guest::{CODE, Code, Condition, Guest, Host, Reg, SCRATCH, TABLE, UNMAPPED, check_power_off};
 use hypervisor::domain::End;
+use iced_x86::code_asm::{eax, r12, r15, rax, rsi};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::Mfn;
 use pv_abi::hypercall::{HypercallNumber as N, MulticallEntry};
@@ -48,8 +47,8 @@ fn a_root_that_goes_away() -> Result<(), Failed> {
     code.hypercall(N::MMUEXT_OP, &[at, 2, 0, SELF]).say();
     code.hypercall(N::MMUEXT_OP, &[at, 1, 0, SELF]).say();
     code.load(Reg::R15, entry).mov(Reg::Rdi, SCRATCH).mov(Reg::Rdx, 2);
-    code.raw(&[0x4c, 0x89, 0xfe]); // mov rsi, r15
-    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).raw(&Via::Syscall.bytes()).say();
+    code.asm(|a| a.mov(rsi, r15));
+    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).asm(|a| a.syscall()).say();
     // It is still what everything is found by.
     code.load(Reg::Rax, SCRATCH).power_off();
     let guest = host.build(&code)?;
@@ -116,21 +115,24 @@ fn turning(host: &Host, turns: u64) -> Result<Guest, Failed> {
         let back =
             code.data(&[call(N::UPDATE_VA_MAPPING, &[WINDOW, 0, 2]), call(N::MMUEXT_OP, &[pin, 1, 0, SELF])]);
         code.hypercall(N::MULTICALL, &[out, 2]);
-        // mov edi, WINDOW; mov ecx, 512; rep stosq: the old root is garbage.
+        // The old root is garbage.
         code.mov(Reg::Rdi, WINDOW).mov(Reg::Rcx, 512).mov(Reg::Rax, 0x6161_6161_6161_6161);
-        code.raw(&[0xf3, 0x48, 0xab]);
+        code.asm(|a| a.rep().stosq());
         // Its translations are gone, and those of the new root work.
         code.increment(UNMAPPED - 8).hypercall(N::XEN_VERSION, &[0, 0]);
         // Cleared, with the one entry that it had.
-        code.mov(Reg::Rdi, WINDOW).mov(Reg::Rcx, 512).raw(&[0x31, 0xc0, 0xf3, 0x48, 0xab]);
+        code.mov(Reg::Rdi, WINDOW).mov(Reg::Rcx, 512).asm(|a| {
+            a.xor(eax, eax)?;
+            a.rep().stosq()
+        });
         code.load(Reg::Rax, saved).store(WINDOW + slot, Reg::Rax);
         code.hypercall(N::MULTICALL, &[back, 2]).load(Reg::Rax, back + 64 + 8);
-        code.raw(&[0x48, 0x85, 0xc0]); // test rax, rax
+        code.asm(|a| a.test(rax, rax));
         let fine = code.here() + 6 + 2;
-        code.jump(Condition::Zero, fine).raw(&[0x0f, 0x0b]);
+        code.jump(Condition::Zero, fine).asm(|a| a.ud2());
         patches.push((leave, pin, out));
     }
-    code.raw(&[0x49, 0xff, 0xcc]).jump(Condition::NotZero, again); // dec r12
+    code.asm(|a| a.dec(r12)).jump(Condition::NotZero, again);
     code.load(Reg::Rax, UNMAPPED - 8).say().power_off();
 
     let guest = host.build(&code)?;

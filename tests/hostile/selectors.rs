@@ -5,6 +5,7 @@ use crate::tiny_guest::{
     CODE, Code, Condition, Host, NONE, Random, Reg, SCRATCH, STACK, TABLE, UNMAPPED, check_power_off, trap,
 };
 use hypervisor::domain::End;
+use iced_x86::code_asm::{eax, rax, rcx, rsp};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::mmu::{MmuExtCommand, MmuExtOp};
@@ -156,12 +157,15 @@ fn random_frames() -> Result<(), Failed> {
     assert_eq!(code.here(), again);
     // Registers may be anything here, and the mode may be user mode: then the hypercall is a system call, whose
     // handler comes back to here.
-    code.load(Reg::Rax, CURSOR).raw(&[0x48, 0x89, 0xc4]); // mov rsp, rax
-    code.raw(&[0x48, 0x83, 0xc0, SIZE as u8]).store(CURSOR, Reg::Rax); // add rax, SIZE
-    code.mov(Reg::Rcx, TABLE + FRAMES * SIZE + SIZE).raw(&[0x48, 0x39, 0xc8]); // cmp rax, rcx
+    code.load(Reg::Rax, CURSOR).asm(|a| a.mov(rsp, rax));
+    code.asm(|a| a.add(rax, SIZE as i32)).store(CURSOR, Reg::Rax);
+    code.mov(Reg::Rcx, TABLE + FRAMES * SIZE + SIZE).asm(|a| a.cmp(rax, rcx));
     let done = code.here() + 6 + 5 + 2;
     code.jump(Condition::NotBelow, done);
-    code.raw(&[0xb8, 23, 0, 0, 0, 0x0f, 0x05]); // mov eax, 23; syscall
+    code.asm(|a| {
+        a.mov(eax, N::IRET.0 as u32)?;
+        a.syscall()
+    });
     assert_eq!(code.here(), done);
     code.power_off();
 
@@ -192,7 +196,7 @@ fn random_frame(random: &mut Random, good: u64) -> IretContext {
     let wild = random.next();
     let mut choose =
         |choices: &[u64]| if random.below(8) == 0 { random.next() } else { random.choose(choices) };
-    let (cs, rsp) = (choose(&selectors), choose(&stacks));
+    let (cs, stack) = (choose(&selectors), choose(&stacks));
     IretContext {
         rax: wild,
         r11: wild,
@@ -203,7 +207,7 @@ fn random_frame(random: &mut Random, good: u64) -> IretContext {
         // The trap flag would only make it slow.
         rflags: choose(&[2, 0x202, 0x3002, 0x4_4002]) & !0x100,
         // A kernel that goes on with a bad stack ends at once: that is seen elsewhere.
-        rsp: if cs & 3 == 3 { rsp } else { STACK },
+        rsp: if cs & 3 == 3 { stack } else { STACK },
         ss: choose(&[0xe02b, 0xe02b, 0xe033, 0xe010, 0, 0xffff]),
     }
 }
@@ -241,12 +245,12 @@ fn own_descriptors() -> Result<(), Failed> {
     let frame_of_gdt = code.data(&[0u64]);
     let entry = code.data(&[0u64]);
     code.mov(Reg::Rdi, GDT).load(Reg::Rsi, entry).mov(Reg::Rdx, 2);
-    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).raw(&[0x0f, 0x05]).say();
+    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).asm(|a| a.syscall()).say();
     code.hypercall(N::SET_GDT, &[frame_of_gdt, 512]).say();
     let addresses = code.data(&[0u64; DESCRIPTORS.len()]);
     for (index, (descriptor, ..)) in (0..).zip(DESCRIPTORS) {
         code.load(Reg::Rdi, addresses + index * 8).mov(Reg::Rsi, descriptor);
-        code.mov(Reg::Rax, N::UPDATE_DESCRIPTOR.0).raw(&[0x0f, 0x05]).say();
+        code.mov(Reg::Rax, N::UPDATE_DESCRIPTOR.0).asm(|a| a.syscall()).say();
         let selector = (FIRST + index) * 8 + 3;
         code.attempt(selector, &[0x8e, 0xe0]).attempt(selector, &[0x8e, 0xd0]); // mov fs, eax; mov ss, eax
         // In user mode: a trap from 32-bit code would find half a stack pointer in the kernel.

@@ -153,7 +153,7 @@ fn neighbour() -> Code {
     let mut bad = 0;
     code.unless(Condition::Always, |code| {
         bad = code.here();
-        code.raw(&[0x0f, 0x0b]); // ud2
+        code.asm(|a| a.ud2());
     });
     let again = code.here();
     let mut needs = Conversation::default();
@@ -163,7 +163,7 @@ fn neighbour() -> Code {
         .mov(Reg::Rsi, REPLIES)
         .mov(Reg::Rdi, due)
         .mov(Reg::Rcx, needs.replies().len() as u64);
-    code.raw(&[0xf3, 0xa6]).jump(Condition::NotZero, bad); // repe cmpsb
+    code.asm(|a| a.repe().cmpsb()).jump(Condition::NotZero, bad);
     code.set(DATA_PAGE, 0);
     code.ask_disk(&request(Operation::READ, 0, &[segment(DATA_REF, 0, 0)])).await_disk();
     code.load(Reg::Rax, DATA_PAGE).compare(sector).jump(Condition::NotZero, bad);

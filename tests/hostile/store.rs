@@ -2,7 +2,8 @@
 
 use crate::served::{SECRET, Served, nodes_of};
 use crate::support::{check, kvm_test};
-use crate::tiny_guest::{Code, Condition, Conversation, Reg, SCRATCH, STORE_PORT, store_ring};
+use crate::tiny_guest::{Code, Condition, Conversation, Reg, SCRATCH, STORE_PORT, store_field, store_ring};
+use iced_x86::code_asm::{eax, rbx};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::io::xenstore::{Header, MessageType as Type, PAYLOAD_MAX, RING_SIZE, RingError};
 use zerocopy::IntoBytes;
@@ -41,7 +42,7 @@ fn lying_ring() -> Result<(), Failed> {
     for (index, own) in indices {
         for lie in [RING_SIZE + 1, 1 << 31, 0xffff_0000] {
             let mut code = Code::default();
-            code.find_store().store_field(&[0x41, 0xc7, 0x85], index).raw(&lie.to_le_bytes()); // mov dword
+            code.find_store().asm(|a| a.mov(store_field(index), lie));
             code.notify(STORE_PORT.0).park();
             let left = how_it_is_left(&served, &code)?;
             let due = if own { (true, RingError::RINGIDX) } else { (false, RingError::NONE) };
@@ -72,18 +73,24 @@ fn long_message() -> Result<(), Failed> {
 fn replies_left() -> Result<(), Failed> {
     let served = Served::new()?;
     let mut code = Code::default();
-    // mov dword [req_prod], size: the ring is full of zeros, which are requests.
-    code.find_store().store_field(&[0x41, 0xc7, 0x85], store_ring::REQ_PROD).raw(&RING_SIZE.to_le_bytes());
+    // The ring is full of zeros, which are requests.
+    code.find_store().asm(|a| a.mov(store_field(store_ring::REQ_PROD), RING_SIZE));
     let waiting = code.here();
-    // mov eax, [req_cons]; test eax, eax: until the store has begun.
-    code.notify(STORE_PORT.0).store_field(&[0x41, 0x8b, 0x85], store_ring::REQ_CONS).raw(&[0x85, 0xc0]);
+    // Until the store has begun.
+    code.notify(STORE_PORT.0).asm(|a| {
+        a.mov(eax, store_field(store_ring::REQ_CONS))?;
+        a.test(eax, eax)
+    });
     code.jump(Condition::Zero, waiting).mov(Reg::Rbx, 100);
     let again = code.here();
-    // mov eax, [req_cons]; add eax, size; mov [req_prod], eax: full again; dec rbx.
-    code.store_field(&[0x41, 0x8b, 0x85], store_ring::REQ_CONS).raw(&[0x05]).raw(&RING_SIZE.to_le_bytes());
-    code.store_field(&[0x41, 0x89, 0x85], store_ring::REQ_PROD).notify(STORE_PORT.0);
-    code.raw(&[0x48, 0xff, 0xcb]).jump(Condition::NotZero, again);
-    code.store_field(&[0x41, 0x8b, 0x85], store_ring::REQ_CONS).say().park();
+    // Full again.
+    code.asm(|a| {
+        a.mov(eax, store_field(store_ring::REQ_CONS))?;
+        a.add(eax, RING_SIZE)?;
+        a.mov(store_field(store_ring::REQ_PROD), eax)
+    });
+    code.notify(STORE_PORT.0).asm(|a| a.dec(rbx)).jump(Condition::NotZero, again);
+    code.asm(|a| a.mov(eax, store_field(store_ring::REQ_CONS))).say().park();
     let attacker = served.build(&code)?;
     attacker.guest.start()?;
     attacker.guest.wait_until_parked()?;

@@ -7,6 +7,9 @@
 use crate::calls::Case;
 use crate::tiny_guest::{CODE, Code, Condition, Guest, Reg, SCRATCH, STACK, TABLE, Via, handler, trap};
 use hypervisor::machine::DOORBELL_ADDRESS;
+use iced_x86::code_asm::{
+    qword_ptr, r8, r9, r10, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp,
+};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS64};
@@ -105,21 +108,39 @@ impl Player {
     fn new() -> Self {
         let mut code = Code::default();
         let next = code.here();
-        code.raw(&[0xfc, 0x4c, 0x89, 0xfc]); // cld; mov rsp, r15
-        code.raw(&[0x49, 0x89, 0x1e]); // mov [r14], rbx
-        code.raw(&[0x49, 0x89, 0xdc, 0x4c, 0x03, 0x63, 72]); // mov r12, rbx; add r12, [rbx + 72]
-        code.raw(&[0x4c, 0x8b, 0x6b, 64, 0x48, 0x8d, 0x6b, 80]); // mov r13, [rbx + 64]; lea rbp, [rbx + 80]
-        code.raw(&[0x4d, 0x85, 0xed, 0x74, 24]); // write: test r13, r13; jz call
-        code.raw(&[0x48, 0x8b, 0x7d, 0, 0x48, 0x8b, 0x4d, 8]); // mov rdi, [rbp]; mov rcx, [rbp + 8]
-        code.raw(&[0x48, 0x8d, 0x75, 16, 0x48, 0x8d, 0x2c, 0xce]); // lea rsi, [rbp + 16]; lea rbp, [rsi + rcx * 8]
-        code.raw(&[0xf3, 0x48, 0xa5, 0x49, 0xff, 0xcd, 0xeb, 0xe3]); // rep movsq; dec r13; jmp write
-        code.raw(&[0x48, 0x8b, 0x03, 0x48, 0x8b, 0x7b, 8]); // call: mov rax, [rbx]; mov rdi, [rbx + 8]
-        code.raw(&[0x48, 0x8b, 0x73, 16, 0x48, 0x8b, 0x53, 24, 0x4c, 0x8b, 0x53, 32]); // rsi, rdx, r10
-        code.raw(&[0x4c, 0x8b, 0x43, 40, 0x4c, 0x8b, 0x4b, 48, 0xff, 0x63, 56]); // r8, r9; jmp [rbx + 56]
+        code.asm(|a| {
+            let (mut write, mut call) = (a.create_label(), a.create_label());
+            a.cld()?;
+            a.mov(rsp, r15)?;
+            a.mov(qword_ptr(r14), rbx)?;
+            a.mov(r12, rbx)?;
+            a.add(r12, qword_ptr(rbx + 72))?;
+            a.mov(r13, qword_ptr(rbx + 64))?;
+            a.lea(rbp, qword_ptr(rbx + 80))?;
+            a.set_label(&mut write)?;
+            a.test(r13, r13)?;
+            a.jz(call)?;
+            a.mov(rdi, qword_ptr(rbp))?;
+            a.mov(rcx, qword_ptr(rbp + 8))?;
+            a.lea(rsi, qword_ptr(rbp + 16))?;
+            a.lea(rbp, qword_ptr(rsi + rcx * 8))?;
+            a.rep().movsq()?;
+            a.dec(r13)?;
+            a.jmp(write)?;
+            a.set_label(&mut call)?;
+            a.mov(rax, qword_ptr(rbx))?;
+            a.mov(rdi, qword_ptr(rbx + 8))?;
+            a.mov(rsi, qword_ptr(rbx + 16))?;
+            a.mov(rdx, qword_ptr(rbx + 24))?;
+            a.mov(r10, qword_ptr(rbx + 32))?;
+            a.mov(r8, qword_ptr(rbx + 40))?;
+            a.mov(r9, qword_ptr(rbx + 48))?;
+            a.jmp(qword_ptr(rbx + 56))
+        });
         let done = code.here();
-        code.raw(&[0x48, 0x89, 0x43, 56]); // mov [rbx + 56], rax
+        code.asm(|a| a.mov(qword_ptr(rbx + 56), rax));
         let skip = code.here();
-        code.raw(&[0x4c, 0x89, 0xe3]).jump(Condition::Always, next); // mov rbx, r12
+        code.asm(|a| a.mov(rbx, r12)).jump(Condition::Always, next);
         let gate = |gate: Vec<u8>| {
             let place = code.here();
             code.raw(&gate).jump(Condition::Always, done);
@@ -127,7 +148,7 @@ impl Player {
         };
         let gates = gates().into_iter().map(gate).collect();
         let end = code.here();
-        code.raw(&[0xf0]).increment(DONE).stay(); // lock inc
+        code.asm(|a| a.lock().inc(qword_ptr(DONE))).stay();
         let [next, skip, end] = [next, skip, end].map(|place| place + (ABOVE - CODE));
         Self { text: code.text().to_vec(), next, skip, end, gates }
     }

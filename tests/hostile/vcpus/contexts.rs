@@ -6,6 +6,7 @@ use crate::tiny_guest::{CODE, Code, Guest, Host, Random, TABLE, UNMAPPED, check_
 use hypervisor::domain::End;
 use hypervisor::machine::CR0_TS as TS;
 use hypervisor::machine::kvm::KvmKind;
+use iced_x86::code_asm::{cr8, rax};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::Mfn;
 use pv_abi::guest_context::GuestContext;
@@ -101,7 +102,7 @@ fn contexts_that_are_refused() -> Result<(), Failed> {
 fn contexts_that_are_wild() -> Result<(), Failed> {
     let host = Host::with_pcpus(2)?;
     let mut privileged = Code::default();
-    privileged.raw(&[0x44, 0x0f, 0x20, 0xc0]).increment(COUNTS).stay(); // mov rax, cr8
+    privileged.asm(|a| a.mov(rax, cr8)).increment(COUNTS).stay();
     let mut code = Code::default();
     (1..4).for_each(|vcpu| start(&mut code, vcpu));
     code.park();

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CODE, Code, Condition, Host, Reg, UNMAPPED, check_power_off};
+use iced_x86::code_asm::{qword_ptr, r13, rax, rbx};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::mmu::{MmuExtCommand as Command, MmuExtOp, MmuUpdate};
@@ -38,8 +39,8 @@ const AS_L2: u64 = 0xffff_ffff_c000_0008;
 /// Stores the ticket through the L1 table, through the L2 table, and so on; a fault goes on with the other one.
 fn touching() -> Code {
     let mut code = further(1);
-    code.increment(PASSES).mov(Reg::Rax, AS_L1 ^ AS_L2).raw(&[0x49, 0x31, 0xc5]); // xor r13, rax
-    code.load(Reg::Rax, TICKET).raw(&[0x49, 0x89, 0x45, 0]).jump(Condition::Always, CODE); // mov [r13], rax
+    code.increment(PASSES).mov(Reg::Rax, AS_L1 ^ AS_L2).asm(|a| a.xor(r13, rax));
+    code.load(Reg::Rax, TICKET).asm(|a| a.mov(qword_ptr(r13), rax)).jump(Condition::Always, CODE);
     code
 }
 
@@ -124,7 +125,7 @@ fn level_changes() -> Result<(), Failed> {
 fn take(code: &mut Code, turn: &Turn, unpin: u64) {
     let granted = |code: &mut Code| {
         let behind = code.here() + 3 + 6 + 2;
-        code.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Zero, behind).raw(&[0x0f, 0x0b]); // test rax, rax; ud2
+        code.asm(|a| a.test(rax, rax)).jump(Condition::Zero, behind).asm(|a| a.ud2());
     };
     update(code, turn.fill);
     granted(code);
@@ -133,12 +134,12 @@ fn take(code: &mut Code, turn: &Turn, unpin: u64) {
     update(code, turn.hook);
     granted(code);
     // A new ticket, and at least one pass of the other one by each table.
-    code.increment(TICKET).load(Reg::Rbx, PASSES).raw(&[0x48, 0x83, 0xc3, 4]); // add rbx, 4
+    code.increment(TICKET).load(Reg::Rbx, PASSES).asm(|a| a.add(rbx, 4));
     let wait = code.here();
     code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, PASSES);
-    code.raw(&[0x48, 0x39, 0xd8]).jump(Condition::Below, wait); // cmp rax, rbx
+    code.asm(|a| a.cmp(rax, rbx)).jump(Condition::Below, wait);
     let (page, sum) = turn.found;
-    code.load(Reg::Rax, page).raw(&[0x48, 0x01, 0x04, 0x25]).raw(&(sum as u32).to_le_bytes()); // add [sum], rax
+    code.load(Reg::Rax, page).asm(|a| a.add(qword_ptr(sum), rax));
     for other in [PAGE, BELOW, LOWER].into_iter().flatten().filter(|&other| other + 8 != page) {
         code.load(Reg::Rax, other + 8).compare(TICKET);
         let behind = code.here() + 6 + 8;

@@ -6,7 +6,8 @@ mod levels;
 mod races;
 
 use crate::support::check;
-use crate::tiny_guest::{Code, Condition, Guest, Reg, SCRATCH, STACK, TABLE, Via};
+use crate::tiny_guest::{Code, Condition, Guest, Reg, SCRATCH, STACK, TABLE};
+use iced_x86::code_asm::{r12, rax};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::guest_context::{GuestContext, GuestContextFlags as F};
 use pv_abi::hypercall::HypercallNumber as N;
@@ -80,18 +81,18 @@ fn start(code: &mut Code, vcpu: u64) {
 
 /// `test rax, rax`, and back to `to` where the last hypercall was refused.
 fn again_if_refused(code: &mut Code, to: u64) {
-    code.raw(&[0x48, 0x85, 0xc0]).jump(Condition::NotZero, to);
+    code.asm(|a| a.test(rax, rax)).jump(Condition::NotZero, to);
 }
 
 /// `dec r12`, and back to `to` until it is zero.
 fn again_until_zero(code: &mut Code, to: u64) {
-    code.raw(&[0x49, 0xff, 0xcc]).jump(Condition::NotZero, to);
+    code.asm(|a| a.dec(r12)).jump(Condition::NotZero, to);
 }
 
 /// `update_va_mapping` of an entry that lies at `entry`.
 fn map(code: &mut Code, address: u64, entry: u64) {
     code.mov(Reg::Rdi, address).load(Reg::Rsi, entry).mov(Reg::Rdx, 2);
-    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).raw(&Via::Syscall.bytes());
+    code.mov(Reg::Rax, N::UPDATE_VA_MAPPING.0).asm(|a| a.syscall());
 }
 
 fn extended(code: &mut Code, at: u64) {

@@ -7,6 +7,7 @@ use super::{
 use crate::support::{check, kvm_test};
 use crate::tiny_guest::{CODE, Code, Condition, Guest, Host, Reg, UNMAPPED, check_power_off};
 use hypervisor::domain::End;
+use iced_x86::code_asm::{eax, qword_ptr, r10, r14, rax, rbx, rcx};
 use libtest_mimic::{Failed, Trial};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::mmu::{MmuExtCommand as Command, MmuExtOp, MmuUpdate};
@@ -53,7 +54,7 @@ fn storing() -> Code {
 fn again_until_raced(code: &mut Code, to: u64) {
     const ENOUGH: u64 = 50;
     code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, MAPPED).mov(Reg::Rcx, ENOUGH);
-    code.raw(&[0x48, 0x39, 0xc8]).jump(Condition::Below, to); // cmp rax, rcx
+    code.asm(|a| a.cmp(rax, rcx)).jump(Condition::Below, to);
     again_until_zero(code, to);
 }
 
@@ -192,13 +193,13 @@ fn updates_of_one_entry() -> Result<(), Failed> {
     let table = probe.plan.address(probe.pfn(probe.table(Level::L1, CODE)));
     probe.destroy()?;
     let entry = table + Level::L1.index(PAGES) as u64 * 8;
-    let toggle = |code: &mut Code, bit: u8| {
-        code.raw(&[0xf0, 0x49, 0x0f, 0xba, 0x2e, bit]); // lock bts qword [r14], bit
+    let toggle = |code: &mut Code, bit: u32| {
+        code.asm(|a| a.lock().bts(qword_ptr(r14), bit));
         code.unless(Condition::NotBelow, |code| {
             code.increment(LOST);
         });
         code.store(PAGES, Reg::R12);
-        code.raw(&[0xf0, 0x49, 0x0f, 0xba, 0x36, bit]); // lock btr qword [r14], bit
+        code.asm(|a| a.lock().btr(qword_ptr(r14), bit));
         code.unless(Condition::Below, |code| {
             code.increment(LOST);
         });
@@ -211,7 +212,7 @@ fn updates_of_one_entry() -> Result<(), Failed> {
     toggle(&mut code, 63);
     // The other one gets to it, too.
     code.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, COUNTS).mov(Reg::Rcx, 50);
-    code.raw(&[0x48, 0x39, 0xc8]).jump(Condition::Below, again); // cmp rax, rcx
+    code.asm(|a| a.cmp(rax, rcx)).jump(Condition::Below, again);
     again_until_zero(&mut code, again);
     code.power_off();
     let mut other = further(1);
@@ -288,7 +289,7 @@ fn crash_in_a_long_operation() -> Result<(), Failed> {
         crashing.mov(Reg::R12, 1 + round * 200_000);
         let again = crashing.here();
         again_until_zero(&mut crashing, again);
-        crashing.raw(&[0x0f, 0x0b]);
+        crashing.asm(|a| a.ud2());
         let guest = host.build(&code)?;
         place(&guest, 1, &crashing);
         for n in 0..operations.len() as u64 {
@@ -320,9 +321,9 @@ fn rewritten_instruction() -> Result<(), Failed> {
         code.resume_at(arrived_at);
         let again = code.here();
         code.mov(Reg::Rcx, 0xc000_0080).mov(Reg::R10, PAGES).mov(Reg::Rax, MARK);
-        code.raw(&[0x41, 0xff, 0xd2]).store(SEEN, Reg::Rax); // call r10
+        code.asm(|a| a.call(r10)).store(SEEN, Reg::Rax);
         let mut arrived_at = 0;
-        code.raw(&[0x31, 0xc0]).unless(Condition::Zero, |code| {
+        code.asm(|a| a.xor(eax, eax)).unless(Condition::Zero, |code| {
             arrived_at = code.here();
             code.load_arrived().store(SEEN, Reg::Rax);
         });
@@ -333,8 +334,8 @@ fn rewritten_instruction() -> Result<(), Failed> {
                 code.increment(kind).mov(Reg::Rbx, 1);
             });
         }
-        code.raw(&[0x48, 0x85, 0xdb]).unless(Condition::NotZero, |code| {
-            code.increment(ODD); // test rbx, rbx
+        code.asm(|a| a.test(rbx, rbx)).unless(Condition::NotZero, |code| {
+            code.increment(ODD);
         });
         code.jump(Condition::Always, again);
         (code, arrived_at)
@@ -352,7 +353,7 @@ fn rewritten_instruction() -> Result<(), Failed> {
     ] {
         rewriting.set(PAGES, u64::from(u32::from_le_bytes(instruction))).mov(Reg::Rcx, 2000);
         let again = rewriting.here();
-        rewriting.raw(&[0x48, 0xff, 0xc9]).jump(Condition::NotZero, again); // dec rcx
+        rewriting.asm(|a| a.dec(rcx)).jump(Condition::NotZero, again);
     }
     rewriting.jump(Condition::Always, again);
     let host = Host::with_pcpus(2)?;

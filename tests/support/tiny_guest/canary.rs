@@ -1,6 +1,7 @@
 //! The canary: a domain that wants nothing but to go on counting, with what it holds where it left it.
 
 use super::code::{Code, Condition, Reg, SCRATCH};
+use iced_x86::code_asm::{AsmRegister64, edi, qword_ptr, r14, rax, rcx, xmm0};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::segment::SegmentBase;
 
@@ -28,29 +29,33 @@ pub(super) fn code() -> Code {
     for register in HELD {
         code.mov(register, pattern(register));
     }
-    code.mov(Reg::Rax, PATTERN).raw(&[0x66, 0x48, 0x0f, 0x6e, 0xc0]); // movq xmm0, rax
+    code.mov(Reg::Rax, PATTERN).asm(|a| a.movq(xmm0, rax));
     let start = code.here();
     code.jump(Condition::Always, start + 5 + 2);
     let bad = code.here();
-    code.raw(&[0x0f, 0x0b]); // ud2
+    code.asm(|a| a.ud2());
     let outer = code.here();
     code.mov(Reg::R14, ROUNDS);
     let round = code.here();
     code.increment(COUNTER);
     for register in HELD {
-        let number = register as u8;
-        code.mov(Reg::Rax, pattern(register));
-        code.raw(&[0x48 | number >> 3, 0x39, 0xc0 | number & 7]); // cmp register, rax
+        code.mov(Reg::Rax, pattern(register)).asm(|a| a.cmp(AsmRegister64::from(register), rax));
         code.jump(Condition::NotZero, bad);
     }
     code.mov(Reg::Rcx, PATTERN);
-    code.raw(&[0x66, 0x48, 0x0f, 0x7e, 0xc0, 0x48, 0x39, 0xc8]); // movq rax, xmm0; cmp rax, rcx
+    code.asm(|a| {
+        a.movq(rax, xmm0)?;
+        a.cmp(rax, rcx)
+    });
     code.jump(Condition::NotZero, bad);
-    code.raw(&[0x65, 0x48, 0x3b, 0x0c, 0x25, 0, 0, 0, 0]); // cmp rcx, gs:[0]
+    code.asm(|a| a.cmp(rcx, qword_ptr(0u64).gs()));
     code.jump(Condition::NotZero, bad);
-    code.raw(&[0x49, 0xff, 0xce]).jump(Condition::NotZero, round); // dec r14
-    code.mov(Reg::Rax, N::XEN_VERSION.0).raw(&[0x31, 0xff, 0x0f, 0x05]); // xor edi, edi; syscall
-    code.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Negative, bad); // test rax, rax
+    code.asm(|a| a.dec(r14)).jump(Condition::NotZero, round);
+    code.mov(Reg::Rax, N::XEN_VERSION.0).asm(|a| {
+        a.xor(edi, edi)?;
+        a.syscall()
+    });
+    code.asm(|a| a.test(rax, rax)).jump(Condition::Negative, bad);
     code.jump(Condition::Always, outer);
     code
 }

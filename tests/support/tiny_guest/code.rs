@@ -1,8 +1,14 @@
-//! Machine code, one instruction after the other. Whatever a test needs once it writes as bytes.
+//! Machine code, one instruction after the other. What a test needs once it writes with an assembler ([`Code::asm`]); what
+//! is tried for what the machine does with it, as bytes.
 //!
 //! All addresses of the kernel fit into 32 bits with sign, so memory is named by absolute displacement.
 
 use super::image_maker::{Load, Maker, VIRT_BASE};
+use iced_x86::IcedError;
+use iced_x86::code_asm::{
+    AsmRegister64, CodeAssembler, qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi,
+    rdx, rsi, rsp,
+};
 use pv_abi::elf_note::NoteType;
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::segment::FLAT_RING3_CS64;
@@ -88,6 +94,14 @@ pub enum Reg {
     R15,
 }
 
+impl From<Reg> for AsmRegister64 {
+    fn from(register: Reg) -> Self {
+        const ALL: [AsmRegister64; 16] =
+            [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+        ALL[register as usize]
+    }
+}
+
 /// The registers that carry a hypercall's arguments.
 const ARGUMENTS: [Reg; 6] = [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9];
 
@@ -155,6 +169,17 @@ impl Code {
         self
     }
 
+    /// Instructions, as the assembler writes them where they stand. It chooses their lengths.
+    ///
+    /// # Panics
+    /// Where there is no such instruction.
+    pub fn asm(&mut self, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> &mut Self {
+        let mut assembler = CodeAssembler::new(64).expect("there are 64 bits");
+        write(&mut assembler).expect("there is such an instruction");
+        let bytes = assembler.assemble(self.here()).expect("its operands can be encoded");
+        self.raw(&bytes)
+    }
+
     /// Constants; their address.
     pub fn data<T: IntoBytes + zerocopy::Immutable + ?Sized>(&mut self, value: &T) -> u64 {
         let address = DATA + self.data.len() as u64;
@@ -162,6 +187,8 @@ impl Code {
         self.data.resize(self.data.len().next_multiple_of(16), 0);
         address
     }
+
+    // These have one length whatever their operands are, so that what lies behind them is known before it is written.
 
     /// `mov register, value`
     pub fn mov(&mut self, register: Reg, value: u64) -> &mut Self {
@@ -192,12 +219,12 @@ impl Code {
 
     /// `inc qword [address]`
     pub fn increment(&mut self, address: u64) -> &mut Self {
-        self.raw(&[0x48, 0xff, 0x04, 0x25]).raw(&(address as u32).to_le_bytes())
+        self.asm(|a| a.inc(qword_ptr(address)))
     }
 
     /// `cmp rax, [address]`
     pub fn compare(&mut self, address: u64) -> &mut Self {
-        self.absolute(0x3b, Reg::Rax, address)
+        self.asm(|a| a.cmp(rax, qword_ptr(address)))
     }
 
     /// A jump to a place that is known already.
@@ -230,7 +257,7 @@ impl Code {
     pub fn await_poke(&mut self, address: u64) -> &mut Self {
         let again = self.here();
         self.hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, address);
-        self.raw(&[0x48, 0x85, 0xc0]).jump(Condition::Zero, again) // test rax, rax
+        self.asm(|a| a.test(rax, rax)).jump(Condition::Zero, again)
     }
 
     /// `jmp` to where it stands: an endless loop.
@@ -280,7 +307,8 @@ impl Code {
             handlers.raw(&[0xe9]).raw(&(distance as u32).to_le_bytes());
         }
         handlers.text.resize((common - HANDLERS) as usize, 0xcc);
-        handlers.store(VECTOR, Reg::Rax).mov(Reg::Rsp, STACK).load(Reg::Rax, RESUME).raw(&[0xff, 0xe0]);
+        handlers.store(VECTOR, Reg::Rax).mov(Reg::Rsp, STACK).load(Reg::Rax, RESUME);
+        handlers.asm(|a| a.jmp(rax));
         self.handlers = handlers.text;
 
         let entry = |vector: u8| TrapInfo {
@@ -309,12 +337,12 @@ impl Code {
         self.load(Reg::Rax, VECTOR)
     }
 
-    /// Tries an instruction, and says what it led to: what arrived, or [`NONE`]. `rax` is in RAX.
-    pub fn attempt(&mut self, rax: u64, instruction: &[u8]) -> &mut Self {
+    /// Tries an instruction, and says what it led to: what arrived, or [`NONE`]. `value` is in RAX.
+    pub fn attempt(&mut self, value: u64, instruction: &[u8]) -> &mut Self {
         self.set(VECTOR, NONE);
         let mut after = self.clone();
         let behind = after.resume_at(0).mov(Reg::Rax, 0).raw(instruction).here();
-        self.resume_at(behind).mov(Reg::Rax, rax).raw(instruction);
+        self.resume_at(behind).mov(Reg::Rax, value).raw(instruction);
         assert_eq!(self.here(), behind);
         self.mov(Reg::Rsp, STACK).load_arrived().say()
     }

@@ -3,6 +3,7 @@
 use super::code::{Code, Condition, Reg, TABLE};
 use super::guest::{FIRST_OWN_PORT, Guest};
 use super::store::Conversation;
+use iced_x86::code_asm::{dword_ptr, eax, qword_ptr, rax, rdi};
 use pv_abi::event_channel::{AllocUnbound, EventChannelOp};
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::io::block::{Request, Response, Segment};
@@ -65,12 +66,15 @@ impl Code {
     /// Puts a request into the next slot, whether or not that is free, and shows it.
     pub fn ask_disk(&mut self, request: &Request) -> &mut Self {
         let at = self.data(request);
-        self.raw(&[0x8b, 0x04, 0x25]).raw(&index(REQ_PROD)); // mov eax, [req_prod]
-        self.raw(&[0x83, 0xe0, SLOTS_OF_RING as u8 - 1]); // and eax, slots - 1
-        self.raw(&[0x6b, 0xc0, size_of::<Request>() as u8]); // imul eax, eax, bytes of a slot
-        self.raw(&[0x48, 0x8d, 0xb8]).raw(&index(SLOTS)); // lea rdi, [rax + slots]
-        self.mov(Reg::Rsi, at).mov(Reg::Rcx, size_of::<Request>() as u64).raw(&[0xf3, 0xa4]); // rep movsb
-        self.raw(&[0xff, 0x04, 0x25]).raw(&index(REQ_PROD)); // inc dword
+        self.mov(Reg::Rsi, at).mov(Reg::Rcx, size_of::<Request>() as u64);
+        self.asm(|a| {
+            a.mov(eax, dword_ptr(RING + REQ_PROD as u64))?;
+            a.and(eax, SLOTS_OF_RING as u32 - 1)?;
+            a.imul_3(eax, eax, size_of::<Request>() as u32)?;
+            a.lea(rdi, qword_ptr(rax + (RING + SLOTS as u64) as i32))?;
+            a.rep().movsb()?;
+            a.inc(dword_ptr(RING + REQ_PROD as u64))
+        });
         self.notify(PORT)
     }
 
@@ -78,21 +82,18 @@ impl Code {
     pub fn await_disk(&mut self) -> &mut Self {
         let again = self.here();
         self.hypercall(N::SCHED_OP, &[0]);
-        self.raw(&[0x8b, 0x04, 0x25]).raw(&index(RSP_PROD)); // mov eax, [rsp_prod]
-        self.raw(&[0x3b, 0x04, 0x25]).raw(&index(REQ_PROD)); // cmp eax, [req_prod]
+        self.asm(|a| {
+            a.mov(eax, dword_ptr(RING + RSP_PROD as u64))?;
+            a.cmp(eax, dword_ptr(RING + REQ_PROD as u64))
+        });
         self.jump(Condition::NotZero, again)
     }
 
     /// Says that so many requests are there.
     pub fn claim_requests(&mut self, count: u32) -> &mut Self {
-        self.raw(&[0xc7, 0x04, 0x25]).raw(&index(REQ_PROD)).raw(&count.to_le_bytes()); // mov dword
+        self.asm(|a| a.mov(dword_ptr(RING + REQ_PROD as u64), count));
         self.notify(PORT)
     }
-}
-
-/// A field of the ring's page as a displacement.
-fn index(offset: usize) -> [u8; 4] {
-    ((RING + offset as u64) as u32).to_le_bytes()
 }
 
 impl Guest {

@@ -23,4 +23,4 @@ pub use guest::{CONSOLE_PORT, Ear, FIRST_OWN_PORT, Guest, STORE_PORT, VCPUS, che
 pub use host::Host;
 pub use image_maker::{Maker, VIRT_BASE};
 pub use random::Random;
-pub use store::{Conversation, REPLIES, store_ring};
+pub use store::{Conversation, REPLIES, store_field, store_ring};

@@ -3,6 +3,10 @@
 
 use super::code::{Code, Condition, Reg, TABLE};
 use super::guest::STORE_PORT;
+use iced_x86::code_asm::{
+    AsmMemoryOperand, byte_ptr, dl, dword_ptr, eax, ecx, qword_ptr, r12, r13, rax, rbp, rbx, rsi,
+};
+use pv_abi::PAGE_SIZE;
 use pv_abi::event_channel::EventChannelOp;
 use pv_abi::hypercall::HypercallNumber as N;
 use pv_abi::io::xenstore::{DomainInterface, Header, MessageType, RING_SIZE};
@@ -96,16 +100,15 @@ fn messages(mut bytes: &[u8]) -> Vec<(Header, String)> {
     found
 }
 
+/// A field of the store's page, once [`Code::find_store`] has found it.
+pub fn store_field(offset: u32) -> AsmMemoryOperand {
+    dword_ptr(r13 + offset)
+}
+
 impl Code {
     /// Keeps in R13 where the store's ring is: the page behind start_info, which RSI names at the start.
     pub fn find_store(&mut self) -> &mut Self {
-        // mov r13, rsi; add r13, 4096
-        self.raw(&[0x49, 0x89, 0xf5, 0x49, 0x81, 0xc5]).raw(&4096u32.to_le_bytes())
-    }
-
-    /// An instruction on a field of the store's page; `opcode` ends with the displacement's ModR/M byte.
-    pub fn store_field(&mut self, opcode: &[u8], field: u32) -> &mut Self {
-        self.raw(opcode).raw(&field.to_le_bytes())
+        self.asm(|a| a.lea(r13, qword_ptr(rsi + PAGE_SIZE as u32)))
     }
 
     /// Notifies who is at the other end of a port, and lets others run.
@@ -120,12 +123,14 @@ impl Code {
         let end = from + conversation.requests.len() as u64;
         self.mov(Reg::Rbx, from).mov(Reg::R12, REPLIES);
         let again = self.here();
-        self.mov(Reg::Rbp, end).raw(&[0x48, 0x39, 0xeb]); // cmp rbx, rbp
+        self.mov(Reg::Rbp, end).asm(|a| a.cmp(rbx, rbp));
         self.unless(Condition::Zero, |code| code.put_byte(again));
-        // mov eax, [rsp_cons]; cmp eax, [rsp_prod]
-        self.store_field(&[0x41, 0x8b, 0x85], RSP_CONS).store_field(&[0x41, 0x3b, 0x85], RSP_PROD);
+        self.asm(|a| {
+            a.mov(eax, store_field(RSP_CONS))?;
+            a.cmp(eax, store_field(RSP_PROD))
+        });
         self.unless(Condition::Zero, |code| code.take_byte(again));
-        self.mov(Reg::Rbp, REPLIES + conversation.due() as u64).raw(&[0x49, 0x39, 0xec]); // cmp r12, rbp
+        self.mov(Reg::Rbp, REPLIES + conversation.due() as u64).asm(|a| a.cmp(r12, rbp));
         self.unless(Condition::NotBelow, |code| {
             code.notify(STORE_PORT.0).jump(Condition::Always, again);
         })
@@ -133,22 +138,33 @@ impl Code {
 
     /// If there is room for it, moves the byte at RBX into the ring, and goes to `then`.
     fn put_byte(&mut self, then: u64) {
-        self.store_field(&[0x41, 0x8b, 0x85], REQ_PROD).raw(&[0x89, 0xc1]); // mov eax, [req_prod]; mov ecx, eax
-        // sub ecx, [req_cons]; cmp ecx, size
-        self.store_field(&[0x41, 0x2b, 0x8d], REQ_CONS).raw(&[0x81, 0xf9]).raw(&RING_SIZE.to_le_bytes());
+        self.asm(|a| {
+            a.mov(eax, store_field(REQ_PROD))?;
+            a.mov(ecx, eax)?;
+            a.sub(ecx, store_field(REQ_CONS))?;
+            a.cmp(ecx, RING_SIZE)
+        });
         self.unless(Condition::Zero, |code| {
-            // mov dl, [rbx]; inc rbx; and eax, mask
-            code.raw(&[0x8a, 0x13, 0x48, 0xff, 0xc3, 0x25]).raw(&(RING_SIZE - 1).to_le_bytes());
-            code.raw(&[0x41, 0x88, 0x54, 0x05, 0x00]); // mov [r13 + rax], dl
-            code.store_field(&[0x41, 0xff, 0x85], REQ_PROD).jump(Condition::Always, then); // inc
+            code.asm(|a| {
+                a.mov(dl, byte_ptr(rbx))?;
+                a.inc(rbx)?;
+                a.and(eax, RING_SIZE - 1)?;
+                a.mov(byte_ptr(r13 + rax), dl)?;
+                a.inc(store_field(REQ_PROD))
+            });
+            code.jump(Condition::Always, then);
         });
     }
 
     /// Moves a byte of the replies to R12, with RSP_CONS in EAX, and goes to `then`.
     fn take_byte(&mut self, then: u64) {
-        self.raw(&[0x25]).raw(&(RING_SIZE - 1).to_le_bytes()); // and eax, mask
-        self.store_field(&[0x41, 0x8a, 0x94, 0x05], RSP); // mov dl, [r13 + rax + rsp]
-        self.raw(&[0x41, 0x88, 0x14, 0x24, 0x49, 0xff, 0xc4]); // mov [r12], dl; inc r12
-        self.store_field(&[0x41, 0xff, 0x85], RSP_CONS).jump(Condition::Always, then); // inc
+        self.asm(|a| {
+            a.and(eax, RING_SIZE - 1)?;
+            a.mov(dl, byte_ptr(r13 + rax + RSP))?;
+            a.mov(byte_ptr(r12), dl)?;
+            a.inc(r12)?;
+            a.inc(store_field(RSP_CONS))
+        });
+        self.jump(Condition::Always, then);
     }
 }
