@@ -182,7 +182,7 @@ pub mod executor {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    /// For what never waits.
+    /// Runs what is ready at its first poll. Panics where it waits: a test has nobody who would wake it.
     pub fn block_on<T>(work: impl Future<Output = T>) -> T {
         match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => value,
@@ -197,7 +197,7 @@ pub mod executor {
 }
 
 pub mod idle {
-    /// As in the kernel.
+    /// Has the functions of the kernel's own trait `sched::idle::Source`.
     pub trait Source {
         fn look(&self) -> bool;
         fn expects(&self) -> bool;

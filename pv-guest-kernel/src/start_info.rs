@@ -23,7 +23,7 @@ pub fn with<R>(f: impl FnOnce(&StartInfo) -> R) -> R {
     START_INFO.with(|info| f(info.as_ref().expect("start_info is kept first")))
 }
 
-/// The command line.
+/// The kernel's command line, up to its first zero byte. It needs the heap: see [`mentions`].
 pub fn command_line() -> String {
     with(|info| {
         let end = info.cmd_line.iter().position(|byte| *byte == 0).unwrap_or(info.cmd_line.len());

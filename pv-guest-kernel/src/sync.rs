@@ -15,7 +15,7 @@ unsafe impl<T> Sync for Local<T> {}
 unsafe impl<T> Send for Local<T> {}
 
 impl<T> Local<T> {
-    /// Wraps `value`.
+    /// Makes the state of `value`, which is lent to nobody yet.
     pub const fn new(value: T) -> Self {
         Self(RefCell::new(value))
     }

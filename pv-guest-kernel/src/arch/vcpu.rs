@@ -16,7 +16,7 @@ pub struct Area {
     pub entry: EntryArea,
     /// How many changes of the kernel's mappings it has seen.
     pub changes_seen: u64,
-    /// Its number.
+    /// The vCPU's number, as hypercalls name it; 0 is the vCPU that boots.
     pub number: u32,
 }
 

@@ -18,7 +18,7 @@ use core::fmt;
 
 use report::Report;
 
-/// Makes all attempts.
+/// Makes all attempts. An error means that the hypervisor let at least one succeed.
 pub async fn run() -> Result<(), String> {
     let mut report = Report::default();
     frames::run(&mut report);

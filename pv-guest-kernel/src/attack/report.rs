@@ -12,7 +12,7 @@ use pv_abi::trap::Vector;
 use crate::arch::guard::Trap;
 use crate::grant;
 
-/// The count so far.
+/// How many attempts have been made, and how many of those the hypervisor refused.
 #[derive(Default)]
 pub struct Report {
     pub tried: u32,

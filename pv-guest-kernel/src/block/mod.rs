@@ -19,13 +19,13 @@ use crate::sync::Local;
 #[cfg(guest_image)]
 pub use memory::MemoryDisk;
 
-/// Bytes of a sector.
+/// Bytes of a sector: the unit of the block protocol (`io/blkif.h`), whatever the medium's own sectors are.
 pub const SECTOR: usize = 512;
 
 /// An operation on its way. The buffer is the disk's until it has ended; whoever drops it before gives it up.
 pub type Work<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 
-/// What a disk is.
+/// A disk's size, and what it can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
     pub sectors: u64,
@@ -47,9 +47,9 @@ pub enum Error {
     ReadOnly,
     /// The disk cannot do that.
     Unsupported,
-    /// The disk has tried.
+    /// The disk's back-end answered with an error or broke the protocol, or no memory could be lent to it.
     Failed,
-    /// The disk is gone.
+    /// The disk has no back-end, or lost it before the answer came.
     Gone,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// A disk.
+/// A disk by whatever means: a device of class `vbd`, or this kernel's own memory.
 pub trait BlockDevice {
     /// What it is. It may change while the disk is taken away and comes back.
     fn properties(&self) -> Properties;
@@ -96,7 +96,7 @@ impl Properties {
         if fits && whole { Ok(()) } else { Err(Error::OutOfRange) }
     }
 
-    /// The same for writing.
+    /// As [`Self::check`], for writing: a disk that is read-only refuses it.
     pub fn check_write(&self, sector: u64, bytes: usize) -> Result<(), Error> {
         if self.read_only { Err(Error::ReadOnly) } else { self.check(sector, bytes) }
     }

@@ -30,7 +30,7 @@ use pv_abi::DomId;
 /// Nodes of one end of a device in xenstore: names below its directory, and their values.
 pub type Nodes = BTreeMap<String, String>;
 
-/// A class of devices.
+/// The driver of a class of devices. It makes a front-end for each device of the class.
 pub trait Driver: Sync {
     /// Its directory below `device`.
     fn class(&self) -> &'static str;

@@ -13,7 +13,7 @@ pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
     bind_virq_of(virq, VcpuId(0))
 }
 
-/// The same of any vCPU.
+/// As [`bind_virq`], for the virtual interrupt of any vCPU.
 pub fn bind_virq_of(virq: Virq, vcpu: VcpuId) -> Result<Port, Errno> {
     let mut argument = BindVirq { virq, vcpu, port: EventPort(0) };
     event_channel_op(EventChannelOp::BIND_VIRQ, &mut argument)?;
@@ -45,7 +45,7 @@ pub fn bind_interdomain(remote_dom: DomId, remote_port: EventPort) -> Result<Por
     Ok(Port::adopt(argument.local_port))
 }
 
-/// What a port is.
+/// What one of this domain's ports is bound to, and which vCPU it notifies (`EVTCHNOP_status`).
 pub fn status(port: EventPort) -> Result<Status, Errno> {
     let mut status = Status {
         dom: DomId::SELF,

@@ -21,14 +21,14 @@ struct Channel {
     counts: Counts,
 }
 
-/// What a port did.
+/// What has happened at a port since it was adopted.
 #[derive(Clone, Copy, Default)]
 pub struct Counts {
-    /// Events that came.
+    /// Events that were dispatched to the port. One may stand for several notifications.
     pub events: u64,
     /// Notifications of the other end by its doorbell.
     pub rings: u64,
-    /// Those by hypercall.
+    /// Notifications of the other end by `EVTCHNOP_send`.
     pub sends: u64,
 }
 
@@ -45,7 +45,7 @@ pub fn fire(port: EventPort) {
     });
 }
 
-/// What each port did.
+/// The counts of every adopted port that has not been dropped, by the ports' numbers.
 pub fn counts() -> Vec<(EventPort, Counts)> {
     CHANNELS.with(|channels| channels.iter().map(|(port, it)| (EventPort(*port), it.counts)).collect())
 }
@@ -63,7 +63,7 @@ impl Port {
         Self(port)
     }
 
-    /// The number.
+    /// The port's number in this domain: hypercalls take it, and a front-end publishes it.
     pub fn number(&self) -> EventPort {
         self.0
     }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::block::{BlockDevice, Error, SECTOR};
 use crate::sched::executor::block_on;
 
-/// Bytes of the window.
+/// Bytes of the window. At the end of the disk it has fewer.
 const WINDOW: usize = 64 << 10;
 
 pub struct Bytes {
@@ -24,7 +24,7 @@ impl Bytes {
         Self { disk, window: Vec::new(), start: 0 }
     }
 
-    /// Bytes of the disk.
+    /// The size of the disk in bytes.
     pub fn length(&self) -> u64 {
         self.disk.properties().sectors * SECTOR as u64
     }

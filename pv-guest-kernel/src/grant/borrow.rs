@@ -38,7 +38,7 @@ impl Borrowed {
         Ok(Self { handle: request[0].handle, window: ManuallyDrop::new(window), page })
     }
 
-    /// The page.
+    /// The page as it is mapped here. Its owner may write it at any time.
     pub fn page(&self) -> &SharedPage {
         &self.page
     }

@@ -40,7 +40,7 @@ impl Grant {
         self.reference
     }
 
-    /// The page.
+    /// The page as this domain sees it. The other domain may write it at any time.
     pub fn page(&self) -> &SharedPage {
         &self.page
     }

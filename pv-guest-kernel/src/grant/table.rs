@@ -57,7 +57,7 @@ pub fn set_up(frames: usize) -> Result<Vec<Mfn>, Error> {
 }
 
 impl Table {
-    /// One frame more.
+    /// Adds one frame to the table (`GNTTABOP_setup_table`), shows it in a window, and makes its entries free ones.
     fn grow(&mut self) -> Result<(), Error> {
         let index = self.frames.len();
         if index == MAX_FRAMES {

@@ -15,7 +15,7 @@ use crate::sync::Local;
 const LOW_WORDS: usize = LOW_FRAMES as usize / 64;
 
 struct Frames {
-    /// A set bit: free.
+    /// One bit for each of the first [`LOW_FRAMES`] frames: it is set while the frame is free.
     low: [u64; LOW_WORDS],
     /// The same for the frames behind those; empty until there is a heap.
     high: Vec<u64>,

@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Heap {
 #[global_allocator]
 static HEAP: Heap = Heap(TalcCell::new(Manual));
 
-/// Takes the frames.
+/// Gives the heap its frames: its [`SHARE`] of memory, within the [`LIMITS`]. No `Box` can be made before.
 pub fn init() {
     let count = (translation::frames() / SHARE).clamp(LIMITS.0, LIMITS.1);
     let first = frames::allocate_run(count, 1).expect("frames for the heap");

@@ -11,7 +11,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Takes a frame.
+    /// Takes a frame and clears it. None where no frame is free.
     pub fn new() -> Option<Self> {
         let pfn = frames::allocate()?;
         linear::clear(pfn);
@@ -20,7 +20,7 @@ impl Page {
         Some(Self { pfn, bytes })
     }
 
-    /// What is on it.
+    /// The page's bytes, to be copied in and out.
     pub fn bytes(&self) -> &SharedPage {
         &self.bytes
     }

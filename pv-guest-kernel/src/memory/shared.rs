@@ -19,14 +19,14 @@ impl SharedPage {
         Self(address)
     }
 
-    /// Copies bytes out.
+    /// Copies the bytes from `offset` on out of the page. Panics where they reach behind its end.
     pub fn read(&self, offset: usize, into: &mut [u8]) {
         let from = self.place(offset, into.len());
         // SAFETY: inside the page; the copy is the processor's, so whatever it finds there is some bytes.
         unsafe { processor::copy(into.as_mut_ptr() as u64, from, into.len()) }
     }
 
-    /// Copies bytes in.
+    /// Copies bytes into the page, from `offset` on. Panics where they reach behind its end.
     pub fn write(&self, offset: usize, from: &[u8]) {
         let to = self.place(offset, from.len());
         // SAFETY: as above.

@@ -17,7 +17,7 @@ struct Tables {
 
 static TABLES: Local<Option<Tables>> = Local::new(None);
 
-/// Finds both tables.
+/// Finds both tables: the p2m list by `start_info`, the M2P by `XENMEM_machphys_mapping`.
 pub fn init() {
     let (list, pages) = start_info::with(|info| (info.mfn_list, info.nr_pages));
     // SAFETY: the ABI's promise: the list has an entry for each page. Nothing writes it later.

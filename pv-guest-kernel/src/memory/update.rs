@@ -18,7 +18,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch.
+    /// An empty batch. What is added to it takes effect at the latest with [`Self::flush`].
     pub const fn new() -> Self {
         Self { updates: [MmuUpdate { ptr: 0, val: 0 }; CAPACITY], length: 0 }
     }

@@ -14,12 +14,12 @@ use super::{TABLE, frames, linear, translation};
 use crate::arch::hypercall;
 use crate::sync::Local;
 
-/// The first window.
+/// The address of the first window: right above the linear map's lower part.
 const BASE: u64 = super::VIRT_BASE + super::LOW_FRAMES * PAGE_SIZE as u64;
 
 static FREE: Local<Vec<u64>> = Local::new(Vec::new());
 
-/// Makes the tables.
+/// Makes the tables that windows are mapped by, one of level 1 and one of level 2. Every window is free then.
 pub fn init() {
     make_tables().expect("tables for windows");
     FREE.with(|free| {
@@ -45,12 +45,12 @@ fn make_tables() -> Result<(), Errno> {
 pub struct Window(u64);
 
 impl Window {
-    /// Takes a free one.
+    /// Takes a free window. None where all are in use.
     pub fn take() -> Option<Self> {
         FREE.with(Vec::pop).map(Self)
     }
 
-    /// Where it is.
+    /// The linear address of the window's page.
     pub fn address(&self) -> u64 {
         self.0
     }

@@ -106,7 +106,7 @@ pub struct Entry {
     pub nanoseconds: u64,
 }
 
-/// The tasks that exist.
+/// What is told of each task that has not finished.
 pub fn tasks() -> Vec<Entry> {
     let entry = |task: &Arc<Task>| Entry {
         number: task.number,

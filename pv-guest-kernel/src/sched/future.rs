@@ -67,7 +67,7 @@ pub async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> V
 pub struct Signal<T>(Local<(Option<T>, Vec<Waker>)>);
 
 impl<T: Clone> Signal<T> {
-    /// Not set yet.
+    /// A signal without a value.
     pub const fn new() -> Self {
         Self(Local::new((None, Vec::new())))
     }
@@ -93,7 +93,7 @@ impl<T: Clone> Signal<T> {
         .await
     }
 
-    /// Waits for the value.
+    /// Waits until a value is set, and gives a copy of it.
     pub async fn wait(&self) -> T {
         poll_fn(|context| {
             self.0.with(|(place, wakers)| match place {

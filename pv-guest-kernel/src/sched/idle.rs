@@ -31,9 +31,9 @@ pub trait Source {
 pub struct Counts {
     /// Looks for an answer, for a while.
     pub looks: u64,
-    /// Those that saw one.
+    /// Those of the looks in which a source had an answer.
     pub finds: u64,
-    /// Sleeps.
+    /// Sleeps of vCPUs until an event (`SCHEDOP_block`).
     pub sleeps: u64,
 }
 
@@ -41,7 +41,7 @@ static SOURCES: Local<Vec<Weak<dyn Source>>> = Local::new(Vec::new());
 static PATIENCE: Local<Patience> = Local::new(Patience::new());
 static COUNTS: Local<Counts> = Local::new(Counts { looks: 0, finds: 0, sleeps: 0 });
 
-/// What was counted.
+/// What was counted since the start, of all vCPUs together.
 pub fn counts() -> Counts {
     COUNTS.with(|counts| *counts)
 }

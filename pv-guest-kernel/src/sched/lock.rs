@@ -18,7 +18,7 @@ const LOOKS: u32 = 1000;
 static HELD: AtomicBool = AtomicBool::new(true);
 static WAITING: AtomicU32 = AtomicU32::new(0);
 
-/// Waits for the kernel.
+/// Takes the lock, as soon as no other vCPU has it, and catches up with changes of the kernel's mappings.
 pub fn acquire() {
     WAITING.fetch_add(1, Ordering::Relaxed);
     while HELD.swap(true, Ordering::Acquire) {

@@ -20,17 +20,17 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// None yet.
+    /// Does not look at all at first: a short sleep is what makes it begin.
     pub const fn new() -> Self {
         Self { nanoseconds: 0, in_vain: 0 }
     }
 
-    /// How long to look now.
+    /// Nanoseconds to look for an answer the next time; 0: not at all.
     pub fn nanoseconds(&self) -> u64 {
         self.nanoseconds
     }
 
-    /// The answer was seen.
+    /// An answer was seen while one looked: the next look may take longer, [`LONGEST_NS`] at most.
     pub fn paid_off(&mut self) {
         self.in_vain = 0;
         self.grow();

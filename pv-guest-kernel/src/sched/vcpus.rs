@@ -35,23 +35,23 @@ pub const MOST: usize = LEGACY_MAX_VCPUS;
 /// The vCPU that boots the kernel. Events of devices come to it.
 pub const FIRST: u32 = 0;
 
-/// What a vCPU does.
+/// What a vCPU does, as those see it who may have to wake it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It is in the kernel, waits for it, or will look for work there.
     Kernel,
-    /// It runs a program.
+    /// It runs a program, without the kernel's lock.
     User,
-    /// It sleeps.
+    /// It sleeps until an event (`SCHEDOP_block`), without the kernel's lock.
     Asleep,
 }
 
-/// What a vCPU has done.
+/// What a vCPU has done since the kernel started it.
 #[derive(Clone, Copy, Default)]
 pub struct Counts {
-    /// Turns of tasks.
+    /// Turns of tasks: each is one poll of the task's future.
     pub turns: u64,
-    /// In programs.
+    /// Nanoseconds in programs, from where the lock is given up to where it is wanted again.
     pub user_ns: u64,
     /// How often it had nothing to do.
     pub sleeps: u64,
@@ -69,7 +69,7 @@ impl Vcpu {
         Self { state: State::Kernel, counts: Counts::default(), port }
     }
 
-    /// Has it look for work.
+    /// Has the vCPU look for work: an event to its own port ends its sleep, or interrupts its program.
     fn wake(&mut self) {
         self.state = State::Kernel;
         if let Some(port) = &self.port {
@@ -87,7 +87,7 @@ pub fn counts() -> Vec<Counts> {
     VCPUS.with(|vcpus| vcpus.iter().map(|vcpu| vcpu.counts).collect())
 }
 
-/// How many there are.
+/// How many vCPUs the kernel uses; the domain may have more.
 pub fn count() -> usize {
     VCPUS.with(|vcpus| vcpus.len())
 }

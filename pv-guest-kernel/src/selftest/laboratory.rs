@@ -12,13 +12,13 @@ use crate::memory::{self, KERNEL_CODE, KERNEL_DATA, linear, translation};
 
 /// Instructions that the experiments share.
 pub mod code {
-    /// `mov rax, [rdi]; ret`
+    /// `mov rax, [rdi]; ret`: the word at the address in RDI is the result.
     pub const READ: &[u8] = &[0x48, 0x8b, 0x07, 0xc3];
-    /// `mov [rdi], rsi; ret`
+    /// `mov [rdi], rsi; ret`: the word in RSI is stored at the address in RDI.
     pub const WRITE: &[u8] = &[0x48, 0x89, 0x37, 0xc3];
-    /// `mov eax, 42; ret`
+    /// `mov eax, 42; ret`: the result tells that the code has run.
     pub const ANSWER: &[u8] = &[0xb8, 42, 0, 0, 0, 0xc3];
-    /// `hlt; ret`
+    /// `hlt; ret`: #GP, because a PV kernel runs at CPL3.
     pub const HALT: &[u8] = &[0xf4, 0xc3];
 }
 
@@ -35,17 +35,17 @@ impl Page {
         Self { pfn }
     }
 
-    /// Where it is mapped.
+    /// Where the linear map has the page.
     pub fn address(&self) -> u64 {
         linear::address(self.pfn)
     }
 
-    /// Its own frame number.
+    /// The page's frame number in the domain (pfn).
     pub fn pfn(&self) -> Pfn {
         self.pfn
     }
 
-    /// Its machine frame.
+    /// The page's machine frame number, as entries of page tables have it.
     pub fn mfn(&self) -> Mfn {
         translation::mfn(self.pfn)
     }
@@ -55,7 +55,7 @@ impl Page {
         linear::write(self.pfn, index, Pte(value));
     }
 
-    /// Reads an entry.
+    /// Reads the page's word number `index`, an entry where the page is a table.
     pub fn get(&self, index: usize) -> u64 {
         linear::read(self.pfn, index).0
     }

@@ -33,7 +33,7 @@ use crate::arch::hypercall;
 use crate::xenbus;
 use report::Report;
 
-/// Runs all checks.
+/// Runs all checks. An error means that at least one has failed.
 pub async fn run() -> Result<(), String> {
     // A device that connects meanwhile takes frames, which the checks count.
     xenbus::settled().await;

@@ -7,7 +7,7 @@ use pv_abi::Errno;
 
 use crate::arch::guard::Trap;
 
-/// The count so far.
+/// How many checks have passed and failed so far.
 #[derive(Default)]
 pub struct Report {
     pub passed: u32,
@@ -58,7 +58,7 @@ impl Report {
         }
     }
 
-    /// Code has to trap.
+    /// Passes where the code has raised the exception `vector` with this error code, and not run to its end.
     pub fn traps(&mut self, what: &str, result: &Result<u64, Trap>, vector: u64, error: u64) {
         let outcome = match result {
             Ok(_) => return self.check(what, false, "no trap"),

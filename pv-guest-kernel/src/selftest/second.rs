@@ -15,18 +15,18 @@ use crate::arch::{hypercall, processor, second};
 use crate::shared_info;
 use crate::time::{MILLISECOND, SECOND};
 
-/// Its number.
+/// The number of the second vCPU, as hypercalls name it.
 pub const SECOND_VCPU: VcpuId = VcpuId(1);
 
-/// What it can be told.
+/// What the second vCPU can be told: values of [`ORDER`](super::ORDER).
 pub mod order {
-    /// To answer.
+    /// To answer, by an event on the port [`ANSWERS`](super::ANSWERS).
     pub const ANSWER: u32 = 0;
     /// To wait for its own timer, then to answer.
     pub const WAIT_FOR_TIMER: u32 = 1;
     /// To touch an address until it is told something else, then to answer.
     pub const TOUCH: u32 = 2;
-    /// To stop itself.
+    /// To stop itself (`VCPUOP_down`). It does not answer that.
     pub const STOP: u32 = 3;
 }
 
@@ -45,14 +45,14 @@ pub static INFO: AtomicU64 = AtomicU64::new(0);
 pub static STARTED_AT: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds that its timer took.
 pub static WAITED: AtomicU64 = AtomicU64::new(0);
-/// What it touches.
+/// The address that it touches, while its order is [`order::TOUCH`].
 pub static ADDRESS: AtomicU64 = AtomicU64::new(0);
 /// The first vCPU raises it after each change of what is mapped there.
 pub static EPOCH: AtomicU64 = AtomicU64::new(1);
 /// The epoch at the start of the last touch that succeeded, and of the last that failed.
 pub static SUCCEEDED_IN: AtomicU64 = AtomicU64::new(0);
 pub static FAILED_IN: AtomicU64 = AtomicU64::new(0);
-/// Touches.
+/// How often it has touched an address, with success or without.
 pub static TOUCHES: AtomicU64 = AtomicU64::new(0);
 
 const STACK_BYTES: usize = 16 << 10;
@@ -65,7 +65,7 @@ unsafe impl Sync for Stack {}
 
 static STACK: Stack = Stack(UnsafeCell::new([0; STACK_BYTES]));
 
-/// Where its stack is.
+/// The addresses of the stack that it starts on.
 pub fn stack() -> core::ops::Range<u64> {
     let bottom = STACK.0.get() as u64;
     bottom..bottom + STACK_BYTES as u64

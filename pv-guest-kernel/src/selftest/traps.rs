@@ -7,19 +7,19 @@ use super::WILD;
 use super::laboratory::{self, code, read, run as execute};
 use super::report::Report;
 
-/// `ud2`
+/// `ud2`: #UD.
 const UNDEFINED: &[u8] = &[0x0f, 0x0b];
-/// `int3`
+/// `int3; ret`: #BP.
 const BREAKPOINT: &[u8] = &[0xcc, 0xc3];
-/// `int 0x80; ret`
+/// `int 0x80; ret`: arrives at the gate 0x80 of the trap table.
 const INT_80: &[u8] = &[0xcd, 0x80, 0xc3];
-/// `int 0x21; ret`
+/// `int 0x21; ret`: arrives at the gate 0x21 of the trap table.
 const INT_21: &[u8] = &[0xcd, 0x21, 0xc3];
 /// `xor edx, edx; xor ecx, ecx; div ecx`
 const DIVIDE: &[u8] = &[0x31, 0xd2, 0x31, 0xc9, 0xf7, 0xf1];
 /// `mov ecx, 0x1111; mov r11d, 0x2222; ud2`
 const REGISTERS: &[u8] = &[0xb9, 0x11, 0x11, 0, 0, 0x41, 0xbb, 0x22, 0x22, 0, 0, 0x0f, 0x0b];
-/// `std; ud2`
+/// `std; ud2`: #UD while RFLAGS.DF is set, which the frame has to show.
 const DIRECTION: &[u8] = &[0xfd, 0x0f, 0x0b];
 
 pub fn run(report: &mut Report) {

@@ -42,13 +42,13 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// What of the checks can be done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// There is one vCPU.
+    /// The domain has one vCPU.
     Alone,
     /// The second is the kernel's.
     Taken,
     /// The second has never run.
     Fresh,
-    /// It has.
+    /// The second has run in an earlier self-test: it cannot be initialised again.
     Known,
 }
 
@@ -244,7 +244,7 @@ fn tell(order: u32) {
     send(EventPort(second::ORDERS.load(SeqCst))).ok();
 }
 
-/// Waits for its answer.
+/// Waits for the second vCPU's answer, for 10 seconds at most. False where none came.
 fn answered() -> bool {
     second::wait(&second::ANSWERS, now() + 10 * SECOND)
 }

@@ -30,7 +30,7 @@ const fn control(letter: u8) -> u8 {
 /// What the user has done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entered {
-    /// A line.
+    /// A line, ended by a carriage return or a line feed, which it does not contain.
     Line(String),
     /// The end of all input: Ctrl-D on an empty line.
     End,
@@ -43,7 +43,7 @@ pub type Complete<'a> = &'a dyn Fn(&str) -> Vec<String>;
 #[derive(Clone, Copy)]
 enum Sequence {
     None,
-    /// After an escape.
+    /// After the byte 0x1b (ESC).
     Escape,
     /// After an escape and `O`, or `[`, with the number that follows the latter.
     Function(u16),
@@ -84,7 +84,7 @@ impl Editor {
         }
     }
 
-    /// Begins a line.
+    /// Begins a new, empty line: the prompt goes to the screen.
     pub fn begin(&mut self) {
         self.line.clear();
         self.cursor = 0;

@@ -40,7 +40,7 @@ pub fn list(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Prints a file.
+/// Prints a file as text. Bytes that are not UTF-8 are replaced.
 pub async fn print(path: &str) -> Result<(), String> {
     let (mounted, within) = file_system::find(path)?;
     let mut file = mounted.open(&within).map_err(|error| format!("{path}: {error}"))?;

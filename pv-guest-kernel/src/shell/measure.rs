@@ -15,7 +15,7 @@ use crate::sched::executor;
 use crate::sched::future::Signal;
 use crate::{event, time};
 
-/// What is done.
+/// What is done with each chunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
     Read,
@@ -24,15 +24,15 @@ enum Action {
     Flush,
 }
 
-/// A load.
+/// A load: chunks of one size, so many at a time, at places that the seed decides.
 #[derive(Clone, Copy)]
 pub struct Load {
     action: Action,
-    /// Bytes of a chunk.
+    /// Bytes of a chunk: whole KiB, 1 MiB at most.
     chunk: usize,
     /// Chunks on their way together.
     depth: u64,
-    /// Chunks in all.
+    /// Chunks that are moved before the load ends.
     count: u64,
     seed: u64,
 }
@@ -63,7 +63,7 @@ impl Load {
     }
 }
 
-/// SplitMix64.
+/// The output number `number` of the generator SplitMix64 whose seed is 0: it spreads the chunks over the disk.
 fn scatter(number: u64) -> u64 {
     let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -80,7 +80,7 @@ fn stamp(sector: u64, generation: u64) -> u64 {
 struct Run {
     disk: Rc<dyn BlockDevice>,
     load: Load,
-    /// The next chunk.
+    /// The number of the next chunk that a worker takes. Workers end at the load's count, so storing that stops them.
     next: Cell<u64>,
     workers: Cell<u64>,
     failure: RefCell<Option<String>>,

@@ -20,7 +20,7 @@ use crate::sched::future::{Either, race};
 use editor::{Editor, Entered};
 use options::Options;
 
-/// Starts the shell.
+/// Starts the shell's task: it runs the commands of the kernel's command line, or those that are typed.
 pub fn start() {
     let options = Options::from_command_line(&crate::start_info::command_line());
     // The self-test looks at what is that vCPU's own.

@@ -39,7 +39,7 @@ impl Stride {
     }
 }
 
-/// What there is.
+/// Prints each disk: its name, its size in KiB, and what it can do.
 pub async fn disks() {
     xenbus::settled().await;
     for (name, disk) in block::all() {

@@ -23,7 +23,7 @@ pub fn now() -> u64 {
     }
 }
 
-/// Unix time in seconds.
+/// Unix time in seconds: that of the machine's start, which `shared_info` has, and system time since.
 pub fn wall_clock() -> u64 {
     loop {
         if let Some((seconds, nanoseconds)) = shared_info::wall_clock() {

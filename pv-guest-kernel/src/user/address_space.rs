@@ -28,9 +28,9 @@ pub const USER_END: u64 = 1 << 30;
 /// Frames that programs leave to the kernel.
 const RESERVE: u64 = 256;
 
-/// A program's code.
+/// Flags of a page of code: a program reads and executes it, and cannot write it.
 pub const CODE: PteFlags = PteFlags::PRESENT.union(PteFlags::USER).union(PteFlags::ACCESSED);
-/// A program's data.
+/// Flags of a page of data, of the stack or of the heap: a program reads and writes it, and cannot execute it.
 pub const DATA: PteFlags = CODE.union(PteFlags::WRITABLE).union(PteFlags::DIRTY).union(PteFlags::NO_EXECUTE);
 
 /// The roots that each vCPU has loaded; none are those that it began with.

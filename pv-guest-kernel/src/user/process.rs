@@ -32,7 +32,7 @@ pub const HEAP_START: u64 = 0x100_0000;
 const STACK_TOP: u64 = 0x80_0000;
 const STACK_PAGES: u64 = 4;
 
-/// How a program ended.
+/// How a program ended: by its own `exit` with a code, by [`Process::kill`], or by a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Exited(u64),

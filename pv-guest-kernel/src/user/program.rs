@@ -13,7 +13,7 @@ pub struct Program {
     pub name: &'static str,
     /// What it does, with N for its argument.
     pub about: &'static str,
-    /// What N can be.
+    /// Arguments that the shell accepts for N; 0 alone where the program takes none.
     pub numbers: RangeInclusive<u64>,
     /// Its machine code, and `int3` behind it.
     pub code: &'static [u8; SIZE],
@@ -56,7 +56,7 @@ macro_rules! programs {
             }
         }
 
-        /// All programs.
+        /// All programs, in the order in which they are listed below.
         pub static PROGRAMS: &[Program] = &[
             $(Program {
                 name: $name,

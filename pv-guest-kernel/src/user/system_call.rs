@@ -17,17 +17,17 @@ pub const LEGACY_VECTOR: u64 = 0x80;
 
 /// Numbers of the calls, also known to the programs' assembly.
 pub mod number {
-    /// exit(code)
+    /// exit(code): the program ends with the outcome `Exited`.
     pub const EXIT: u64 = 0;
     /// write(address, length)
     pub const WRITE: u64 = 1;
     /// clock() -> nanoseconds
     pub const CLOCK: u64 = 2;
-    /// sleep(nanoseconds)
+    /// sleep(nanoseconds): other tasks run meanwhile. It ends earlier where the program is killed.
     pub const SLEEP: u64 = 3;
     /// allocate(pages) -> address
     pub const ALLOCATE: u64 = 4;
-    /// yield()
+    /// yield(): other tasks that are ready have their turn first.
     pub const YIELD: u64 = 5;
 }
 

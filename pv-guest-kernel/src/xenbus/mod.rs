@@ -30,7 +30,7 @@ static SETTLED: Signal<()> = Signal::new();
 /// Nobody waits longer for that.
 const PATIENCE: u64 = 5 * time::SECOND;
 
-/// One of [`STARTING`].
+/// Is counted in [`STARTING`] as long as it lives. When the last is dropped, [`SETTLED`] is set.
 struct Starting;
 
 impl Starting {
@@ -94,7 +94,7 @@ async fn find_devices(starting: Starting) -> Result<(), Errno> {
     }
 }
 
-/// A device's task.
+/// The task of a device, until the device is gone. What goes wrong is printed, and written into the store.
 async fn live(directory: String, mut front_end: Box<dyn FrontEnd>, starting: Option<Starting>) {
     if let Err(reason) = Device::lead(&directory, &mut *front_end, starting).await {
         front_end.disconnect();

@@ -18,7 +18,7 @@ pub enum Step {
     Publish,
     /// Takes the device into use.
     Connect,
-    /// Gives everything up.
+    /// Takes back what it has lent to the back-end. The device cannot be used from then on.
     Disconnect,
     /// Has given up before, and starts anew.
     Restart,

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 const HEADER: usize = size_of::<Header>();
 
-/// A message, whole.
+/// A message of the store's with its whole payload: a reply or a watch event.
 #[derive(Debug)]
 pub struct Message {
     pub header: Header,
@@ -33,7 +33,7 @@ pub fn request(message_type: MessageType, req_id: u32, parts: &[&[u8]]) -> Resul
 pub struct Assembler(Vec<u8>);
 
 impl Assembler {
-    /// Takes the next piece.
+    /// Takes the bytes that come next from the ring, wherever they are cut off.
     pub fn push(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
@@ -55,7 +55,7 @@ impl Assembler {
 }
 
 impl Message {
-    /// What a reply says.
+    /// The payload of a reply; an error where the reply is one (`XS_ERROR`), by its name.
     pub fn answer(self) -> Result<Vec<u8>, Errno> {
         match self.header.message_type {
             // A server that names an error that there is not has failed too.

@@ -80,7 +80,7 @@ async fn ask(message_type: MessageType, parts: &[&[u8]]) -> Result<Vec<u8>, Errn
     Request::new(message_type, parts)?.reply().await
 }
 
-/// A node's value.
+/// A node's value (`XS_READ`). EINVAL where it is not UTF-8.
 pub async fn read(path: &str) -> Result<String, Errno> {
     let value = ask(MessageType::READ, &[path.as_bytes(), &[0]]).await?;
     String::from_utf8(value).map_err(|_| Errno::EINVAL)

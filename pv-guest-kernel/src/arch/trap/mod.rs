@@ -55,7 +55,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// No registers at all.
+    /// Every field is 0: a caller that makes a frame for the hypercall `iret` sets what it needs.
     pub const ZERO: Self = Self {
         r15: 0,
         r14: 0,

@@ -26,7 +26,7 @@ pub struct Connection {
     ring: FrontRing<Grant, Request, Response>,
     reference: GrantRef,
     port: Rc<Port>,
-    /// Set at the end.
+    /// Set when the connection is dropped: the task that waits for the port's events ends then.
     closed: Rc<Signal<()>>,
     /// Pages for data that are in no request.
     pages: Vec<Grant>,
@@ -38,7 +38,7 @@ pub struct Connection {
     broken: bool,
 }
 
-/// A request on its way.
+/// A request that was put into the ring. It is kept until its outcome is known, and was taken or given up.
 struct Flight {
     operation: Operation,
     pages: Vec<Grant>,

@@ -26,7 +26,7 @@ use disk::Disk;
 /// Sectors of the largest disk whose bytes, and what lies between two of them, can be counted.
 const MAX_SECTORS: u64 = i64::MAX as u64 / SECTOR as u64;
 
-/// The class `vbd`.
+/// The driver of the devices below `device/vbd`: each of them becomes a [`Disk`].
 pub struct BlockDriver;
 
 impl Driver for BlockDriver {

@@ -16,7 +16,7 @@ pub struct Order<'a> {
     pub sector: u64,
     /// Bytes to read or to write, at most [`MAX_BYTES`]; of a discard, sectors.
     pub length: u64,
-    /// What is written.
+    /// What is written; empty for every other operation.
     pub data: &'a [u8],
 }
 

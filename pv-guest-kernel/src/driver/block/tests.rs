@@ -92,7 +92,7 @@ impl Setup {
     }
 }
 
-/// Polls once.
+/// Polls a future once, as a task would that is never woken.
 fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }

@@ -5,7 +5,7 @@ use crate::arch::hypercall;
 /// Xen copies a write in chunks; short ones keep its own lines apart from ours.
 const CHUNK: usize = 128;
 
-/// Writes everything.
+/// Writes all bytes by `CONSOLEIO_write`, one call a chunk.
 pub fn write(bytes: &[u8]) {
     bytes.chunks(CHUNK).for_each(hypercall::console_write);
 }

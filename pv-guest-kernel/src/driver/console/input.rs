@@ -20,7 +20,7 @@ const LIMIT: usize = 4096;
 struct Input {
     bytes: VecDeque<u8>,
     interrupts: u64,
-    /// Who waits for input.
+    /// Wakers of the tasks that wait for the next byte.
     readers: Vec<Waker>,
     /// The collecting task, while it waits for room.
     collector: Option<Waker>,
@@ -78,7 +78,7 @@ fn receive(bytes: &[u8]) {
     });
 }
 
-/// The next byte typed.
+/// Takes the next byte that was typed, or waits for one.
 pub async fn next_byte() -> u8 {
     poll_fn(|context| {
         INPUT.with(|input| match input.bytes.pop_front() {

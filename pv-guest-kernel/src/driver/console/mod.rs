@@ -27,7 +27,7 @@ enum Console {
 
 static CONSOLE: Local<Console> = Local::new(Console::Emergency);
 
-/// Chooses the console.
+/// Takes the ring that `start_info` names, where there is one. A control domain stays with Xen's emergency console.
 pub fn init() {
     let (frame, port) = start_info::with(|info| (info.console_mfn, info.console_evtchn));
     if start_info::is_control_domain() || frame.0 == 0 {
@@ -77,7 +77,7 @@ pub fn drain() {
     });
 }
 
-/// Prints; see `print!`.
+/// What `print!` calls. Panics while the console is in use.
 pub fn print(arguments: fmt::Arguments) {
     CONSOLE.with(|console| console.message(arguments));
 }

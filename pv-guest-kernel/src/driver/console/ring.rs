@@ -15,7 +15,7 @@ use crate::arch::hypercall;
 use crate::memory::{linear, translation};
 use crate::time;
 
-/// The front-end's side.
+/// The front-end's side of the ring (`struct xencons_interface`), and the port that goes with it.
 #[derive(Clone, Copy)]
 pub struct Ring {
     page: u64,

@@ -85,7 +85,7 @@ pub fn replace(handle: GrantHandle, host_addr: u64, new_addr: u64) -> Result<(),
     operate(Op::UNMAP_AND_REPLACE, &mut request, |request| request.status)
 }
 
-/// One side of a copy.
+/// What `GNTTABOP_copy` copies from or to.
 #[derive(Clone, Copy)]
 pub enum Side {
     Frame(Mfn),
@@ -114,7 +114,7 @@ fn failed<T>(status: Status) -> Result<T, Error> {
     Err(Error::Failed(status))
 }
 
-/// What the table is.
+/// What the table itself is: its size, the limit of that, and its version.
 fn tables(report: &mut Report) {
     let mut size = QuerySize {
         dom: DomId::SELF,
@@ -149,7 +149,7 @@ fn tables(report: &mut Report) {
     }
 }
 
-/// The call itself.
+/// The hypercall as such: operations that there are not, counts that are too large, addresses that are not mapped.
 fn calls(report: &mut Report) {
     let call = |op: Op, at, count| hypercall(HypercallNumber::GRANT_TABLE_OP, [op.0, at, count, 0, 0]);
     report.refused("an unknown grant operation", call(Op(99), WILD, 1), Errno::ENOSYS);
