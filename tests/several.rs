@@ -78,7 +78,7 @@ fn assert_told(outcome: &Outcome, line: &str) {
     assert!(told, "{line:?} is missing: {}", outcome.stderr);
 }
 
-/// What a domain said.
+/// The lines that a domain wrote to its console, without the mark that stdout shows before each.
 fn said<'a>(outcome: &'a Outcome, name: &str) -> Vec<&'a str> {
     let mark = format!("{name}| ");
     outcome.stdout.lines().filter_map(|line| line.strip_prefix(&mark)).collect()

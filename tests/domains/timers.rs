@@ -23,7 +23,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// Nanoseconds to sleep.
+/// How long the guest sleeps each time, in nanoseconds.
 const SLEEPS: [u64; 8] = [1, 1_000, 100_000, 1_000_000, 3_000_000, 10_000_000, 20_000_000, 50_000_000];
 /// Later than this is not late but lost.
 const LOST: u64 = 2_000_000_000;

@@ -40,7 +40,7 @@ fn ask(code: &mut Code, port: EventPort) {
     code.load(Reg::Rax, at + 8).say();
 }
 
-/// What it says then.
+/// What a guest says of an answer that gives it a doorbell: the result, the value to store, and the address.
 fn answer(port: EventPort) -> [u64; 3] {
     [0, port.0.into(), DOORBELL_ADDRESS]
 }

@@ -23,7 +23,7 @@ const RW: u64 = 7;
 const RO: u64 = 5;
 /// An entry of the table that maps nothing that the kernel needs.
 const FREE: u64 = 100;
-/// Where results go.
+/// Where the kernel stores what each instruction has left: 5 words for every store.
 const RESULTS: u64 = TABLE;
 /// A page that a test maps by such stores.
 const PAGE: u64 = TABLE + 0x8_0000;

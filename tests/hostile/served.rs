@@ -28,16 +28,16 @@ pub const SECRET: &str = "data/secret";
 pub struct Served {
     /// The machine, with its canary.
     pub host: Host,
-    /// The store.
+    /// The store, which the neighbour and every [`ServedGuest`] use.
     pub store: StoreHandle,
-    /// The neighbour.
+    /// The guest that hostile ones must not disturb.
     pub neighbour: Guest,
     services: (Service, Service),
 }
 
 /// A guest, and what it is served with.
 pub struct ServedGuest {
-    /// The guest.
+    /// The guest itself, which does not run before a test starts it.
     pub guest: Guest,
     store: Service,
     disk: Option<Service>,
@@ -110,12 +110,12 @@ impl Served {
     }
 }
 
-/// A guest's nodes.
+/// The path in the store below which a guest's own nodes are.
 pub fn nodes_of(guest: &Guest) -> String {
     format!("/local/domain/{}", guest.domain.id().0)
 }
 
-/// A disk in an image.
+/// A disk that back-ends serve from an image; read-only unless `writable`.
 pub fn disk(image: Arc<dyn backends::block::image::Image>, writable: bool) -> Arc<Disk> {
     Arc::new(Disk::new("disk", image, writable))
 }

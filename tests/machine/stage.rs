@@ -14,7 +14,7 @@ use pv_abi::{DomId, Mfn, PAGE_SIZE};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-/// Pages under test.
+/// How many pages are under test.
 pub const PAGES: usize = 128;
 /// Where they are mapped, twice, in the L1 table that maps the code.
 pub const DATA: u64 = CODE + 16 * PAGE_SIZE as u64;
@@ -52,7 +52,7 @@ pub struct Stage {
     pub guest: DomId,
     /// Who gets what the guest loses.
     pub victim: DomId,
-    /// From L1 up.
+    /// The tables of the main path, from L1 up.
     pub main: [Mfn; 4],
     pub spare: [Mfn; 4],
     /// Another root over the main L3 table.
@@ -198,7 +198,7 @@ impl Stage {
         })
     }
 
-    /// They are taken back.
+    /// Unmaps what [`Self::borrow_pages`] has mapped, at both places of each page.
     pub fn return_pages(&self, count: usize) -> Result<(), Failed> {
         self.at_both_places(count, |page, place, batch| done(self.mmu.unmap_lent(place, page, batch)))
     }

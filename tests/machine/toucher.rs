@@ -37,7 +37,7 @@ const STOP: u8 = 3;
 pub enum Next {
     /// The same vCPU on another root.
     Root(Mfn),
-    /// Another vCPU.
+    /// Another vCPU on this root, which the pcpu has not run before.
     Vcpu(Mfn),
 }
 
@@ -53,7 +53,7 @@ pub struct Toucher {
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
-/// A new vCPU.
+/// The context of a vCPU that no pcpu has run yet, at the start of the guest's code.
 fn context(root: Mfn, base: u64) -> Context {
     static IDENTITY: AtomicU64 = AtomicU64::new(1);
     let mut context = Context::new(IDENTITY.fetch_add(1, SeqCst), Root::of_valid_l4(root), CODE);

@@ -23,7 +23,7 @@ pub struct Scene {
 /// What an exploration saw.
 #[derive(Default)]
 pub struct Seen {
-    /// Hashes of the states.
+    /// Hashes of the states that were reached.
     pub states: HashSet<u64>,
     pub calls: u64,
     pub accepted: u64,

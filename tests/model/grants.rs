@@ -28,7 +28,7 @@ pub struct Mapping {
     pub reference: u8,
     pub writable: bool,
     pub frame: u8,
-    /// Table and index.
+    /// The L1 table, and the index there, of the entry that maps the frame.
     pub place: (u8, u8),
     /// What the grantee called that.
     pub at: At,

@@ -15,7 +15,7 @@ pub struct Pair {
     cached: Option<(u64, (u64, u64))>,
 }
 
-/// Both, to go back to.
+/// A state of both, which [`Pair::restore`] goes back to.
 pub struct Saved {
     model: State,
     real: AtRest,

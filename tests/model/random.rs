@@ -14,7 +14,7 @@ pub const FRAMES: usize = 15;
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     domain: u8,
-    /// See [`aimed`].
+    /// Whether [`aimed`] has `op` name what is there: the domain's own frames and mappings.
     aims: bool,
     /// The same domain calls this directly before, and leaves its work to `op`.
     before: Option<Op>,
@@ -24,7 +24,7 @@ pub struct Step {
     calls: u32,
 }
 
-/// Xorshift64*.
+/// The generator xorshift64*. Its state must not be 0.
 pub struct Random(pub u64);
 
 impl Random {
@@ -47,7 +47,7 @@ impl Random {
         (level + 5 * self.below((FRAMES as u64 - level).div_ceil(5))) as u8
     }
 
-    /// What to write where.
+    /// A table, and an entry for it: mostly of such a level that the table can be validated with it.
     fn write(&mut self) -> (u8, Entry) {
         let level = self.below(5);
         let to = self.frame_for(level.saturating_sub(1));

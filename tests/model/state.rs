@@ -7,7 +7,7 @@
 use crate::grants::{Grant, Mapping};
 use pv_abi::page_table::Level;
 
-/// Entries of a table.
+/// Entries of a table: only 2, so that there are few enough states to try all sequences.
 pub const ENTRIES: usize = 2;
 pub const DOMAINS: usize = 2;
 
@@ -40,7 +40,7 @@ pub enum Use {
     Table(Level),
 }
 
-/// One frame.
+/// What there is to know of one machine frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Frame {
     pub owner: Option<u8>,
@@ -54,7 +54,7 @@ pub struct Frame {
     pub contents: [Entry; ENTRIES],
 }
 
-/// One domain.
+/// What is known of a domain, but for its frames and mappings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Domain {
     /// Taken apart, and still named by frames that others hold.
@@ -67,7 +67,7 @@ pub struct Domain {
     pub forged: [bool; ENTRIES],
 }
 
-/// Everything.
+/// The state of the whole model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub frames: Vec<Frame>,

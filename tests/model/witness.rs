@@ -34,7 +34,7 @@ impl Witness {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = entry;
     }
 
-    /// Whether they did.
+    /// Whether the marks that were watched stayed until a change was settled. An error says which did not.
     pub fn testify(&self) -> Result<(), String> {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).take();
         match watched {

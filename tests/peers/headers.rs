@@ -111,7 +111,7 @@ enum What {
     Enumeration,
     /// A number, and what makes an integer of it.
     Number(&'static str),
-    /// An array of integers.
+    /// An array of integers, compared one by one.
     Array,
     /// Of a kind that can't be compared.
     Opaque,
@@ -260,7 +260,7 @@ fn kind_of_constant(line: &str) -> What {
 
 // ---- Their counterparts --------------------------------------------------------------------------------------------
 
-/// A counterpart's name.
+/// How the counterpart's name is found among the words of Xen's headers.
 enum Name {
     /// As it is written in C.
     Exact(String),

@@ -64,13 +64,13 @@ impl Maker {
         self
     }
 
-    /// Without a note.
+    /// Without the notes of this type.
     pub fn without(mut self, kind: NoteType) -> Self {
         self.notes.retain(|(present, _)| *present != kind);
         self
     }
 
-    /// The file.
+    /// The bytes of the ELF file.
     pub fn make(&self) -> Vec<u8> {
         let programs = self.segments.len() + usize::from(!self.notes_in_section);
         let mut tail = Vec::new();

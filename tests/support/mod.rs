@@ -57,7 +57,7 @@ pub fn fail<T>(message: impl Into<String>) -> Result<T, Failed> {
     Err(Failed::from(message.into()))
 }
 
-/// Checks a condition.
+/// An error with this message, unless `condition` holds.
 pub fn check(condition: bool, message: impl FnOnce() -> String) -> Result<(), Failed> {
     if condition { Ok(()) } else { fail(message()) }
 }
@@ -70,7 +70,7 @@ pub fn paravane(arguments: &[&str]) -> Command {
     command
 }
 
-/// How a run ended.
+/// How a run of `paravane` ended, and what it wrote.
 #[derive(Debug)]
 pub struct Outcome {
     /// The exit status; none where a signal ended it.

@@ -17,7 +17,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A new one.
+    /// Opens a pseudo-terminal. Panics where the host has none left.
     pub fn open() -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
         grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("its other end");

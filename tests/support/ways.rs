@@ -4,9 +4,9 @@
 
 /// One way, and what arrives where it is closed.
 pub struct Way {
-    /// Its name.
+    /// What the way is called in messages.
     pub name: &'static str,
-    /// Instructions.
+    /// The bytes of its instructions.
     pub code: &'static [u8],
     /// Exceptions that arrive, beyond #UD and #GP.
     pub arrives: &'static [u64],

@@ -1,14 +1,14 @@
 //! What decides between the things that a guest may do next: a seed, or a fuzzer's bytes.
 
-/// Makes choices.
+/// Answers each question of what a guest does next by a number.
 pub trait Choices {
-    /// Any word.
+    /// A word of 64 bits, of any value.
     fn word(&mut self) -> u64;
 
     /// A number below `limit`, which is not 0.
     fn below(&mut self, limit: u64) -> u64;
 
-    /// One of these.
+    /// One of the words in `from`, which is not empty.
     fn pick(&mut self, from: &[u64]) -> u64 {
         from[self.below(from.len() as u64) as usize]
     }

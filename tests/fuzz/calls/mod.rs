@@ -36,7 +36,7 @@ pub struct Case {
 pub struct Ground {
     /// Address of the playground.
     pub base: u64,
-    /// Its frames.
+    /// The machine frames of its pages, in the order of their addresses.
     pub pages: Vec<u64>,
     /// Page where structures lie; what they point to is in the next one, results go to the one behind.
     pub structures: u64,
@@ -55,7 +55,7 @@ pub struct Ground {
     pub lender: u64,
     /// The first frame of its grant table.
     pub grant_frame: u64,
-    /// All hypercalls.
+    /// The numbers of all hypercalls that the hypervisor has.
     pub numbers: Vec<u64>,
     /// Where `iret` finds its frame, in the playground or not: RSP at the call.
     pub stack: u64,
@@ -84,14 +84,14 @@ impl Ground {
     }
 }
 
-/// Makes up calls.
+/// Makes up hypercalls and stores: `choices` decides which, `ground` says which words make sense in them.
 pub struct Caller<'a, C> {
     pub choices: C,
     pub ground: &'a Ground,
 }
 
 impl<C: Choices> Caller<'_, C> {
-    /// The next call.
+    /// The next hypercall, with what is to be written to memory before it.
     pub fn case(&mut self) -> Case {
         // Page tables are what keeps domains apart: half of all calls are theirs.
         let number = match self.choices.below(10) {

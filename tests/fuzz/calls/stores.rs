@@ -5,9 +5,9 @@ use super::{Caller, Choices};
 /// An instruction that stores to the entry at `[rdi]`, or something like one.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// Its bytes, and zeros.
+    /// The instruction's bytes, and zeros behind them.
     pub instruction: [u8; 8],
-    /// RAX and RCX.
+    /// What RAX and RCX hold before the store.
     pub words: [u64; 2],
     /// Bytes from the entry of the playground's first page to what is stored to.
     pub offset: u64,
@@ -32,7 +32,7 @@ const INSTRUCTIONS: [[u8; 8]; 14] = [
 ];
 
 impl<C: Choices> Caller<'_, C> {
-    /// The next store.
+    /// The next store: by an instruction of the list, sometimes with a byte changed, and sometimes not aligned.
     pub fn store(&mut self) -> Store {
         let mut instruction = INSTRUCTIONS[self.choices.below(INSTRUCTIONS.len() as u64) as usize];
         if self.choices.once_in(16) {

@@ -41,7 +41,7 @@ impl<C: Choices> Caller<'_, C> {
         [place, self.draft(level - 1) << 12 | flags]
     }
 
-    /// `struct mmu_update`.
+    /// A `struct mmu_update`: the place of an entry and a kind of update in one word, the new entry in the other.
     pub(super) fn update(&mut self) -> [u64; 2] {
         if self.choices.below(8) < 5 {
             return self.sensible_update();
@@ -72,7 +72,7 @@ impl<C: Choices> Caller<'_, C> {
         }
     }
 
-    /// `struct mmuext_op`.
+    /// A `struct mmuext_op`: the command and its two arguments.
     pub(super) fn operation(&mut self) -> [u64; 3] {
         if self.choices.below(4) < 3 {
             return self.sensible_operation();
@@ -113,7 +113,7 @@ impl<C: Choices> Caller<'_, C> {
         self.pointer(self.ground.pointed_to())
     }
 
-    /// Where a result goes.
+    /// Where the hypervisor is to write a result.
     pub(super) fn result(&mut self) -> u64 {
         self.pointer(self.ground.result())
     }

@@ -36,7 +36,7 @@ const MUST_SUCCEED: [(N, &[u64]); 13] = [
     (N(HYPERCALL_NUMBER), &[0, 1]),
 ];
 
-/// What was counted.
+/// What was counted of all guests so far.
 #[derive(Default)]
 pub struct Coverage {
     guests: u64,
@@ -75,7 +75,7 @@ impl Coverage {
         }
     }
 
-    /// What a vCPU got back.
+    /// Counts the hypercalls that succeeded. A move without a result was not made, or did not return.
     pub fn results(&mut self, moves: &[Move], results: &[Option<u64>]) {
         for ((case, gate), result) in moves.iter().zip(results) {
             let is_call = *gate < HYPERCALL_GATES;
@@ -85,7 +85,7 @@ impl Coverage {
         }
     }
 
-    /// In words.
+    /// The report in words, for whoever runs the fuzzer.
     pub fn report(&self) -> String {
         let mut by_number: BTreeMap<u64, u64> = BTreeMap::new();
         for ((number, _), count) in &self.succeeded {

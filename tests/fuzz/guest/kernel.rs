@@ -24,7 +24,7 @@ pub const SET_UP_CALLS: u64 = 5;
 
 /// Words of a record before what is to be written: number, arguments, gate, how much is to be written, bytes.
 const HEAD: u64 = 10;
-/// Bytes of a script.
+/// Bytes that each vCPU's script has at most.
 const SCRIPT_BYTES: u64 = 0x6_0000;
 /// How many vCPUs are done.
 const DONE: u64 = SCRATCH;

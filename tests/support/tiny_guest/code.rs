@@ -15,7 +15,7 @@ use pv_abi::segment::FLAT_RING3_CS64;
 use pv_abi::trap::TrapInfo;
 use zerocopy::IntoBytes;
 
-/// Bytes of a page.
+/// Bytes of a page, of a frame as well.
 pub const PAGE: u64 = 4096;
 const PHYSICAL: u64 = 0x10_0000;
 /// The first instruction. All of the image can be written and executed.
@@ -38,9 +38,9 @@ pub const UNMAPPED: u64 = VIRT_BASE + 0x40_0000;
 
 /// Where a fault goes on: see [`Code::attempt`].
 const RESUME: u64 = OWN;
-/// What arrived.
+/// What arrived last at a handler: a vector or one of [`trap`]. [`Code::attempt`] first stores [`NONE`] here.
 const VECTOR: u64 = OWN + 8;
-/// What is being said.
+/// The word that [`Code::say`] hands to the emergency console.
 const WORD: u64 = OWN + 16;
 /// 1 where the kernel has parked.
 pub(super) const PARKED: u64 = OWN + 24;
@@ -60,7 +60,7 @@ pub const NONE: u64 = u64::MAX;
 
 /// What arrives at handlers, beyond the 32 vectors.
 pub mod trap {
-    /// The event callback.
+    /// The event callback (`CALLBACKTYPE_event`).
     pub const EVENT: u64 = 32;
     /// The failsafe callback.
     pub const FAILSAFE: u64 = 33;
@@ -72,7 +72,7 @@ pub mod trap {
     pub const SYSENTER: u64 = 36;
 }
 
-/// A general register.
+/// A general register, by its number in instructions.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub enum Reg {
@@ -108,9 +108,9 @@ const ARGUMENTS: [Reg; 6] = [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Re
 /// A way of making a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// The instruction.
+    /// The instruction `syscall`, which all PV kernels use.
     Syscall,
-    /// The 4-byte store.
+    /// A store of EAX, 4 bytes, to the hypercall doorbell.
     Doorbell,
 }
 
@@ -126,20 +126,20 @@ impl Via {
     }
 }
 
-/// When a jump is taken.
+/// When a jump is taken, by the flags of the instruction before it.
 #[derive(Clone, Copy, Debug)]
 pub enum Condition {
     /// The last result was 0, or both were equal.
     Zero,
-    /// It was not.
+    /// The last result was not 0, or both were different.
     NotZero,
     /// The first was below the second, without sign.
     Below,
-    /// It was not.
+    /// The first was not below the second, without sign.
     NotBelow,
     /// The last result was negative.
     Negative,
-    /// Always.
+    /// The jump does not look at any flags.
     Always,
 }
 
@@ -190,7 +190,7 @@ impl Code {
 
     // These have one length whatever their operands are, so that what lies behind them is known before it is written.
 
-    /// `mov register, value`
+    /// `mov register, value`: all 64 bits of the value.
     pub fn mov(&mut self, register: Reg, value: u64) -> &mut Self {
         let number = register as u8;
         self.raw(&[0x48 | number >> 3, 0xb8 | number & 7]).raw(&value.to_le_bytes())
@@ -217,12 +217,12 @@ impl Code {
         self.mov(Reg::Rax, value).store(address, Reg::Rax)
     }
 
-    /// `inc qword [address]`
+    /// `inc qword [address]`: no lock is taken, so another vCPU's may be lost.
     pub fn increment(&mut self, address: u64) -> &mut Self {
         self.asm(|a| a.inc(qword_ptr(address)))
     }
 
-    /// `cmp rax, [address]`
+    /// `cmp rax, [address]`, for a jump behind it.
     pub fn compare(&mut self, address: u64) -> &mut Self {
         self.asm(|a| a.cmp(rax, qword_ptr(address)))
     }
@@ -283,7 +283,7 @@ impl Code {
         self.store(WORD, Reg::Rax).hypercall(N::CONSOLE_IO, &[0, 8, WORD])
     }
 
-    /// Powers off.
+    /// Powers off: `SCHEDOP_shutdown` with the reason `SHUTDOWN_poweroff`.
     pub fn power_off(&mut self) -> &mut Self {
         self.hypercall(N::SCHED_OP, &[2, REASON])
     }

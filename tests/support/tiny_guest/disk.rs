@@ -15,15 +15,15 @@ use zerocopy::{FromBytes, FromZeros};
 
 /// The disk's ring, of one page.
 pub const RING: u64 = TABLE + 0x4000;
-/// A page for data.
+/// The page that is lent for a request's data.
 pub const DATA_PAGE: u64 = TABLE + 0x5000;
 /// The page of segments of indirect requests.
 pub const SEGMENT_PAGE: u64 = TABLE + 0x6000;
 /// What the pages are lent by.
 pub const RING_REF: GrantRef = GrantRef(8);
-/// See [`DATA_PAGE`].
+/// What [`DATA_PAGE`] is lent by.
 pub const DATA_REF: GrantRef = GrantRef(9);
-/// See [`SEGMENT_PAGE`].
+/// What [`SEGMENT_PAGE`] is lent by.
 pub const SEGMENT_REF: GrantRef = GrantRef(10);
 /// The first port that it opens.
 const PORT: u32 = FIRST_OWN_PORT;
@@ -39,7 +39,7 @@ pub fn request(operation: pv_abi::io::block::Operation, sector_number: u64, segm
     request
 }
 
-/// Sectors of a page.
+/// The sectors from `first_sect` to `last_sect`, both included, of the page that is lent by `gref`.
 pub const fn segment(gref: GrantRef, first_sect: u8, last_sect: u8) -> Segment {
     Segment { gref, first_sect, last_sect, padding: 0 }
 }

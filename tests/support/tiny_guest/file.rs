@@ -7,7 +7,7 @@ use tempfile::TempDir;
 /// An image, deleted when dropped.
 pub struct TinyGuest {
     _directory: TempDir,
-    /// Its file.
+    /// The path of the image, in a directory of its own.
     pub path: PathBuf,
 }
 
@@ -20,7 +20,7 @@ impl TinyGuest {
         Self { _directory: directory, path }
     }
 
-    /// The file's name.
+    /// The path, as `paravane run --kernel` takes it.
     pub fn name(&self) -> &str {
         self.path.to_str().expect("a path in UTF-8")
     }

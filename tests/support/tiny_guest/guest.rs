@@ -68,9 +68,9 @@ impl Ear {
 /// A domain that runs a tiny kernel.
 pub struct Guest {
     hypervisor: Arc<Hypervisor>,
-    /// The domain.
+    /// The domain, as the hypervisor has it.
     pub domain: Arc<Domain>,
-    /// Where it starts.
+    /// What the builder has made: where the kernel starts, and where its rings are.
     pub built: BuiltDomain,
     /// Where everything of it is.
     pub plan: Plan,
@@ -114,7 +114,7 @@ impl Guest {
         &self.hypervisor.services().mmu
     }
 
-    /// The machine's memory.
+    /// The memory of the machine, that of all domains.
     pub fn memory(&self) -> &MachineMemory {
         self.mmu().memory()
     }
@@ -141,13 +141,13 @@ impl Guest {
         exits.iter().find(|(name, _)| *name == kind).expect("a kind of exits").1
     }
 
-    /// Lets it run.
+    /// Starts the guest's first vCPU, at the kernel's entry.
     pub fn start(&self) -> Result<(), Failed> {
         let BuiltDomain { root, entry, stack, start_info, .. } = self.built;
         self.hypervisor.start(&self.domain, &StartState { root, entry, stack, start_info }).map_err(failed)
     }
 
-    /// Waits for its end.
+    /// Waits for the guest's end. It is an error where that does not come within [`LIMIT`].
     pub fn wait(&self) -> Result<End, Failed> {
         let end: Option<DomainEnd> = self.hypervisor.wait_for(&self.domain, LIMIT);
         end.map(|end| end.end).ok_or_else(|| "the guest does not end".into())
@@ -161,7 +161,7 @@ impl Guest {
         }
     }
 
-    /// Ends it from outside.
+    /// Ends the guest from outside, whatever it does, and waits for that.
     pub fn destroy(&self) -> Result<End, Failed> {
         self.hypervisor.destroy(&self.domain);
         self.wait()
@@ -193,7 +193,7 @@ impl Guest {
         self.wait_for(|| self.peek(PARKED) == 1)
     }
 
-    /// Its frames, by pfn.
+    /// The guest's machine frames, by pfn.
     pub fn frames(&self) -> &[Mfn] {
         &self.mfns
     }

@@ -22,7 +22,7 @@ const RECOUNTS: usize = 10;
 
 /// A machine, and a canary that runs on it.
 pub struct Host {
-    /// The hypervisor.
+    /// The hypervisor, which all guests of the machine share.
     pub hypervisor: Arc<Hypervisor>,
     /// Which kind of KVM it runs on.
     pub kvm: KvmKind,
@@ -84,7 +84,7 @@ impl Host {
         Ok((guest.wait()?, guest))
     }
 
-    /// The canary.
+    /// The canary. Panics on a host without one.
     pub fn canary(&self) -> &Guest {
         self.canary.as_ref().expect("a host with a canary")
     }
