@@ -106,7 +106,7 @@ pub struct GuestContext {
     pub syscall_callback_eip: u64,
     /// `vm_assist` bits; those of the domain, so that all but the first vCPU's are ignored.
     pub vm_assist: u64,
-    /// The base of FS.
+    /// The base of FS when the vCPU starts; both modes share it.
     pub fs_base: u64,
     /// GS base of kernel mode.
     pub gs_base_kernel: u64,

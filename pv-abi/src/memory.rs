@@ -79,7 +79,7 @@ layout!(MemoryMap: 16, buffer @ 8);
 pub struct E820Entry {
     /// The address of the range's first byte.
     pub addr: u64,
-    /// Bytes of the range.
+    /// The length of the range in bytes, which need not be whole pages.
     pub size: u64,
     /// What is there: 1 for usable memory.
     pub kind: u32,

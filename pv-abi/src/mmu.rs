@@ -90,7 +90,7 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MmuExtOp {
-    /// What is to be done.
+    /// The operation, which decides what the arguments mean.
     pub cmd: MmuExtCommand,
     /// Padding of the C structure; ignored.
     pub padding: u32,

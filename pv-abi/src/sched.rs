@@ -46,12 +46,12 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Shutdown {
-    /// Why the domain ends.
+    /// Why the domain ends, as its toolstack is told.
     pub reason: ShutdownReason,
 }
 layout!(Shutdown: 4);
 
-/// `struct sched_poll`.
+/// `struct sched_poll`: the vCPU waits until one of these ports has an event pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Poll {

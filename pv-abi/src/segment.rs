@@ -21,7 +21,7 @@ pub const DESCRIPTORS_PER_FRAME: u32 = 512;
 wire_enum! {
     /// Which base `set_segment_base` sets (`SEGBASE_*`).
     pub struct SegmentBase(u64) {
-        /// Sets the base of FS.
+        /// Sets the base of FS, which both modes share.
         FS = 0,
         /// Sets the base that GS has in user mode.
         GS_USER = 1,

@@ -22,7 +22,7 @@ pub struct VcpuInfo {
     pub evtchn_pending_sel: u64,
     /// `arch.cr2`: address of the last page fault.
     pub cr2: u64,
-    /// `arch.pad`.
+    /// `arch.pad`: padding; it has no meaning.
     pub arch_padding: u64,
     /// What the vCPU computes the time from.
     pub time: VcpuTimeInfo,

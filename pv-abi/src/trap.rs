@@ -46,7 +46,7 @@ impl TrapInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IretContext {
-    /// RAX, which is loaded.
+    /// RAX is loaded from here: the hypercall itself leaves no result.
     pub rax: u64,
     /// Restored unless [`IretFlags::IN_SYSCALL`].
     pub r11: u64,
@@ -60,7 +60,7 @@ pub struct IretContext {
     pub cs: u64,
     /// Flags; IF is the inverse of the new upcall mask.
     pub rflags: u64,
-    /// RSP, which is loaded.
+    /// RSP is loaded from here, for both modes.
     pub rsp: u64,
     /// The selector of the stack.
     pub ss: u64,

@@ -77,7 +77,7 @@ pub struct RegisterVcpuInfo {
     pub mfn: Mfn,
     /// The structure's first byte in that frame, below 4096.
     pub offset: u32,
-    /// `rsvd`: ignored.
+    /// `rsvd`: padding; it is ignored, whatever it holds.
     pub reserved: u32,
 }
 layout!(RegisterVcpuInfo: 16, offset @ 8);

@@ -41,7 +41,7 @@ wire_enum! {
 wire_enum! {
     /// How it ended (`BLKIF_RSP_*`).
     pub struct Status(i16) {
-        /// The request is done.
+        /// The request is done. What it wrote need not be durable before a flush.
         OKAY = 0,
         /// The request has failed.
         ERROR = -1,

@@ -63,7 +63,7 @@ wire_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Header {
-    /// `type`: what it is.
+    /// `type`: what is asked; a reply has the type of its request, or `XS_ERROR`.
     pub message_type: MessageType,
     /// The client's number for a request; its reply bears the same.
     pub req_id: u32,
@@ -160,7 +160,7 @@ bitflags! {
 wire_enum! {
     /// The state of a ring (`XENSTORE_*`).
     pub struct Connection(u32) {
-        /// The ring is in use.
+        /// The ring is in use: at the start, and again when the server has emptied it.
         CONNECTED = 0,
         /// The guest wants it empty, without watches and transactions.
         RECONNECT = 1,
