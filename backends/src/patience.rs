@@ -37,7 +37,7 @@ impl Patience {
         }
     }
 
-    /// Polling found work.
+    /// Polling found work, or would have soon: the next polling may take longer, [`LONGEST`] at most.
     fn paid_off(&mut self) {
         self.0 = self.0.saturating_mul(2).clamp(SHORTEST, LONGEST);
     }

@@ -28,7 +28,7 @@ pub struct DeviceLifecycle<H: Host> {
 /// Why the life of a device has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifecycleEnd {
-    /// It was told to stop.
+    /// It was told so by [`Command::Stop`]; the device itself may live on.
     Stopped,
     /// Nobody wants the device any more, and its front-end has let go.
     Removed,

@@ -28,7 +28,7 @@ pub enum Call<P> {
     Discard {
         /// The first byte of the range.
         offset: u64,
-        /// Bytes of the range.
+        /// How many bytes the range has.
         length: u64,
     },
 }

@@ -156,7 +156,7 @@ pub fn finish(backend: &mut Backend<FakeHost>) {
     }
 }
 
-/// A whole page.
+/// All 8 sectors of a page that the front-end lends.
 pub fn whole(page: u32) -> Segment {
     sectors(page, 0, 7)
 }

@@ -294,7 +294,7 @@ fn a_qcow2_disk_is_served_like_any_other() {
     assert_eq!(front.page(1).bytes(), [0; PAGE_SIZE]);
 }
 
-/// Bytes at an offset.
+/// Bytes, and the offset in the file that they are written to.
 pub(super) type Change<'a> = (u64, &'a [u8]);
 
 /// Changes the header, by big-endian numbers at offsets.

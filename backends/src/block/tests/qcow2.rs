@@ -16,7 +16,7 @@ struct Kind {
     cluster_bytes: usize,
     count_bits: usize,
     sectors: u64,
-    /// Operations in a run.
+    /// How many operations on the image a run has.
     operations: u8,
     /// One of so many states is looked at.
     every: u64,
@@ -35,7 +35,7 @@ const KINDS: [Kind; 4] = [
 
 /// What was asked of an image, one operation after the other.
 struct Run {
-    /// The file before.
+    /// What the file holds before the first operation.
     start: Vec<u8>,
     /// The file's writes, and which operation made each.
     writes: Vec<(u64, Vec<u8>, usize)>,

@@ -1,6 +1,6 @@
 //! Numbers that look random and are the same in every run.
 
-/// xorshift64*.
+/// The generator xorshift64*, without the low 16 bits of its output.
 pub struct Random(u64);
 
 impl Random {
