@@ -61,7 +61,7 @@ impl Clock for HostClock {
 pub struct FakeClock(std::sync::atomic::AtomicU64);
 
 impl FakeClock {
-    /// Moves it forward.
+    /// Moves the clock forward. Nobody who waits for a time is woken by that.
     pub fn advance(&self, nanoseconds: u64) {
         self.0.fetch_add(nanoseconds, std::sync::atomic::Ordering::SeqCst);
     }

@@ -7,7 +7,7 @@ use std::fmt;
 /// A guest asked for something that it must not have, or cannot: it gets the errno, and nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What the guest gets.
+    /// The error number that the guest gets: a hypercall returns it negated.
     pub errno: Errno,
     /// Why, in a few plain words: for traces and for whoever debugs a guest.
     pub why: &'static str,

@@ -124,7 +124,7 @@ impl<T> Ranked<T> {
         Some(Guard { inner, held: Held::note(self.place) })
     }
 
-    /// Waits for the lock.
+    /// Waits until the lock is free, and takes it. A debug build panics where that breaks the order of ranks.
     pub fn lock(&self) -> Guard<'_, T> {
         let held = Held::enter(self.place);
         Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), held }

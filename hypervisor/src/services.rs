@@ -30,7 +30,7 @@ pub struct Services {
     pub domains: Domains,
     /// The clock of system time.
     pub clock: Arc<dyn Clock>,
-    /// Who runs where.
+    /// Which vCPU runs on which pcpu, and who sleeps.
     pub scheduler: Arc<Scheduler>,
     /// The timers of all vCPUs.
     pub timers: Timers,

@@ -115,7 +115,7 @@ pub struct World {
     pub pcpus: Vec<PcpuLoop>,
 }
 
-/// A guest.
+/// A guest on the fake machine, with the frames that tests name.
 pub struct Guest {
     pub domain: Arc<Domain>,
     pub console: Arc<TestConsole>,
@@ -239,7 +239,7 @@ impl World {
         }
     }
 
-    /// Guests die.
+    /// Ends guests from outside, takes their vCPUs off the pcpus, and takes the domains apart.
     pub fn destroy(&mut self, guests: &[Guest]) {
         for guest in guests {
             guest.domain.life().end(crate::domain::End::Destroyed);
@@ -445,7 +445,7 @@ pub fn was_taken_back(table: Mfn, offset: usize) -> bool {
     TAKEN_BACK.with_borrow(|entries| entries.contains(&(table, offset)))
 }
 
-/// It is there again.
+/// The entry is valid again, and does not count as taken back any more.
 pub fn lends_again(table: Mfn, offset: usize) {
     TAKEN_BACK.with_borrow_mut(|entries| entries.remove(&(table, offset)));
 }
@@ -459,7 +459,7 @@ pub fn meanwhile(act: impl FnOnce() + 'static) {
     MEANWHILE.set(Some(Box::new(act)));
 }
 
-/// The same, each time.
+/// As [`meanwhile`], but at each look and not once.
 pub fn at_each_look(act: Rc<dyn Fn()>) {
     meanwhile(move || {
         act();

@@ -80,7 +80,7 @@ unsafe extern "sysv64" {
     fn paravane_bench_chase(rounds: u64, address: u64, word: u64) -> u64;
 }
 
-/// What a row computes.
+/// Which of the computations a row measures, in the guest and on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Computation {
     /// General registers only.

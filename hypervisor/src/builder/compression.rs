@@ -16,11 +16,11 @@ const XZ_MEMORY_KIB: u32 = (MAX_WINDOW >> 10) as u32 + 1024;
 /// A format of compressed data that can be unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// gzip (RFC 1952).
+    /// gzip (RFC 1952), the default of Linux on x86.
     Gzip,
     /// xz, with the filter for x86 code as well.
     Xz,
-    /// Zstandard (RFC 8878).
+    /// Zstandard (RFC 8878), with a window of 128 MiB at most.
     Zstd,
     /// LZ4 frames, also the legacy ones that a kernel's build makes.
     Lz4,

@@ -49,7 +49,7 @@ impl SymbolTable {
 /// An address of code, with its name where that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The linear address.
+    /// The linear address, in the crashed guest.
     pub address: u64,
     /// The function that the address is in, and the offset there.
     pub symbol: Option<String>,

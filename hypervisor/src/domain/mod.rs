@@ -38,7 +38,7 @@ pub trait Wake: Send + Sync + std::fmt::Debug {
 /// What a domain is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// The domain's number.
+    /// The domid, by which hypercalls and xenstore name the domain.
     pub id: DomId,
     /// What the domain is called in messages.
     pub name: String,
@@ -88,7 +88,7 @@ impl Domain {
         }
     }
 
-    /// The domain's number.
+    /// The domid, by which hypercalls and xenstore name the domain.
     pub fn id(&self) -> DomId {
         self.parts.id
     }

@@ -29,7 +29,7 @@ enum Kind {
 enum Vendor {
     Any,
     Intel,
-    /// AMD, and Hygon.
+    /// AMD, and Hygon, for which the same rows hold.
     Amd,
 }
 

@@ -6,7 +6,7 @@ use pv_abi::{DomId, Errno, EventPort, GrantRef, PAGE_SIZE};
 /// What there is to say of a domain.
 #[derive(Clone, Debug)]
 pub struct StoreNodes<'a> {
-    /// The domain's number.
+    /// The domid, which names the domain's directory below `/local/domain`.
     pub domain: DomId,
     /// What the domain is called.
     pub name: &'a str,

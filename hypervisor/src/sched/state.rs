@@ -184,7 +184,7 @@ impl State {
         slot.over_at.store(at, Ordering::SeqCst);
     }
 
-    /// No vCPU is to go on.
+    /// Every turn is over from now on, and no vCPU gets another.
     pub fn stop(&mut self) {
         self.stopping = true;
         self.slots.iter().for_each(|slot| self.publish(slot));

@@ -332,7 +332,7 @@ fn an_access_to_a_port_with_a_breakpoint_traps_behind_it() {
     assert_eq!((after.registers.rcx, after.registers.rsi), (4, page(3) + 1), "one element");
 }
 
-/// `mov cr3, rbx`
+/// `mov cr3, rbx`: the hypervisor carries it out as a change of the root.
 const MOV_CR3: [u8; 3] = [0x0f, 0x22, 0xdb];
 
 fn roots(world: &World, guest: &Guest) -> (Option<Mfn>, Mfn) {

@@ -10,7 +10,7 @@ use Register::{Features, MadeUp, Passed, Zero};
 pub enum Register {
     /// What the processor has.
     Passed,
-    /// Guests read 0.
+    /// Guests read 0, whatever the processor has.
     Zero,
     /// What is said to be made of; the code is beside this table.
     MadeUp(&'static str),

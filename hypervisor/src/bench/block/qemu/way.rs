@@ -5,7 +5,7 @@ use std::fmt;
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accelerator {
-    /// KVM of the host.
+    /// `-accel kvm`: the host's KVM, as for Paravane's own guests.
     Kvm,
     /// QEMU's own translation.
     Tcg,
