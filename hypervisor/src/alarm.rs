@@ -42,6 +42,12 @@ impl Alarm {
         self.at.load(Ordering::SeqCst)
     }
 
+    /// As if the thread slept until then.
+    #[cfg(test)]
+    pub fn sleeps_until(&self, at: u64) {
+        self.set(&mut self.state.lock(), at);
+    }
+
     fn set(&self, state: &mut State, at: u64) {
         state.at = at;
         self.at.store(at, Ordering::SeqCst);

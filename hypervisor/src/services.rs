@@ -79,7 +79,8 @@ impl Services {
         self.trace.by(&*self.clock)
     }
 
-    /// Does what the timers that are due are set for.
+    /// Does what the timers that are due are set for. One that is taken while its domain is taken apart may tell whoever gets
+    /// the number next: an upcall or a wake-up without a reason, which a guest expects at any time.
     pub fn fire_timers(&self) {
         let now = self.clock.now();
         while let Some((vcpu, kind)) = self.timers.take_due(now) {

@@ -164,7 +164,21 @@ mod tests {
         assert_eq!(timers.next(), 80);
         timers.set(a, TimerKind::Periodic, Some(70));
         assert_eq!(timers.take_due(75), Some((a, TimerKind::Periodic)));
-        assert_eq!(timers.next(), 80, "nor is its period left");
+        timers.set(b, TimerKind::Singleshot, None);
+        assert_eq!(timers.next(), u64::MAX, "nor is its period left");
+    }
+
+    #[test]
+    fn the_alarm_is_told_of_each_timer_that_is_the_next() {
+        let timers = timers();
+        let vcpu = VcpuKey { domain: DomId(1), vcpu: VcpuId(0) };
+        timers.set(vcpu, TimerKind::Poll, Some(50));
+        assert_eq!(timers.alarm.at(), 50);
+        timers.set_period(vcpu, Some(10), 20);
+        assert_eq!(timers.alarm.at(), 30);
+        timers.alarm.sleeps_until(u64::MAX);
+        assert!(timers.take_due(35).is_some());
+        assert_eq!(timers.alarm.at(), 45, "the next period");
     }
 
     #[test]

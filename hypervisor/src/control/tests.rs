@@ -5,6 +5,7 @@ use crate::clock::{Clock, SECOND};
 use crate::domain::ports::HostPort;
 use crate::domain::{NoConsole, Stage};
 use crate::event_channel::{alloc_unbound, bind_interdomain, bind_virq, connect, send, status};
+use crate::sched::Next;
 use crate::services::Services;
 use crate::testing::{Guest, Threads, World, defects_told, syscall, wait_until};
 use crate::timers::TimerKind;
@@ -186,6 +187,28 @@ fn count_round(services: &Services) {
 
 /// A number that comes up again belongs to another domain, to which nothing of the first may come. Numbers come up
 /// late, so the test brings it up.
+/// The alarm's thread looks at timers and at the ends of slices itself, whatever it was told before.
+#[test]
+fn the_alarm_is_set_to_the_next_timer_or_slice() {
+    let world = World::new();
+    let guest = world.guest();
+    let services = &world.services;
+    let key = guest.domain.vcpus()[0].key();
+    let heeded = |expected| {
+        services.alarm.sleeps_until(1);
+        let sleeper = Arc::clone(services);
+        let thread = thread::spawn(move || sleeper.heed_alarm());
+        wait_until(|| services.alarm.at() == expected);
+        services.alarm.no_later_than(0);
+        assert!(thread.join().unwrap());
+    };
+    heeded(u64::MAX);
+    services.timers.set(key, TimerKind::Singleshot, Some(world.now() + 7 * SECOND));
+    heeded(world.now() + 7 * SECOND);
+    assert!(matches!(services.scheduler.next(0), Next::Run { .. }));
+    heeded(world.now() + SECOND / 2);
+}
+
 #[test]
 fn a_reused_domid_inherits_nothing() {
     let mut world = World::new();

@@ -3,6 +3,7 @@
 
 use pv_abi::{DomId, Mfn};
 use std::collections::BTreeMap;
+use zerocopy::FromZeros;
 
 /// A frame that was free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub(super) enum FreeFrame {
 const NOBODY: DomId = DomId::INVALID;
 
 /// The neighbours of a frame in its list: their numbers and 1; 0 where there is none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, FromZeros)]
 struct Links {
     next: u32,
     previous: u32,
@@ -37,8 +38,13 @@ pub(super) struct FrameLists {
 
 impl FrameLists {
     /// Those of a machine whose frames from `untouched.start` on are free, up to the last.
+    ///
+    /// # Panics
+    /// Where the host has no address space for them.
+    #[expect(clippy::expect_used, reason = "there is no guest yet")]
     pub(super) fn new(untouched: std::ops::Range<u64>) -> Self {
-        let links = vec![Links::default(); untouched.end as usize];
+        // Zeros cost the host no memory until they are used.
+        let links = Links::new_vec_zeroed(untouched.end as usize).expect("the links fit the address space");
         Self { untouched, used: 0, first: BTreeMap::new(), links }
     }
 

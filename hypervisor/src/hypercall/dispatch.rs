@@ -65,7 +65,7 @@ fn run(
     match &outcome {
         Outcome::Done(value) => vcpu.context.registers.rax = *value,
         Outcome::Yielded | Outcome::Blocked => vcpu.context.registers.rax = 0,
-        Outcome::Preempted | Outcome::Polling(_) | Outcome::AwaitingRoom => {
+        Outcome::Preempted | Outcome::Polling { .. } | Outcome::AwaitingRoom => {
             vcpu.continuation = Some(Continuation { number, arguments, progress });
         }
         Outcome::Resumed | Outcome::Ended => {}
@@ -101,7 +101,7 @@ fn called(reply: &Reply) -> Called {
         Ok(Outcome::Resumed) => Called::Became("registers loaded"),
         Ok(Outcome::Yielded) => Called::Became("yielded"),
         Ok(Outcome::Blocked) => Called::Became("blocked"),
-        Ok(Outcome::Polling(_)) => Called::Became("polling"),
+        Ok(Outcome::Polling { .. }) => Called::Became("polling"),
         Ok(Outcome::AwaitingRoom) => Called::Became("waiting for the console"),
         Ok(Outcome::Preempted) => Called::Became("interrupted"),
         Ok(Outcome::Ended) => Called::Became("the domain ended"),

@@ -67,8 +67,13 @@ pub enum Outcome {
     Yielded,
     /// It returns 0, once an upcall is pending.
     Blocked,
-    /// It is made again when one of these ports may be pending, or its time is over (`SCHEDOP_poll`).
-    Polling(Vec<EventPort>),
+    /// It is made again when one of these ports may be pending, or at `until`, a system time (`SCHEDOP_poll`).
+    Polling {
+        /// The ports that are polled.
+        ports: Vec<EventPort>,
+        /// When it is over without an event; never, where there is none.
+        until: Option<u64>,
+    },
     /// It goes on once the domain's emergency console has room.
     AwaitingRoom,
     /// Its budget is used up: it goes on after a look at events and at the time.

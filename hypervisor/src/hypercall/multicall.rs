@@ -27,7 +27,7 @@ pub fn multicall(call: &mut Call<'_>, [array, count, ..]: Arguments) -> Reply {
             Outcome::Done(value) => *value,
             Outcome::Yielded | Outcome::Blocked => 0,
             // It goes on with this entry.
-            Outcome::Preempted | Outcome::Polling(_) | Outcome::AwaitingRoom => return Ok(outcome),
+            Outcome::Preempted | Outcome::Polling { .. } | Outcome::AwaitingRoom => return Ok(outcome),
             Outcome::Resumed | Outcome::Ended => return Ok(outcome),
         };
         let result_at = array.address_of(index)?.saturating_add(offset_of!(MulticallEntry, result) as u64);

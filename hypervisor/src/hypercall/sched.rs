@@ -64,7 +64,7 @@ fn poll(call: &mut Call<'_>, at: u64) -> Reply {
         timers.set(call.handle.key(), TimerKind::Poll, None);
         return done();
     }
-    let deadline = (request.timeout != 0).then_some(request.timeout);
-    timers.set(call.handle.key(), TimerKind::Poll, deadline);
-    Ok(Outcome::Polling(ports))
+    let until = (request.timeout != 0).then_some(request.timeout);
+    timers.set(call.handle.key(), TimerKind::Poll, until);
+    Ok(Outcome::Polling { ports, until })
 }

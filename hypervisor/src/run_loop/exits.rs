@@ -75,7 +75,7 @@ pub(super) fn after(reply: Reply) -> Result<Option<TurnEnd>, Failure> {
         Outcome::Yielded => Some(TurnEnd::Over),
         Outcome::Blocked => Some(TurnEnd::Blocked),
         Outcome::AwaitingRoom => Some(TurnEnd::AwaitingRoom),
-        Outcome::Polling(ports) => Some(TurnEnd::Polling(ports)),
+        Outcome::Polling { ports, until } => Some(TurnEnd::Polling { ports, until }),
         Outcome::Ended => Some(TurnEnd::Ended),
     })
 }

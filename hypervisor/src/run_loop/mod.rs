@@ -43,8 +43,8 @@ enum TurnEnd {
     Over,
     /// It sleeps until an upcall is pending.
     Blocked,
-    /// It sleeps until one of these ports is pending.
-    Polling(Vec<EventPort>),
+    /// It sleeps until one of these ports is pending, or until a system time.
+    Polling { ports: Vec<EventPort>, until: Option<u64> },
     /// It sleeps until its domain's emergency console has room.
     AwaitingRoom,
     /// The vCPU's domain has ended.
@@ -149,8 +149,10 @@ impl PcpuLoop {
             TurnEnd::Blocked => {
                 leave(&Leave::Blocked(&|| handle.info().wants_upcall() || domain.life().has_ended()));
             }
-            TurnEnd::Polling(ports) => leave(&Leave::Blocked(&|| {
-                let is_pending = domain.shared().any_pending(&ports);
+            TurnEnd::Polling { ports, until } => leave(&Leave::Blocked(&|| {
+                // Its timer may have fired on another pcpu while it was on this one: then there is none any more.
+                let is_late = until.is_some_and(|until| until <= self.services.clock.now());
+                let is_pending = is_late || domain.shared().any_pending(&ports);
                 is_pending || handle.info().wants_upcall() || domain.life().has_ended()
             })),
             TurnEnd::AwaitingRoom => {

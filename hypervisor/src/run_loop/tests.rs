@@ -1,7 +1,7 @@
 //! Turns of vCPUs on fake pcpus.
 
 use super::*;
-use crate::clock::MILLISECOND;
+use crate::clock::{FakeClock, MILLISECOND};
 use crate::domain::End;
 use crate::domain::Stage;
 use crate::domain::{Symbol, SymbolTable};
@@ -14,7 +14,7 @@ use crate::vcpu::{Callback, Callbacks};
 use pv_abi::DomId;
 use pv_abi::event_channel::Virq;
 use pv_abi::mmu::MmuUpdate;
-use pv_abi::sched::{Poll, ShutdownReason};
+use pv_abi::sched::{Poll, SchedOp, ShutdownReason};
 use pv_abi::time::VcpuTimeInfo;
 use pv_abi::trap::TrapInfo;
 use pv_abi::vcpu::Runstate;
@@ -425,6 +425,49 @@ fn a_failed_pcpu_ends_what_it_ran_and_stops() {
     assert!(!b.domain.life().has_ended(), "the other pcpu goes on");
     world.pcpus.remove(0);
     world.check_end(vec![a, b]);
+}
+
+/// A pcpu beside another, which fires the timers while the vCPU of this one is on its way to sleep.
+struct BesideAnother {
+    pcpu: FakePcpu,
+    services: Arc<Services>,
+    clock: Arc<FakeClock>,
+}
+
+impl Pcpu for BesideAnother {
+    fn run(&mut self, context: crate::machine::Sanitised<'_>) -> Result<Exit, MachineError> {
+        self.pcpu.run(context)
+    }
+
+    fn save(&mut self, context: &mut crate::machine::Context) -> Result<(), MachineError> {
+        self.pcpu.save(context)
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        if self.services.timers.next() != u64::MAX {
+            self.clock.advance(2 * MILLISECOND);
+            self.services.fire_timers();
+        }
+        self.pcpu.guest_tsc()
+    }
+}
+
+/// The timer wakes nobody then, and there is none any more.
+#[test]
+fn a_poll_whose_time_is_over_before_it_sleeps_does_not_sleep() {
+    let mut world = World::new();
+    let guest = world.guest();
+    let (services, clock) = (world.services.clone(), world.clock.clone());
+    let pcpu = FakePcpu::new(0, world.scripts.clone(), clock.clone());
+    let mut pcpu =
+        PcpuLoop::new(0, Box::new(BesideAnother { pcpu, services, clock }), world.services.clone());
+    let until = world.now() + MILLISECOND;
+    world.poke(&guest, BASE, &Poll { ports: 0, nr_ports: 0, padding: 0, timeout: until });
+    world.script(&guest, |context| syscall(context, 29, &[SchedOp::POLL.0, BASE]));
+    assert_eq!((pcpu.once(), world.services.timers.next()), (Did::Turn, u64::MAX), "it polls");
+    assert_eq!((pcpu.once(), world.services.timers.next()), (Did::Turn, u64::MAX), "it goes on");
+    drop(pcpu);
+    world.check_end(vec![guest]);
 }
 
 /// A pcpu of a machine that gives no registers back.

@@ -39,16 +39,17 @@ pub trait Policy: Debug + Send {
 pub struct FairShare {
     domains: BTreeMap<DomId, Share>,
     /// The domains with vCPUs that wait, by their [`Share::place`].
-    waiting: BTreeSet<(u64, DomId)>,
+    waiting: BTreeSet<(u128, DomId)>,
     /// The place of the domain whose turn began last: who sleeps, or may not run, saves up no more than that.
-    level: u64,
+    level: u128,
 }
 
 /// What a domain had, has, and has ready.
 #[derive(Debug, Default)]
 struct Share {
-    /// Nanoseconds, counted from whatever [`FairShare::level`] was when it came.
-    had: u64,
+    /// Nanoseconds, counted from whatever [`FairShare::level`] was when it came. A yield costs a slice and takes no time: a
+    /// guest that does nothing else would come to the end of 64 bits.
+    had: u128,
     /// Turns that are not over: each counts as a whole slice, so that a domain of many vCPUs does not begin several at the
     /// price of one.
     turns: u64,
@@ -58,12 +59,12 @@ struct Share {
 
 impl Share {
     /// What the turns cost that are not over.
-    const fn begun(&self) -> u64 {
-        self.turns.saturating_mul(SLICE)
+    fn begun(&self) -> u128 {
+        u128::from(self.turns).saturating_mul(SLICE.into())
     }
 
     /// Who has the least is next.
-    const fn place(&self) -> u64 {
+    fn place(&self) -> u128 {
         self.had.saturating_add(self.begun())
     }
 }
@@ -117,7 +118,7 @@ impl Policy for FairShare {
     fn charge(&mut self, vcpu: VcpuKey, cost: u64) {
         self.change(vcpu.domain, |share| {
             share.turns = share.turns.saturating_sub(1);
-            share.had = share.had.saturating_add(cost);
+            share.had = share.had.saturating_add(cost.into());
         });
     }
 
@@ -195,6 +196,37 @@ mod tests {
         policy.ready(key(1));
         policy.withdraw(key(1));
         assert_eq!(policy.next(0, &|_| true), None);
+    }
+
+    /// Whoever has the number next has nothing to do with what the last one had.
+    #[test]
+    fn a_debt_goes_with_its_domain() {
+        let mut policy = FairShare::default();
+        (1..=2).for_each(|domain| policy.ready(key(domain)));
+        assert_eq!(policy.next(0, &|_| true).unwrap().vcpu, key(1));
+        policy.charge(key(1), 100 * SLICE);
+        policy.forget(key(1));
+        policy.ready(key(1));
+        let turns = [(); 2].map(|()| policy.next(0, &|_| true).unwrap().vcpu);
+        assert_eq!(turns, [key(1), key(2)]);
+    }
+
+    #[test]
+    fn no_guest_comes_to_the_end_of_the_numbers() {
+        let mut policy = FairShare::default();
+        for _ in 0..10 {
+            policy.ready(key(2));
+            let turn = policy.next(0, &|_| true).unwrap();
+            policy.charge(turn.vcpu, u64::MAX);
+        }
+        (1..=2).for_each(|domain| policy.ready(key(domain)));
+        let turns = [(); 10].map(|()| {
+            let vcpu = policy.next(0, &|_| true).unwrap().vcpu;
+            policy.charge(vcpu, u64::MAX);
+            policy.ready(vcpu);
+            vcpu.domain.0
+        });
+        assert_eq!(turns, [1, 1, 2, 1, 2, 1, 2, 1, 2, 1], "the first owes a turn less when it comes");
     }
 
     #[test]

@@ -46,6 +46,33 @@ fn a_loaded_vcpu_runs_nowhere_else() {
     assert_eq!(picked(&scheduler, 0), None);
 }
 
+/// A vCPU that is ready wakes the pcpu that holds it, or one that may have it once that has saved it.
+#[test]
+fn who_may_enter_a_vcpu_is_woken_for_it() {
+    let world = World::new();
+    let (a, b) = (Guest::build(&world.services), Guest::build(&world.services));
+    let (scheduler, ..) = scheduler(2);
+    let idle = |set: Option<[bool; 2]>| {
+        let mut state = scheduler.state.lock();
+        set.into_iter().for_each(|set| (state.slots[0].idle, state.slots[1].idle) = set.into());
+        [state.slots[0].idle, state.slots[1].idle]
+    };
+    scheduler.start(&a.domain);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&a)));
+    scheduler.leave(1, key_of(&a), &Leave::Blocked(&|| false));
+    idle(Some([true; 2]));
+    scheduler.wake(key_of(&a));
+    assert_eq!(idle(None), [true, false], "pcpu 1 holds it");
+    scheduler.start(&b.domain);
+    assert_eq!(picked(&scheduler, 0), Some(key_of(&b)));
+    scheduler.leave(0, key_of(&b), &Leave::Ready);
+    assert_eq!(picked(&scheduler, 1), Some(key_of(&a)));
+    idle(Some([true, false]));
+    scheduler.leave(1, key_of(&a), &Leave::Ready);
+    scheduler.saved(key_of(&a));
+    assert_eq!(idle(None), [false; 2], "any may enter it");
+}
+
 #[test]
 fn a_blocked_vcpu_is_not_picked_until_it_is_woken() {
     let world = World::new();
@@ -93,6 +120,8 @@ fn a_turn_ends_with_its_slice_only_where_somebody_waits() {
     scheduler.entering(0);
     clock.advance(2 * SLICE);
     assert!(!scheduler.turn_is_over(0));
+    scheduler.kick_overdue();
+    assert_eq!(kicks[0].kicks(), 0, "nobody waits");
     scheduler.start(&b.domain);
     assert!(scheduler.turn_is_over(0));
     assert!(scheduler.next_kick() <= clock.now());
@@ -100,6 +129,7 @@ fn a_turn_ends_with_its_slice_only_where_somebody_waits() {
     assert_eq!(kicks[0].kicks(), 1);
     scheduler.kick_overdue();
     assert_eq!(kicks[0].kicks(), 1, "one is enough, for a slice");
+    assert!(scheduler.turn_is_over(0), "a kick is no new slice");
     assert_eq!(scheduler.next_kick(), clock.now() + SLICE);
     scheduler.leave(0, key_of(&a), &Leave::Ended);
     assert_eq!(picked(&scheduler, 0), Some(key_of(&b)));
@@ -131,6 +161,7 @@ fn a_failed_pcpu_takes_only_its_own_with_it() {
     scheduler.leave(1, key_of(&guests[1]), &Leave::Ready);
     assert_eq!(picked(&scheduler, 1), Some(key_of(&guests[2])));
     assert_eq!(scheduler.fail(1).len(), 2, "nobody can run them any more");
+    assert!(!scheduler.state.lock().others_wait(), "who is gone waits for nothing");
     scheduler.start(&guests[0].domain);
     scheduler.evict(guests[0].domain.id());
     assert!(!scheduler.knows(guests[0].domain.id()), "a domain that is ended later is let go, too");
@@ -476,6 +507,10 @@ fn a_turn_costs_the_time_for_which_others_waited() {
     assert_eq!(picked(&scheduler, 0), Some(vcpu));
     scheduler.leave(0, vcpu, &Leave::Ready);
     assert_eq!(told.charged(), [(vcpu, SLICE)], "the rest is given away");
+    assert_eq!(picked(&scheduler, 0), Some(key_of(&other)));
+    clock.advance(3 * SLICE);
+    scheduler.leave(0, key_of(&other), &Leave::Ready);
+    assert_eq!(told.charged(), [(key_of(&other), 3 * SLICE)], "whoever overstays pays for it");
 }
 
 /// Notes what it was told, and takes anybody.
@@ -537,6 +572,7 @@ fn pcpus_and_the_policy_know_exactly_what_holds() {
     let mut on: [Option<VcpuKey>; 2] = [None; 2];
     let (mut seen, mut ended) = ([0; 3], 0);
     for step in 0..20_000 {
+        scheduler.alarm.sleeps_until(scheduler.next_kick());
         let guest = &guests[random.below(3) as usize].domain;
         let vcpu = guest.vcpus()[random.below(3) as usize].key();
         let pcpu = random.below(2) as usize;
@@ -558,6 +594,7 @@ fn pcpus_and_the_policy_know_exactly_what_holds() {
                 None => on[pcpu] = picked(&scheduler, pcpu),
             },
             7 if step % 50 == 0 => scheduler.evict(guest.id()),
+            7 if step % 7 == 0 => scheduler.kick_overdue(),
             _ => clock.advance(random.below(SLICE)),
         }
         let state = scheduler.state.lock();
@@ -573,7 +610,14 @@ fn pcpus_and_the_policy_know_exactly_what_holds() {
             slice_is_over || slot.refresh_at <= clock.now() || !state.vcpus[&turn.vcpu].may_run()
         };
         let expected: Vec<_> = state.slots.iter().map(over).collect();
+        let ends = |slot: &PcpuState| {
+            let turn = slot.turn?;
+            let end = if waits.is_empty() { slot.refresh_at } else { turn.until.min(slot.refresh_at) };
+            Some(end.max(slot.kick_again_at))
+        };
+        let first_end = state.slots.iter().filter_map(ends).min().unwrap_or(u64::MAX);
         drop(state);
+        assert!(scheduler.alarm.at() <= first_end, "step {step}: the alarm's thread sleeps on");
         assert_eq!([0, 1].map(|pcpu| scheduler.turn_is_over(pcpu)), expected[..], "step {step}");
         ended += expected.iter().filter(|&&is_over| is_over).count();
     }

@@ -179,6 +179,21 @@ fn a_paused_vcpu_is_on_no_pcpu_and_loses_no_event() {
     });
 }
 
+/// Whoever finds that a domain is not paused any more finds why.
+#[test]
+fn a_pause_that_an_end_ends_is_told_as_an_end() {
+    every_interleaving("end of a pause", || {
+        let domain = domain();
+        assert!(domain.life().start() && domain.life().pause());
+        let its = Arc::clone(&domain);
+        let ender = thread::spawn(move || its.life().end(End::Destroyed));
+        if !domain.life().is_paused() {
+            assert!(domain.life().has_ended(), "it looks as if it ran");
+        }
+        assert!(ender.join().unwrap());
+    });
+}
+
 /// What ends while somebody waits for it to pause is not waited for.
 #[test]
 fn nobody_waits_for_a_domain_that_ends() {

@@ -69,7 +69,7 @@ impl Code {
         self.mov(Reg::Rsi, at).mov(Reg::Rcx, size_of::<Request>() as u64);
         self.asm(|a| {
             a.mov(eax, dword_ptr(RING + REQ_PROD as u64))?;
-            a.and(eax, SLOTS_OF_RING as u32 - 1)?;
+            a.and(eax, SLOTS_OF_RING - 1)?;
             a.imul_3(eax, eax, size_of::<Request>() as u32)?;
             a.lea(rdi, qword_ptr(rax + (RING + SLOTS as u64) as i32))?;
             a.rep().movsb()?;

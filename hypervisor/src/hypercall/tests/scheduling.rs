@@ -184,7 +184,7 @@ fn the_ports_of_a_poll_are_read_once() {
         let outcome = world.outcome(&guest, 29, &[3, page(1)]).unwrap();
         change_what_is_read(None);
         world.on_vcpu(&guest, |_, vcpu| vcpu.continuation = None);
-        if let Outcome::Polling(ports) = outcome {
+        if let Outcome::Polling { ports, .. } = outcome {
             polled += 1;
             assert!(ports.iter().all(|&port| port == EventPort(5)), "{ports:?}");
         }
@@ -203,7 +203,7 @@ fn poll(world: &World, guest: &Guest) {
     let einval = Outcome::Done(Errno::EINVAL.to_return());
     let ports = [EventPort(5), EventPort(6)];
     world.poke(guest, page(2), ports.as_slice());
-    assert_eq!(ask(2, 0), Outcome::Polling(ports.to_vec()), "0 means never");
+    assert_eq!(ask(2, 0), Outcome::Polling { ports: ports.to_vec(), until: None }, "0 means never");
     assert!(guest.domain.vcpus()[0].polls());
     assert_eq!(ask(2, 1), Outcome::Done(0), "a time in the past");
     assert!(!guest.domain.vcpus()[0].polls());

@@ -265,6 +265,27 @@ fn what_a_lost_domain_left_over_stays_so() {
     assert_eq!(world.mmu.owner(tree.pages[0]), Some(A));
 }
 
+/// Not even what it was given, and nothing is known of.
+#[test]
+fn no_frame_of_a_lost_domain_is_given_back() {
+    let world = World::new();
+    let tree = world.tree(A, 1);
+    let mut roots = world.start(&tree);
+    let pages = [world.page(A), world.page(A)];
+    world.mmu.release_roots(A, &mut roots);
+    world.machine.translations.sabotage(Sabotage::Broken);
+    let release = || world.mmu.release_domain(A, &mut Budget::unlimited());
+    assert!(matches!(release(), Err(Failure::Machine(_))));
+    world.machine.translations.sabotage(Sabotage::None);
+    let left = world.mmu.frames_of(A);
+    while let Ok(Progress::Preempted) = world.mmu.drain(A, &mut Budget::unlimited()) {}
+    for _ in 0..3 {
+        assert!(matches!(release(), Err(Failure::Host(_))));
+    }
+    assert_eq!(world.mmu.frames_of(A), left);
+    assert!(pages.iter().any(|&page| world.mmu.owner(page) == Some(A)));
+}
+
 #[test]
 fn release_is_bounded_whatever_the_domain_has() {
     let world = World::new();
