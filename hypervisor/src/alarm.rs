@@ -11,17 +11,10 @@ use std::time::Duration;
 /// See the head of this file. Times are system times.
 pub struct Alarm {
     clock: Arc<dyn Clock>,
-    state: Ranked<State>,
+    stopping: Ranked<bool>,
     changed: Condvar,
-    /// [`State::at`], for those who ask for a later time: they need no lock.
+    /// The earliest time that was asked for since the thread looked for itself. Whoever asks for a later one takes no lock.
     at: AtomicU64,
-}
-
-#[derive(Debug)]
-struct State {
-    /// The earliest time that was asked for since the thread looked for itself.
-    at: u64,
-    stopping: bool,
 }
 
 impl fmt::Debug for Alarm {
@@ -33,8 +26,8 @@ impl fmt::Debug for Alarm {
 impl Alarm {
     /// One that nobody has asked for a time yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = Ranked::new(Rank::Alarm, State { at: u64::MAX, stopping: false });
-        Self { clock, state, changed: Condvar::new(), at: AtomicU64::new(u64::MAX) }
+        let stopping = Ranked::new(Rank::Alarm, false);
+        Self { clock, stopping, changed: Condvar::new(), at: AtomicU64::new(u64::MAX) }
     }
 
     /// When the thread wakes, or is to look for itself.
@@ -45,11 +38,6 @@ impl Alarm {
     /// As if the thread slept until then.
     #[cfg(test)]
     pub fn sleeps_until(&self, at: u64) {
-        self.set(&mut self.state.lock(), at);
-    }
-
-    fn set(&self, state: &mut State, at: u64) {
-        state.at = at;
         self.at.store(at, Ordering::SeqCst);
     }
 
@@ -58,9 +46,8 @@ impl Alarm {
         if at >= self.at() {
             return;
         }
-        let mut state = self.state.lock();
-        if at < state.at {
-            self.set(&mut state, at);
+        let _lock = self.stopping.lock();
+        if self.at.fetch_min(at, Ordering::SeqCst) > at {
             self.changed.notify_one();
         }
     }
@@ -69,25 +56,25 @@ impl Alarm {
     /// `next` looks at what those have stored who asked before.
     pub fn sleep(&self, next: impl FnOnce() -> u64) -> bool {
         // Whoever asks from here on is heard, and `next` sees what the others have stored.
-        self.set(&mut self.state.lock(), u64::MAX);
+        self.at.store(u64::MAX, Ordering::SeqCst);
         let next = next();
-        let mut state = self.state.lock();
-        let at = state.at.min(next);
-        self.set(&mut state, at);
-        while !state.stopping {
-            let left = state.at.saturating_sub(self.clock.now());
+        let mut stopping = self.stopping.lock();
+        self.at.fetch_min(next, Ordering::SeqCst);
+        while !*stopping {
+            let at = self.at();
+            let left = at.saturating_sub(self.clock.now());
             if left == 0 {
                 return true;
             }
-            let limit = (state.at != u64::MAX).then(|| Duration::from_nanos(left));
-            state = state.wait(&self.changed, limit);
+            let limit = (at != u64::MAX).then(|| Duration::from_nanos(left));
+            stopping = stopping.wait(&self.changed, limit);
         }
         false
     }
 
     /// The thread does not sleep any more.
     pub fn stop(&self) {
-        self.state.lock().stopping = true;
+        *self.stopping.lock() = true;
         self.changed.notify_one();
     }
 }

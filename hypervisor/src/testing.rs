@@ -38,32 +38,6 @@ pub const MARKS: u64 = (GrantEntry::READING | GrantEntry::WRITING) as u64;
 /// Where its kernel's stack starts.
 pub const STACK: u64 = BASE + 16 * 4096;
 
-/// Xorshift64*: small, and the same everywhere.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    pub const fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        let index = self.below(from.len().max(1) as u64) as usize;
-        from.get(index).copied()
-    }
-}
-
 /// Keeps what a guest writes, and has something for it to read.
 #[derive(Debug)]
 pub struct TestConsole {

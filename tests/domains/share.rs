@@ -70,14 +70,7 @@ fn with_one_of_four_vcpus() -> Result<(), Failed> {
     }
     let compute = code.here();
     code.stay();
-    let host = Host::bare()?;
-    let guest = host.build(&code)?;
-    guest.poke(CONTEXTS, &*context(&guest, compute));
-    let guests = [guest, host.build(&spinning())?];
-    share(&guests, Duration::from_secs(2))?;
-    let said = guests[0].said();
-    check(said == [0; 6], || format!("its vCPUs did not start: {said:x?}"))?;
-    host.finish()
+    of_several_vcpus(&code, compute, 6, |_| ())
 }
 
 /// One of its two vCPUs sleeps at any time, and each for most of it: as a domain it never does.
@@ -102,14 +95,19 @@ fn with_one_whose_vcpus_wake_each_other() -> Result<(), Failed> {
         code.jump(Condition::Always, again);
         second = again;
     }
+    of_several_vcpus(&code, second, 4, |guest| poke_shared(guest, entry))
+}
+
+/// Runs a domain, whose further vCPUs start at `rip`, beside one that computes. It says that so many calls succeeded.
+fn of_several_vcpus(code: &Code, rip: u64, calls: usize, prepare: impl Fn(&Guest)) -> Result<(), Failed> {
     let host = Host::bare()?;
-    let guest = host.build(&code)?;
-    poke_shared(&guest, entry);
-    guest.poke(CONTEXTS, &*context(&guest, second));
+    let guest = host.build(code)?;
+    guest.poke(CONTEXTS, &*context(&guest, rip));
+    prepare(&guest);
     let guests = [guest, host.build(&spinning())?];
     share(&guests, Duration::from_secs(2))?;
     let said = guests[0].said();
-    check(said == [0; 4], || format!("its vCPUs did not start: {said:x?}"))?;
+    check(said == vec![0; calls], || format!("its vCPUs did not start: {said:x?}"))?;
     host.finish()
 }
 

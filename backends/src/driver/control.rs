@@ -121,10 +121,11 @@ impl ServiceControl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::tests::wait_until;
     use std::sync::atomic::AtomicU32;
     use std::sync::mpsc;
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     /// A thread that has work at any time: how often it did some, and how often it was quiet.
     #[derive(Default)]
@@ -161,14 +162,6 @@ mod tests {
         }
     }
 
-    fn wait_until(what: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !what() {
-            assert!(start.elapsed() < Duration::from_secs(60), "it does not come");
-            thread::yield_now();
-        }
-    }
-
     #[test]
     fn who_pauses_does_nothing_until_it_goes_on() {
         let (control, worker) = (ServiceControl::new(Arc::default()), Worker::default());
@@ -181,7 +174,7 @@ mod tests {
                 thread::yield_now();
                 assert_eq!(worker.worked(), before);
                 control.resume();
-                wait_until(|| worker.worked() > before);
+                wait_until(|| worker.worked() > before, "work");
             }
             assert!(control.pause(), "it can be stopped while it pauses");
         });
@@ -212,7 +205,7 @@ mod tests {
             let control = Arc::new(ServiceControl::new(Arc::default()));
             let (paused, (answer, answered)) = (Arc::clone(&control), mpsc::channel());
             thread::spawn(move || answer.send(paused.pause()));
-            wait_until(|| control.command() == Command::Pause);
+            wait_until(|| control.command() == Command::Pause, "the command");
             end(&control);
             assert_eq!(answered.recv_timeout(Duration::from_secs(60)), Ok(false));
         }

@@ -143,7 +143,7 @@ impl World {
     }
 }
 
-fn wait_until(mut what: impl FnMut() -> bool, name: &str) {
+pub(super) fn wait_until(mut what: impl FnMut() -> bool, name: &str) {
     let start = Instant::now();
     while !what() {
         assert!(start.elapsed() < Duration::from_secs(60), "{name} does not come");

@@ -138,7 +138,7 @@ fn number(name: u32) -> Option<Mfn> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::fuzzing::{Choices, Random};
 
     const DOMAINS: [DomId; 3] = [DomId(1), DomId(2), DomId(3)];
 
@@ -164,7 +164,7 @@ mod tests {
         // Whose each frame is, and whether it is in its owner's list.
         let mut frames = vec![(NOBODY, true); FRAMES as usize];
         for step in 0..20_000 {
-            let owner = random.pick(&DOMAINS).unwrap();
+            let owner = DOMAINS[random.below(3) as usize];
             let index = random.below(FRAMES) as usize;
             match random.below(5) {
                 0 | 1 => {

@@ -9,7 +9,7 @@
 //! ```
 //! - Nothing that a guest does ends this loop: its faults end its domain, with a report.
 //! - A pcpu that the machine fails ends what it ran and leaves the rest alone
-//!   (`tests::a_failed_pcpu_ends_what_it_ran_and_stops`, `tests::a_panic_in_the_machine_ends_what_its_pcpu_ran`).
+//!   (`tests::pcpus::a_failed_pcpu_ends_what_it_ran_and_stops`, `tests::a_panic_in_the_machine_ends_what_its_pcpu_ran`).
 //! - A panic, which is a defect of the hypervisor's own, ends the domain whose turn it was, and no other
 //!   (`tests::a_panic_ends_the_domain_that_it_served`).
 //! - A guest that never comes back by itself is kicked out, whatever it masks
@@ -151,9 +151,9 @@ impl PcpuLoop {
             }
             TurnEnd::Polling { ports, until } => leave(&Leave::Blocked(&|| {
                 // Its timer may have fired on another pcpu while it was on this one: then there is none any more.
-                let is_late = until.is_some_and(|until| until <= self.services.clock.now());
-                let is_pending = is_late || domain.shared().any_pending(&ports);
-                is_pending || handle.info().wants_upcall() || domain.life().has_ended()
+                let is_over = until.is_some_and(|until| until <= self.services.clock.now());
+                let is_pending = domain.shared().any_pending(&ports);
+                is_over || is_pending || handle.info().wants_upcall() || domain.life().has_ended()
             })),
             TurnEnd::AwaitingRoom => {
                 leave(&Leave::Blocked(&|| domain.console().has_room() || domain.life().has_ended()));

@@ -320,7 +320,8 @@ impl Scheduler {
                 state.policy.charge(vcpu, used);
                 match is_there() {
                     true => self.make_ready(&mut state, vcpu),
-                    false => self.change(&mut state, vcpu, |entry| entry.activity = Activity::Blocked),
+                    // Nobody has to look: it waits for no pcpu.
+                    false => drop(state.change(vcpu, now, |entry| entry.activity = Activity::Blocked)),
                 }
             }
             Leave::Ready => {

@@ -20,7 +20,8 @@ pub trait Policy: Debug + Send {
     /// `vcpu` waits from now on: it has woken, yielded, its turn is over, or it may run again.
     fn ready(&mut self, vcpu: VcpuKey);
 
-    /// `vcpu` does not wait any more, and had no turn: it was stopped, or its domain is paused.
+    /// `vcpu` does not wait any more, and had no turn: it was stopped, or its domain is paused. When it waits again, it
+    /// stands behind the others of its domain.
     fn withdraw(&mut self, vcpu: VcpuKey);
 
     /// The next turn among those that wait and that this pcpu may run. Whoever gets it does not wait any more.

@@ -84,8 +84,6 @@ pub(super) struct PcpuState {
     pub save: bool,
     /// It was kicked: no use in kicking it again before this.
     pub kick_again_at: u64,
-    /// The vCPU on it may not run any more.
-    pub leaves: bool,
     /// What [`Contention`] said when its turn began.
     pub contended_before: u64,
     /// When the vCPU on it must come back into the hypervisor, for a pcpu that looks without the lock.
@@ -176,18 +174,24 @@ impl State {
     }
 
     /// Says to a pcpu when the vCPU on it must come back, after that has changed.
-    fn publish(&self, slot: &PcpuState) {
+    fn publish(&self, pcpu: usize) {
+        let Some(slot) = self.slots.get(pcpu) else { return };
+        let may_run = |turn: Turn| self.vcpus.get(&turn.vcpu).is_some_and(Entry::may_run);
         let at = match slot.turn_ends_at(self.others_wait()) {
-            _ if self.stopping || slot.leaves => 0,
+            _ if self.stopping || slot.turn.is_some_and(|turn| !may_run(turn)) => 0,
             ends_at => ends_at.unwrap_or(u64::MAX),
         };
         slot.over_at.store(at, Ordering::SeqCst);
     }
 
+    fn publish_all(&self) {
+        (0..self.slots.len()).for_each(|pcpu| self.publish(pcpu));
+    }
+
     /// Every turn is over from now on, and no vCPU gets another.
     pub fn stop(&mut self) {
         self.stopping = true;
-        self.slots.iter().for_each(|slot| self.publish(slot));
+        self.publish_all();
     }
 
     /// Somebody waits, or waits no more. Turns end otherwise where it is the first, or was the last.
@@ -196,7 +200,7 @@ impl State {
         self.waiting = self.waiting.saturating_add_signed(change);
         if self.others_wait() != others_waited {
             self.contention.note(self.others_wait(), now);
-            self.slots.iter().for_each(|slot| self.publish(slot));
+            self.publish_all();
         }
     }
 
@@ -207,7 +211,7 @@ impl State {
         let waited = entry.waits();
         change(entry);
         entry.note(now);
-        let (loaded, leaves) = (entry.loaded, !entry.may_run());
+        let loaded = entry.loaded;
         match (waited, entry.waits(), entry.activity) {
             (false, true, _) => {
                 self.policy.ready(vcpu);
@@ -218,12 +222,7 @@ impl State {
                 self.policy.withdraw(vcpu);
                 self.count_waiting(-1, now);
             }
-            (.., Activity::Running(pcpu)) => {
-                if let Some(slot) = self.slots.get_mut(pcpu) {
-                    slot.leaves = leaves;
-                }
-                self.slots.get(pcpu).into_iter().for_each(|slot| self.publish(slot));
-            }
+            (.., Activity::Running(pcpu)) => self.publish(pcpu),
             _ => {}
         }
         None
@@ -264,7 +263,7 @@ impl State {
         let contended_before = self.contention.until(now);
         *slot = PcpuState { turn: Some(turn), refresh_at, contended_before, over_at, ..PcpuState::default() };
         self.count_waiting(-1, now);
-        self.slots.get(pcpu).into_iter().for_each(|slot| self.publish(slot));
+        self.publish(pcpu);
         Some((turn, domain))
     }
 
@@ -272,9 +271,10 @@ impl State {
     pub fn end_turn(&mut self, pcpu: usize, now: u64) -> u64 {
         let contended = self.contention.until(now);
         let Some(slot) = self.slots.get_mut(pcpu) else { return 0 };
-        (slot.turn, slot.leaves) = (None, false);
-        slot.over_at.store(u64::MAX, Ordering::SeqCst);
-        contended.saturating_sub(slot.contended_before)
+        slot.turn = None;
+        let used = contended.saturating_sub(slot.contended_before);
+        self.publish(pcpu);
+        used
     }
 
     /// A vCPU never runs again. Its number may be used again, so nothing is left of it.

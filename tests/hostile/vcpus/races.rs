@@ -250,7 +250,7 @@ fn ups_and_downs() -> Result<(), Failed> {
     let again = code.here();
     race(&mut code);
     again_until_zero(&mut code, again);
-    // Whether it got to run between an up and the next down is luck. When nobody stops it any more, it runs.
+    // Each up puts it behind the others, which run for a slice and stop it meanwhile. When nobody stops it any more, it runs.
     code.hypercall(N::VCPU_OP, &[Op::DOWN.0, 1]).set(COUNTS, 0);
     let again = code.here();
     code.hypercall(N::VCPU_OP, &[Op::UP.0, 2]).hypercall(N::SCHED_OP, &[0]).load(Reg::Rax, COUNTS);

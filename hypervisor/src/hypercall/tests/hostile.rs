@@ -1,7 +1,8 @@
 //! Whatever a guest passes, the hypervisor refuses or does it: it never panics, and the books still balance.
 
 use super::super::{Outcome, TABLE};
-use crate::testing::{BASE, Guest, Random, STACK, USER_BASE, World, page, recover};
+use crate::fuzzing::{Choices, Random};
+use crate::testing::{BASE, Guest, STACK, USER_BASE, World, page, recover};
 use pv_abi::Errno;
 
 /// Values that break things.
@@ -38,7 +39,7 @@ const WILD: [u64; 26] = [
 fn word(random: &mut Random, guest: &Guest) -> u64 {
     let frame = guest.pages[random.below(32) as usize];
     match random.below(8) {
-        0 => random.next(),
+        0 => random.word(),
         1 => random.below(16),
         2 => page(random.below(32)),
         3 => page(random.below(32)) + random.below(4096),

@@ -3,13 +3,18 @@
 use super::world::{RO, RW, World, address};
 use crate::error::Failure;
 use crate::frame::FrameType;
+use crate::fuzzing::{Choices, Random};
 use crate::machine::Root;
 use crate::machine::fake::PCPUS;
 use crate::paging::{Batch, Budget, Progress, Roots};
-use crate::testing::Random;
 use pv_abi::mmu::MmuUpdate;
 use pv_abi::page_table::{Level, Pte, PteFlags};
 use pv_abi::{DomId, Mfn};
+
+fn pick<T: Copy>(random: &mut Random, from: &[T]) -> Option<T> {
+    let index = random.below(from.len().max(1) as u64) as usize;
+    from.get(index).copied()
+}
 
 /// How many operations of an actor were done, refused and preempted.
 #[derive(Debug, Default, Clone, Copy)]
@@ -63,12 +68,12 @@ impl Actor {
         if self.random.below(20) == 0 {
             return Mfn(self.random.below(130));
         }
-        self.random.pick(&self.frames).unwrap_or(Mfn(0))
+        pick(&mut self.random, &self.frames).unwrap_or(Mfn(0))
     }
 
     /// A frame that is one of these now, if the guest finds one: a guest knows what its frames are.
     fn frame_of(&mut self, world: &World, kinds: &[FrameType]) -> Mfn {
-        let frame = |actor: &mut Self| actor.random.pick(&actor.frames).unwrap_or(Mfn(0));
+        let frame = |actor: &mut Self| pick(&mut actor.random, &actor.frames).unwrap_or(Mfn(0));
         let fits = |&mfn: &Mfn| kinds.contains(&world.mmu.frames().word(mfn).kind);
         (0..12).map(|_| frame(self)).find(fits).unwrap_or_else(|| frame(self))
     }
@@ -88,8 +93,8 @@ impl Actor {
 
     /// Where to write what: sometimes anything anywhere.
     fn update(&mut self, world: &World) -> MmuUpdate {
-        let index = self.random.pick(&INDICES).unwrap_or(0);
-        let kind = self.random.pick(&[0, 0, 0, 0, 0, 1, 2, 3]).unwrap_or(0);
+        let index = pick(&mut self.random, &INDICES).unwrap_or(0);
+        let kind = pick(&mut self.random, &[0, 0, 0, 0, 0, 1, 2, 3]).unwrap_or(0);
         let level = self.level();
         if self.random.below(4) == 0 {
             return MmuUpdate { ptr: self.frame().address() + index * 8 + kind, val: self.entry().0 };
@@ -120,7 +125,7 @@ impl Actor {
         let flags = match self.random.below(12) {
             0..=2 => return Pte(0),
             3 => PteFlags::from_bits_retain(
-                self.random.next() << 16 & !Pte::FRAME_MASK | self.random.below(4096),
+                self.random.word() << 16 & !Pte::FRAME_MASK | self.random.below(4096),
             ),
             4..=7 => PteFlags::PRESENT,
             8 => PteFlags::PRESENT | PteFlags::ACCESSED | PteFlags::AVAIL0,
@@ -134,7 +139,7 @@ impl Actor {
     }
 
     fn address(&mut self) -> u64 {
-        let index = |random: &mut Random| random.pick(&INDICES).unwrap_or(0);
+        let index = |random: &mut Random| pick(random, &INDICES).unwrap_or(0);
         let bits = (0..4).fold(0, |bits, _| bits << 9 | index(&mut self.random)) << 12;
         let extended = ((bits << 16) as i64 >> 16) as u64;
         if self.random.below(2) == 0 { extended } else { address(self.random.below(3) as usize) }
